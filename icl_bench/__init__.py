@@ -1,0 +1,64 @@
+"""Tests for the circuits of in-context learning in language models.
+
+    m  = icl_bench.load_model("builtin:induction-2l")
+    t  = icl_bench.repeated_tokens(m, sequences=4, period=50)
+    df = icl_bench.head_scores(m, t)
+
+Importing this package does not import torch; the names below are loaded when they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from icl_bench.api import (
+        ablation_sweep,
+        head_scores,
+        load_model,
+        repeated_tokens,
+        run,
+        token_losses,
+        wrap,
+    )
+    from icl_bench.errors import IclError
+    from icl_bench.measures.tokens import RepeatedTokens
+    from icl_bench.models.model import Model
+    from icl_bench.record import RunRecord, read_record
+
+__all__ = [
+    "IclError",
+    "Model",
+    "RepeatedTokens",
+    "RunRecord",
+    "__version__",
+    "ablation_sweep",
+    "head_scores",
+    "load_model",
+    "read_record",
+    "repeated_tokens",
+    "run",
+    "token_losses",
+    "wrap",
+]
+
+_HOMES = {
+    "IclError": "icl_bench.errors",
+    "Model": "icl_bench.models.model",
+    "RepeatedTokens": "icl_bench.measures.tokens",
+    "RunRecord": "icl_bench.record",
+    "read_record": "icl_bench.record",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'icl_bench' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES.get(name, "icl_bench.api")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

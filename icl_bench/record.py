@@ -1,0 +1,256 @@
+"""The RunRecord: everything that one run measured, as versioned JSON.
+
+Reports, comparisons and leaderboards are made from records alone, so this module
+imports neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from icl_bench.errors import RecordError
+
+SCHEMA = 1
+
+Verdict = Literal["pass", "fail", "inconclusive", "skipped", "error"]
+
+
+class _Part(BaseModel):
+    """A part of a record: fields of later versions are ignored, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, protected_namespaces=())
+
+
+class Metric(_Part):
+    """One number with its uncertainty."""
+
+    value: float
+    """The estimate, in the unit that the probe's table of metrics states."""
+    stderr: float | None = None
+    """Standard error; None when the metric is exact or when one sample cannot give one."""
+    ci_low: float | None = None
+    """Lower end of the 95% interval."""
+    ci_high: float | None = None
+    """Upper end of the 95% interval."""
+    n: int | None = None
+    """Number of independent samples (sequences, items, draws) behind the value."""
+    samples: list[float] | None = None
+    """Per-sample values, for pairing with another record on the same tokens."""
+    exact: bool = False
+    """True when the value has no sampling error: p-values, counts given a set, one question."""
+
+
+class Measurement(_Part):
+    """What one probe measured on one model."""
+
+    probe: str
+    """Name of the probe."""
+    status: Literal["measured", "skipped", "error"] = "measured"
+    """`skipped` and `error` carry a reason and no metrics."""
+    reason: str | None = None
+    """Why it was skipped or failed, or a remark on what was measured."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Every setting that could change a number, defaults included."""
+    tokens_sha256: str | None = None
+    """Digest of all token ids that were fed to the model."""
+    seconds: float | None = None
+    """Wall time of the measurement."""
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    """Metric name -> metric; a name that could not be measured is absent."""
+    unmeasured: dict[str, str] = Field(default_factory=dict)
+    """Metric name -> why this one metric is absent although the rest was measured."""
+    heads: list[dict[str, Any]] = Field(default_factory=list)
+    """One row per attention head: layer, head and its scores."""
+    tables: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
+    """Further rows: null draws, curves, answers to single questions."""
+
+
+class Check(_Part):
+    """One assertion of a suite and its verdict."""
+
+    id: str
+    """The check's id within its suite."""
+    suite: str
+    """Name of the suite."""
+    kind: Literal["check", "quiz"] = "check"
+    """`quiz` for quiz items."""
+    measurement: str
+    """Key into the record's measurements."""
+    metric: str
+    """Name of the metric that decides."""
+    direction: Literal["up", "down"] | None = None
+    """Which way is better, for the report's arrow."""
+    value: float | None = None
+    """The metric's value; None when it was not measured."""
+    stderr: float | None = None
+    """Its standard error."""
+    ci_low: float | None = None
+    """Lower end of its 95% interval."""
+    ci_high: float | None = None
+    """Upper end of its 95% interval."""
+    rule: str
+    """above, below, between, equals, at_least, at_most, or supports (quiz)."""
+    threshold: Any = None
+    """The rule's number or numbers."""
+    verdict: Verdict
+    """The result; `error` when the measurement failed."""
+    reason: str | None = None
+    """Why, in words."""
+    description: str | None = None
+    """What the check asks, from the suite."""
+    question: str | None = None
+    """Quiz: the question or the prompt."""
+    options: dict[str, str] | None = None
+    """Quiz: option key -> text."""
+    expected: str | None = None
+    """Quiz: key of the expected option."""
+    supports: str | None = None
+    """Quiz: key of the option that the measurement supports; None when it supports none."""
+
+
+class ModelInfo(_Part):
+    """Which model was measured, and how it was run."""
+
+    spec: str
+    """The spec as given; of a local path only its last component."""
+    slug: str
+    """The spec made fit for ids and folder names."""
+    revision: str | None = None
+    """Revision or commit, when the model has one."""
+    fingerprint: str | None = None
+    """SHA-256 over every weight."""
+    architecture: str | None = None
+    """Class name of the transformers model."""
+    layers: int | None = None
+    """Number of decoder layers."""
+    heads: int | list[int] | None = None
+    """Query heads per layer; a list when layers differ."""
+    kv_heads: int | list[int] | None = None
+    """Key/value heads per layer; a list when layers differ."""
+    parameters: int | None = None
+    """Number of parameters."""
+    dtype: str | None = None
+    """Data type of the weights while measuring."""
+    attention: Literal["fused", "chunked", "eager", "none"] | None = None
+    """How attention probabilities were obtained."""
+    attention_note: str | None = None
+    """Why the fused path was not used, when it was not."""
+    bos: int | None = None
+    """Id put before every probe sequence; None when nothing is."""
+
+
+class Environment(_Part):
+    """Where the numbers were made."""
+
+    python: str
+    torch: str | None = None
+    transformers: str | None = None
+    platform: str
+    device: str | None = None
+    threads: int | None = None
+    git: str | None = None
+    """Commit of the working directory, with `+dirty` when it has changes."""
+
+
+class SuiteRef(_Part):
+    """Which suite was run."""
+
+    name: str
+    sha256: str
+    """Digest of the parsed suite, so that comments and layout do not change it."""
+    description: str | None = None
+
+
+class RunRecord(_Part):
+    """Everything one run measured on one model."""
+
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    icl_bench: str
+    """Version of icl_bench."""
+    created: str
+    """ISO 8601 time, UTC."""
+    status: Literal["complete", "partial", "interrupted"] = "complete"
+    """`partial`: some checks were deselected; `interrupted`: the run did not end by itself."""
+    model: ModelInfo
+    environment: Environment
+    suites: list[SuiteRef]
+    measurements: dict[str, Measurement] = Field(default_factory=dict)
+    """`SUITE/NAME` -> measurement."""
+    checks: list[Check] = Field(default_factory=list)
+
+    model_config = ConfigDict(
+        extra="ignore", allow_inf_nan=False, populate_by_name=True, protected_namespaces=()
+    )
+
+    def to_json(self) -> str:
+        """Return the record as JSON text, fields without a value left out."""
+        data = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def write(self, path: str | os.PathLike[str]) -> Path:
+        """Write the record to `path` atomically and return the path."""
+        return write_atomically(path, self.to_json())
+
+
+def read_record(path: str | os.PathLike[str]) -> RunRecord:
+    """Read a RunRecord from a `results.json` file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        RecordError: the file is missing, is not JSON, or does not fit the schema.
+    """
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        where = f":{error.lineno}:{error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise RecordError(f"{path}{where}: not a JSON file ({error})") from None
+    if not isinstance(data, dict) or "schema" not in data:
+        raise RecordError(f"{path}: not a run record: it has no 'schema' field")
+    if data["schema"] != SCHEMA:
+        raise RecordError(
+            f"{path}: record schema {data['schema']!r} cannot be read; this version reads {SCHEMA}"
+        )
+    try:
+        return RunRecord.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise RecordError(f"{path}: field {place}: {first['msg']}") from None
+
+
+def write_atomically(path: str | os.PathLike[str], text: str) -> Path:
+    """Write `text` to `path` so that a reader sees the old file or the new one, never a part.
+
+    Args:
+        path: the file to write; missing parent folders are made.
+        text: the new content.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
