@@ -1,0 +1,68 @@
+"""The probes: one file per kind of measurement, and the table that names them.
+
+A probe's file holds three things: `Settings` (a pydantic model: what a suite may set),
+`METRICS` (every metric name it can report) and `measure(model, settings, context)`.
+A new probe is a new file and one row of `PROBES`. Importing a probe's file does not
+import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal
+
+from pydantic import BaseModel
+
+from icl_bench.errors import SettingsError, nearest
+
+PROBES: dict[str, str] = {
+    "induction": "icl_bench.probes.induction",
+    "ablation": "icl_bench.probes.ablation",
+    "choice": "icl_bench.probes.choice",
+}
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What one metric name means.
+
+    Args:
+        meaning: one sentence.
+        direction: `up` when more is better, `down` when less is, None when neither.
+        unit: nats, probability, ratio, heads ...
+        exact: True when the value has no sampling error and needs no interval.
+    """
+
+    meaning: str
+    direction: Literal["up", "down"] | None = None
+    unit: str = ""
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A probe as found in the table: its name, settings model, metrics and module."""
+
+    name: str
+    settings: type[BaseModel]
+    metrics: dict[str, MetricInfo]
+    module: ModuleType
+
+    @property
+    def reads_heads(self) -> bool:
+        """Whether the settings can name another measurement to take heads from."""
+        return "heads" in self.settings.model_fields
+
+
+def get_probe(name: str) -> Probe:
+    """Return the probe called `name`.
+
+    Raises:
+        SettingsError: there is no such probe; the message names the nearest one.
+    """
+    if name not in PROBES:
+        raise SettingsError(f"unknown probe {name!r}; {nearest(name, PROBES)}")
+    module = importlib.import_module(PROBES[name])
+    return Probe(name, module.Settings, module.METRICS, module)

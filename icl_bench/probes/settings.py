@@ -1,0 +1,88 @@
+"""Settings that several probes share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCORES = Literal[
+    "induction",
+    "induction_control",
+    "induction_excess",
+    "induction_varied",
+    "previous_token",
+    "duplicate_token",
+    "first_token",
+]
+"""The per-head columns of the `induction` probe that heads can be chosen by."""
+
+
+class StrictSettings(BaseModel):
+    """Base of all settings: unknown keys are errors, numbers are not read from strings."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Threshold(StrictSettings):
+    """Which scores qualify a head."""
+
+    above: float | None = None
+    below: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Threshold:
+        if self.above is None and self.below is None:
+            raise ValueError("give 'above' or 'below'")
+        return self
+
+
+class HeadSelection(StrictSettings):
+    """Heads taken from another measurement's scores, or at random.
+
+    Give exactly one of `where` and `top` with `from`, or `random` alone.
+    """
+
+    from_: str | None = Field(default=None, alias="from")
+    """Name of the `induction` measurement whose heads are chosen from."""
+    where: dict[SCORES, Threshold] | None = None
+    """Score -> bound; a head is chosen when all bounds hold."""
+    top: Annotated[int, Field(ge=1)] | None = None
+    """Choose this many heads with the highest `by` score."""
+    by: SCORES = "induction"
+    """The score that `top` orders by."""
+    random: Annotated[int, Field(ge=1)] | None = None
+    """Choose this many heads uniformly at random."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> HeadSelection:
+        ways = [name for name in ("where", "top", "random") if getattr(self, name) is not None]
+        if len(ways) != 1:
+            raise ValueError("give exactly one of 'where', 'top' and 'random'")
+        if self.random is None and self.from_ is None:
+            raise ValueError("'where' and 'top' need 'from': the measurement to choose heads from")
+        if self.random is not None and self.from_ is not None:
+            raise ValueError("'random' chooses without scores: leave 'from' out")
+        if self.where is not None and not self.where:
+            raise ValueError("'where' needs at least one score")
+        return self
+
+
+HeadList = Annotated[
+    list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]],
+    Field(min_length=1),
+]
+"""Heads by number: [[layer, head], ...]."""
+
+
+class TokenSettings(StrictSettings):
+    """How probe sequences are drawn."""
+
+    sequences: Annotated[int, Field(ge=1)] = 32
+    """Number of sequences."""
+    period: Annotated[int, Field(ge=3)] = 50
+    """Tokens in a block."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the token generator."""
+    bos: Literal["auto", "always", "never"] = "auto"
+    """Whether a beginning-of-sequence token is put first."""

@@ -1,0 +1,155 @@
+"""The `measure` and `defaults` sections of a suite: probes, their settings, heads from where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from icl_bench.errors import SettingsError, nearest
+from icl_bench.probes import PROBES, Probe, get_probe
+from icl_bench.suite.document import Document, PathKey
+from icl_bench.suite.problems import Problem, show_value
+from icl_bench.suite.specs import MeasureSpec
+from icl_bench.suite.wording import Finding, keys_at, validate
+
+
+class Notes:
+    """A document's data and the problems found in it so far."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.problems = list(document.problems)
+
+    def add(self, path: PathKey, message: str, at_key: bool = False) -> None:
+        """Note a problem with the value (or the key) at `path`."""
+        self.problems.append(Problem(*self.document.locate(path, at_key), message))
+
+    def section(self, name: str, kind: type) -> Any:
+        """Return a top-level section, or an empty one where it is absent or of the wrong kind."""
+        value = self.document.data.get(name)
+        return value if isinstance(value, kind) else kind()
+
+
+class Measurements:
+    """Every measurement of a suite, built from its entry and the suite's defaults.
+
+    Args:
+        notes: the document, and where problems go.
+    """
+
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+        self.entries: dict[str, Any] = notes.section("measure", dict)
+        self.defaults: dict[str, Any] = notes.section("defaults", dict)
+        self.specs: dict[str, MeasureSpec] = {}
+        self.probes: dict[str, Probe | None] = {}
+        """Name -> probe, also of measurements with other mistakes; None where it is unknown."""
+        self._check_defaults()
+        for name, entry in self.entries.items():
+            self._build(name, entry)
+        for name in self.entries:
+            self._check_source(name)
+
+    def reserve_question(self, identity: Any) -> None:
+        """Make a quiz item's measurement known by name, whatever else is wrong with the item."""
+        self.probes.setdefault(f"quiz/{identity}", None)
+
+    def add_question(self, index: int, entry: dict[str, Any]) -> str:
+        """Make the measurement for a quiz item that the model answers.
+
+        Args:
+            index: its place in the `quiz` list.
+            entry: id, prompt, choices and answer, already validated.
+
+        Returns:
+            The measurement's name.
+        """
+        name = f"quiz/{entry['id']}"
+        item = {key: entry[key] for key in ("prompt", "choices", "answer")}
+        self._settle(name, get_probe("choice"), {"items": [item]}, ("quiz", index))
+        return name
+
+    def probe_of(self, name: str, path: PathKey) -> Probe | None:
+        """Return the probe of the measurement `name`, noting at `path` that there is none."""
+        if name not in self.probes:
+            hint = nearest(name, self.probes) if self.probes else "'measure' is empty"
+            self.notes.add(path, f"no measurement {name!r} in this suite; {hint}")
+        return self.probes.get(name)
+
+    def check_metric(self, on: str, metric: str, path: PathKey) -> None:
+        """Note problems with the `on` and `metric` of the entry at `path`."""
+        probe = self.probe_of(on, (*path, "on"))
+        if probe is not None and metric not in probe.metrics:
+            hint = nearest(metric, probe.metrics)
+            message = f"probe {probe.name!r} has no metric {metric!r}; {hint}"
+            self.notes.add((*path, "metric"), message)
+
+    def _check_defaults(self) -> None:
+        probes = [get_probe(name) for name in PROBES]
+        known = {key: [p for p in probes if key in keys_at(p.settings)] for key in self.defaults}
+        every = set().union(*(keys_at(probe.settings) for probe in probes))
+        for key, having in known.items():
+            if not having:
+                message = f"no probe has the setting {key!r}; {nearest(key, every)}"
+                self.notes.add(("defaults", key), message, at_key=True)
+                continue
+            # A value that suits no probe is wrong even where no measurement takes it up.
+            wrong = [self._validate_default(probe, key) for probe in having]
+            if all(wrong):
+                self._report(wrong[0], (), own=())
+
+    def _validate_default(self, probe: Probe, key: str) -> list[Finding]:
+        _, findings = validate(probe.settings, {key: self.defaults[key]})
+        return [one for one in findings if one.path[:1] == (key,)]
+
+    def _build(self, name: str, entry: Any) -> None:
+        path = ("measure", name)
+        self.probes[name] = None
+        if not isinstance(entry, dict):
+            return  # said by the schema of the whole file
+        settings = {key: value for key, value in entry.items() if key != "probe"}
+        if "probe" not in entry:
+            self.notes.add(path, f"'probe' is missing; {nearest('', PROBES)}")
+            return
+        if not isinstance(entry["probe"], str):
+            message = f"probe {show_value(entry['probe'])} is not a name; {nearest('', PROBES)}"
+            self.notes.add((*path, "probe"), message)
+            return
+        try:
+            probe = get_probe(entry["probe"])
+        except SettingsError as error:
+            self.notes.add((*path, "probe"), str(error))
+            return
+        self.probes[name] = probe
+        self._settle(name, probe, settings, path)
+
+    def _settle(self, name: str, probe: Probe, own: dict[str, Any], path: PathKey) -> None:
+        """Validate a measurement's own settings together with the suite's defaults."""
+        fitting = keys_at(probe.settings)
+        merged = {key: value for key, value in self.defaults.items() if key in fitting} | own
+        self.probes[name] = probe
+        settings, findings = validate(probe.settings, merged, extra_keys=("probe",))
+        self._report(findings, path, own)
+        if settings is not None:
+            self.specs[name] = MeasureSpec(name, probe.name, settings, frozenset(merged))
+
+    def _report(self, findings: list[Finding], path: PathKey, own: Any) -> None:
+        for one in findings:
+            inherited = one.path[:1] and one.path[0] not in own and one.path[0] in self.defaults
+            base: PathKey = ("defaults",) if inherited else path
+            self.notes.add((*base, *one.path), one.message, one.at_key)
+
+    def _check_source(self, name: str) -> None:
+        """Check that heads are taken from an `induction` measurement of this suite."""
+        probe, entry = self.probes[name], self.entries[name]
+        if probe is None or not probe.reads_heads:
+            return
+        section: PathKey = ("measure", name) if "heads" in entry else ("defaults",)
+        heads = (entry if "heads" in entry else self.defaults).get("heads")
+        source = heads.get("from") if isinstance(heads, dict) else None
+        if not isinstance(source, str):
+            return
+        path = (*section, "heads", "from")
+        origin = self.probe_of(source, path)
+        if origin is not None and origin.name != "induction":
+            message = f"heads come from an 'induction' measurement; {source!r} is {origin.name!r}"
+            self.notes.add(path, message)

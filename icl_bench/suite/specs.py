@@ -1,0 +1,112 @@
+"""A suite as the rest of the program sees it: checked, with nothing left to look up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+
+
+@dataclass(frozen=True)
+class MeasureSpec:
+    """One measurement that a suite asks for.
+
+    Args:
+        name: its name in the suite; `quiz/ID` for a question that the model answers.
+        probe: name of the probe.
+        settings: the probe's own Settings, the suite's defaults merged in.
+        given: the settings that the measurement or the suite's defaults set.
+    """
+
+    name: str
+    probe: str
+    settings: BaseModel
+    given: frozenset[str]
+
+
+@dataclass(frozen=True)
+class CheckSpec:
+    """One assertion.
+
+    Args:
+        id: unique in the suite.
+        on: name of the measurement.
+        metric: one of the metrics of its probe.
+        rule: above, below, between, equals, at_least or at_most.
+        threshold: the rule's number, or [low, high] for `between`; in the metric's unit.
+        tolerance: for `equals`: how far off is still equal; None when the suite gives none.
+        models: globs over model spec or slug that the check applies to; None for all models.
+        description: what the check asks.
+    """
+
+    id: str
+    on: str
+    metric: str
+    rule: str
+    threshold: float | list[float]
+    tolerance: float | None = None
+    models: tuple[str, ...] | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True)
+class Support:
+    """A quiz option and the rule under which the measurement supports it; see CheckSpec."""
+
+    option: str
+    rule: str
+    threshold: float | list[float]
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True)
+class QuizSpec:
+    """One question with options, decided by a metric.
+
+    Args:
+        id: unique in the suite, among the checks too.
+        question: the question, or the prompt that the model continues.
+        options: option key -> text, in the order of the file.
+        on: name of the measurement.
+        metric: one of the metrics of its probe.
+        supports: which value speaks for which option.
+        expected: key of the option that must be supported for a pass.
+        models: globs over model spec or slug that the item applies to; None for all models.
+        description: what the item is about.
+    """
+
+    id: str
+    question: str
+    options: dict[str, str]
+    on: str
+    metric: str
+    supports: tuple[Support, ...]
+    expected: str
+    models: tuple[str, ...] | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What to measure and what must hold.
+
+    Args:
+        path: the file, absolute.
+        name: the suite's name.
+        description: None when the file gives none.
+        measure: name -> measurement, quiz questions put to the model included.
+        checks: in the order of the file.
+        quiz: in the order of the file.
+        sha256: digest of the parsed data: comments, layout and key order do not change it.
+        shipped: whether the suite is one of those that come with icl_bench.
+    """
+
+    path: Path
+    name: str
+    description: str | None
+    measure: dict[str, MeasureSpec]
+    checks: tuple[CheckSpec, ...]
+    quiz: tuple[QuizSpec, ...]
+    sha256: str
+    shipped: bool
