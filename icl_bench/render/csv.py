@@ -1,0 +1,106 @@
+"""RunRecord -> CSV files, one row per check and one row per head.
+
+A spreadsheet runs a text cell that starts with `=`, `+`, `-` or `@` as a formula. Text comes from
+models and suites, so such cells get a leading apostrophe; numbers are left as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from icl_bench.record import RunRecord, write_atomically
+
+_CHECK_COLUMNS = (
+    "suite",
+    "id",
+    "kind",
+    "measurement",
+    "metric",
+    "direction",
+    "value",
+    "stderr",
+    "ci_low",
+    "ci_high",
+    "rule",
+    "threshold",
+    "verdict",
+    "reason",
+    "description",
+    "question",
+    "options",
+    "expected",
+    "supports",
+)
+_HEAD_COLUMNS = (
+    "layer",
+    "head",
+    "induction",
+    "induction_stderr",
+    "induction_ci_low",
+    "induction_ci_high",
+    "induction_control",
+    "induction_excess",
+    "induction_varied",
+    "previous_token",
+    "previous_token_stderr",
+    "duplicate_token",
+    "duplicate_token_stderr",
+    "first_token",
+    "first_token_stderr",
+)
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def write_checks(record: RunRecord, path: str | os.PathLike[str]) -> Path:
+    """Write one row per check to a CSV file, atomically, and return the path.
+
+    Args:
+        record: the run.
+        path: the file to write.
+    """
+    rows = [
+        {"model": record.model.spec} | {name: getattr(check, name) for name in _CHECK_COLUMNS}
+        for check in record.checks
+    ]
+    return _write(path, rows, ["model", *_CHECK_COLUMNS])
+
+
+def write_heads(record: RunRecord, path: str | os.PathLike[str]) -> Path:
+    """Write one row per head and measurement to a CSV file, atomically, and return the path.
+
+    Args:
+        record: the run; scores that a measurement does not have are empty cells.
+        path: the file to write.
+    """
+    rows = []
+    for key, measurement in record.measurements.items():
+        suite, _, name = key.partition("/")
+        place = {"model": record.model.spec, "suite": suite, "measurement": name}
+        rows += [{**row, **place} for row in measurement.heads]
+    known = ["model", "suite", "measurement", *_HEAD_COLUMNS]
+    found = dict.fromkeys(name for row in rows for name in row)
+    present = [name for name in known if name in found or name in known[:6]]
+    return _write(path, rows, [*present, *(name for name in found if name not in known)])
+
+
+def _write(
+    path: str | os.PathLike[str], rows: Sequence[dict[str, Any]], columns: Sequence[str]
+) -> Path:
+    import pandas
+
+    cells = [[_cell(row.get(name)) for name in columns] for row in rows]
+    # Type object keeps whole numbers whole in a column that also has empty cells.
+    frame = pandas.DataFrame(cells, columns=[_cell(name) for name in columns], dtype=object)
+    return write_atomically(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, (dict, list, tuple)):
+        value = json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return "'" + value
+    return value

@@ -1,0 +1,98 @@
+"""The report files of a run: REPORT_DIR/SLUG/{results.json, report.md, checks.csv, heads.csv}."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from icl_bench.errors import RecordError, SettingsError
+from icl_bench.record import RunRecord, read_record, write_atomically
+from icl_bench.render import csv, markdown
+
+RECORD = "results.json"
+"""The record itself, written before everything that is made from it."""
+
+REPORTS: dict[str, Callable[[RunRecord, Path], Path]] = {
+    "report.md": lambda record, path: write_atomically(path, markdown.report(record)),
+    "checks.csv": csv.write_checks,
+    "heads.csv": csv.write_heads,
+}
+"""File name -> what writes it. A new report format is one row here."""
+
+
+def write_reports(records: Sequence[RunRecord], report_dir: str | os.PathLike[str]) -> list[Path]:
+    """Write every report file of every record and return their paths, the record's first.
+
+    A partial or interrupted run does not replace a complete record of the same model and suites:
+    its files are then called `results.partial.json`, `report.partial.md` and so on, until the next
+    complete run takes their place.
+
+    Args:
+        records: one record per model.
+        report_dir: folder that gets one folder per model; made if it is not there.
+
+    Raises:
+        SettingsError: the folder cannot be written.
+    """
+    written: list[Path] = []
+    for record in records:
+        folder = Path(report_dir) / _folder_name(record.model.slug)
+        try:
+            written += _write_record(record, folder)
+        except OSError as error:
+            raise SettingsError(
+                f"report folder {folder}: cannot be written ({error.strerror or error})"
+            ) from None
+    return written
+
+
+def _write_record(record: RunRecord, folder: Path) -> list[Path]:
+    aside = record.status != "complete" and _holds_complete(record, folder / RECORD)
+    place = _partial_name if aside else str
+    written = [record.write(folder / place(RECORD))]
+    written += [write(record, folder / place(name)) for name, write in REPORTS.items()]
+    if record.status == "complete" and _is_same(record, folder / _partial_name(RECORD)):
+        for name in (RECORD, *REPORTS):
+            (folder / _partial_name(name)).unlink(missing_ok=True)
+    return written
+
+
+def _holds_complete(record: RunRecord, path: Path) -> bool:
+    """Whether `path` must not be replaced by an incomplete `record`."""
+    if not path.exists():
+        return False
+    try:
+        old = read_record(path)
+    except RecordError:
+        return (
+            True  # Perhaps a complete record of a later version: only a complete run replaces it.
+        )
+    return old.status == "complete" and _same_subject(record, old)
+
+
+def _is_same(record: RunRecord, path: Path) -> bool:
+    try:
+        return _same_subject(record, read_record(path))
+    except RecordError:
+        return False
+
+
+def _same_subject(one: RunRecord, other: RunRecord) -> bool:
+    """Whether two records are about the same model and the same suites."""
+    if {(s.name, s.sha256) for s in one.suites} != {(s.name, s.sha256) for s in other.suites}:
+        return False
+    fingerprint = one.model.fingerprint
+    same_weights = fingerprint is not None and fingerprint == other.model.fingerprint
+    return same_weights or one.model.spec == other.model.spec
+
+
+def _partial_name(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}.partial{dot}{suffix}"
+
+
+def _folder_name(slug: str) -> str:
+    """A record read from a file may carry any slug; it must not lead out of the folder."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", slug).lstrip(".") or "model"

@@ -1,0 +1,162 @@
+"""RunRecords -> text for pytest's terminal summary."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from icl_bench.record import RunRecord, Verdict
+from icl_bench.render import tables
+from icl_bench.render.page import Page
+from icl_bench.render.text import WORDS, count_verdicts, one_line
+
+MODEL_COLUMNS = 4
+"""Up to this many models stand side by side; more get a table each."""
+
+_CHECK_ALIGN = ("left", "left", "left", "right", "left", "left", "left", "left")
+_CHECK_GAPS = (2, 1, 1, 1, 1, 2, 2)
+
+
+def summary(
+    records: Sequence[RunRecord],
+    *,
+    width: int = 80,
+    color: bool = False,
+    unicode: bool = True,
+    paths: Iterable[str | os.PathLike[str]] = (),
+) -> str:
+    """Return the summary of a run as text: checks, top heads, reasons, report files.
+
+    Args:
+        records: one record per model.
+        width: characters per line; only folders of `paths` may be longer.
+        color: whether verdicts are coloured with ANSI codes.
+        unicode: whether the terminal can show more than ASCII.
+        paths: the report files that were written.
+    """
+    page = Page(width, color, unicode)
+    matrix = Page(width, color, unicode)
+    side_by_side = 1 < len(records) <= MODEL_COLUMNS and _add_matrix(matrix, records)
+    if side_by_side:
+        for index, record in enumerate(records, start=1):
+            _add_header(page, record, f"[{index}] ")
+        page.lines += ["", *matrix.lines, ""]
+    for index, record in enumerate(records, start=1):
+        if side_by_side:
+            page.wrap(f"[{index}] ", one_line(record.model.slug), 4)
+        else:
+            _add_header(page, record)
+            page.add()
+            _add_checks(page, record)
+        _add_heads(page, record, *((8, 3) if len(records) == 1 else (3, 1)))
+        _add_counts(page, record)
+        page.add()
+    _add_paths(page, paths)
+    while page.lines and not page.lines[-1]:
+        page.lines.pop()
+    return "\n".join(page.lines)
+
+
+def _add_header(page: Page, record: RunRecord, prefix: str = "") -> None:
+    model = record.model
+    facts = [model.architecture]
+    if model.layers is not None:
+        facts.append(f"{model.layers} layers × {_heads(model.heads)} heads")
+    if model.attention == "none":
+        facts.append("no attention heads")
+    elif model.attention:
+        facts.append(f"{model.attention} attention")
+    facts += [model.dtype, f"{record.status} run" if record.status != "complete" else None]
+    name = model.spec + (f"@{model.revision}" if model.revision else "")
+    body = " — ".join(filter(None, [name, ", ".join(filter(None, facts))]))
+    page.wrap(prefix, one_line(body), len(prefix))
+    if model.attention_note:
+        page.wrap("", f"attention: {one_line(model.attention_note)}", 2)
+
+
+def _heads(heads: int | list[int] | None) -> str:
+    if isinstance(heads, list):
+        least, most = min(heads, default=0), max(heads, default=0)
+        return str(most) if least == most else f"{least}–{most}"
+    return "?" if heads is None else str(heads)
+
+
+def _add_checks(page: Page, record: RunRecord) -> None:
+    suites = list(dict.fromkeys(check.suite for check in record.checks))
+    for suite in suites:
+        checks = [check for check in record.checks if check.suite == suite]
+        if len(suites) > 1:
+            page.wrap("", f"suite {one_line(suite)}", 2)
+        rows = [tables.check_row(check) for check in checks]
+        verdicts = {len(tables.CHECK_HEADER) - 1: [check.verdict for check in checks]}
+        page.table(
+            tables.CHECK_HEADER,
+            rows,
+            _CHECK_ALIGN,
+            _CHECK_GAPS,
+            verdicts,
+            shrink={0: 18, 1: 16, 6: 14},
+        )
+        page.add()
+
+
+def _add_matrix(page: Page, records: Sequence[RunRecord]) -> bool:
+    """Add checks against models; False when there are none or they do not fit the width."""
+    matched = tables.match_checks(records)
+    if not matched:
+        return False
+    several = len({check.suite for check, _ in matched}) > 1
+    header = ["Check", "Rule"]
+    verdicts: dict[int, list[Verdict | None]] = {}
+    for index in range(len(records)):
+        header += [f"[{index + 1}]", ""]
+        verdicts[3 + 2 * index] = [
+            None if (check := checks[index]) is None else check.verdict for _, checks in matched
+        ]
+    rows = []
+    for first, checks in matched:
+        name = f"{first.suite}::{first.id}" if several else first.id
+        row = [one_line(name), tables.rule_cell(first)]
+        for check in checks:
+            cells = tables.check_row(check) if check is not None else []
+            row += [cells[3], cells[-1]] if cells else ["", "–"]
+        rows.append(row)
+    align = ("left", "left") + ("right", "left") * len(records)
+    gaps = (2,) + (2, 1) * len(records)
+    return page.table(header, rows, align, gaps, verdicts, shrink={0: 18}, must_fit=True)
+
+
+def _add_heads(page: Page, record: RunRecord, top: int, top_previous: int) -> None:
+    measured = tables.head_measurements(record)
+    if not measured:
+        return
+    keys, measurement = measured[0]
+    others = f" ({len(measured) - 1} more in heads.csv)" if len(measured) > 1 else ""
+    page.wrap("", f"Top heads of {one_line(', '.join(keys))}{others}", 0)
+    header, rows = tables.head_table(measurement.heads, top, top_previous)
+    gaps = [1 if title in ("", "Stderr") else 2 for title in header[1:]]
+    align = ["left" if title in tables.HEAD_LEFT else "right" for title in header]
+    page.table(header, rows, align, gaps)
+    page.add()
+
+
+def _add_counts(page: Page, record: RunRecord) -> None:
+    page.add(count_verdicts(record.checks))
+    grouped: dict[tuple[Verdict, str], list[str]] = {}
+    for check in record.checks:
+        if check.verdict != "pass" or check.reason:
+            reason = one_line(check.reason or "no reason was recorded")
+            grouped.setdefault((check.verdict, reason), []).append(one_line(check.id))
+    order = list(WORDS)
+    for (verdict, reason), ids in sorted(grouped.items(), key=lambda item: order.index(item[0][0])):
+        page.wrap(WORDS[verdict], f"{', '.join(ids)}: {reason}", 9, verdict)
+
+
+def _add_paths(page: Page, paths: Iterable[str | os.PathLike[str]]) -> None:
+    folders: dict[Path, list[str]] = {}
+    for path in map(Path, paths):
+        folders.setdefault(path.parent, []).append(path.name)
+    for folder, names in folders.items():
+        page.add(f"Reports in {one_line(folder)}{os.sep}")
+        page.wrap("  ", ", ".join(map(one_line, names)), 2)

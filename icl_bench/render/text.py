@@ -1,0 +1,79 @@
+"""Words and plain text: verdict words, control characters, shortening, the ASCII fallback.
+
+Text from models and suites passes through `one_line` before it is shown anywhere: it must not be
+able to move a terminal's cursor, reverse the reading direction or break a table row.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+
+from icl_bench.record import Check, Verdict
+
+WORDS: dict[Verdict, str] = {
+    "pass": "PASS",
+    "fail": "FAIL",
+    "inconclusive": "UNCLEAR",
+    "skipped": "SKIP",
+    "error": "ERROR",
+}
+"""Verdict -> the word in tables; the order is the order of reports."""
+
+_COUNTED: dict[Verdict, str] = {
+    "pass": "passed",
+    "fail": "failed",
+    "inconclusive": "unclear",
+    "skipped": "skipped",
+    "error": "error",
+}
+
+_ASCII = str.maketrans(
+    {
+        "↑": "^",
+        "↓": "v",
+        "±": "+-",
+        "–": "-",
+        "—": "-",
+        "─": "-",
+        "·": "|",
+        "×": "x",
+        "≥": ">=",
+        "≤": "<=",
+        "…": "...",
+        "█": "#",
+    }
+)
+
+
+def one_line(text: object) -> str:
+    """Return text as one line without control and direction-changing characters."""
+    spaced = " ".join(str(text).split())
+    return "".join(sign for sign in spaced if unicodedata.category(sign) not in ("Cc", "Cf", "Cs"))
+
+
+def shorten(text: str, width: int, mark: str = "…") -> str:
+    """Return `text` cut to `width` characters, the cut shown by `mark`."""
+    return text if len(text) <= width else text[: max(width - len(mark), 0)] + mark
+
+
+def to_ascii(text: str) -> str:
+    """Return `text` in ASCII: our own signs by their likeness, every other one as `?`."""
+    return text.translate(_ASCII).encode("ascii", "replace").decode("ascii")
+
+
+def count_verdicts(checks: Iterable[Check]) -> str:
+    """Return how many checks got which verdict, as in `3 passed, 1 failed`."""
+    counts = Counter(check.verdict for check in checks)
+    parts = [f"{counts[verdict]} {_COUNTED[verdict]}" for verdict in WORDS if counts[verdict]]
+    return ", ".join(parts) or "no checks"
+
+
+def overall(checks: Iterable[Check]) -> str:
+    """Return the word for a whole run: the worst verdict, skipped ones left aside."""
+    verdicts = {check.verdict for check in checks}
+    for verdict in ("error", "fail", "inconclusive", "pass", "skipped"):
+        if verdict in verdicts:
+            return WORDS[verdict]
+    return "NO CHECKS"

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_render_records import make_record
+
+from icl_bench.errors import SettingsError
+from icl_bench.record import SuiteRef, read_record
+from icl_bench.render import files
+from icl_bench.render.files import write_reports
+
+NAMES = ["results.json", "report.md", "checks.csv", "heads.csv"]
+PARTIAL = ["results.partial.json", "report.partial.md", "checks.partial.csv", "heads.partial.csv"]
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.name for path in paths]
+
+
+def status(folder: Path, name: str = "results.json") -> str:
+    return read_record(folder / "builtin-tiny" / name).status
+
+
+def test_every_model_gets_a_folder_with_all_reports(tmp_path: Path) -> None:
+    other = make_record()
+    other.model.slug = "gpt2"
+    written = write_reports([make_record(), other], tmp_path / "new" / "reports")
+    folder = tmp_path / "new" / "reports"
+    assert written == [folder / slug / name for slug in ("builtin-tiny", "gpt2") for name in NAMES]
+    assert read_record(written[0]) == make_record()
+    assert sorted(path.name for path in written[0].parent.iterdir()) == sorted(NAMES)
+
+
+def test_the_record_is_written_before_a_report_can_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(record: object, path: Path) -> Path:
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(files.REPORTS, "report.md", fail)
+    with pytest.raises(ZeroDivisionError):
+        write_reports([make_record()], tmp_path)
+    assert status(tmp_path) == "complete"
+
+
+@pytest.mark.parametrize("kind", ["partial", "interrupted"])
+def test_an_incomplete_run_stands_beside_a_complete_record(tmp_path: Path, kind: str) -> None:
+    write_reports([make_record()], tmp_path)
+    before = {name: (tmp_path / "builtin-tiny" / name).read_bytes() for name in NAMES}
+    assert names(write_reports([make_record(status=kind, checks=[])], tmp_path)) == PARTIAL
+    assert {name: (tmp_path / "builtin-tiny" / name).read_bytes() for name in NAMES} == before
+    assert status(tmp_path, "results.partial.json") == kind
+
+
+def test_a_complete_run_replaces_a_complete_record_and_clears_partial_ones(tmp_path: Path) -> None:
+    write_reports([make_record()], tmp_path)
+    write_reports([make_record(status="partial")], tmp_path)
+    assert names(write_reports([make_record(created="later")], tmp_path)) == NAMES
+    assert read_record(tmp_path / "builtin-tiny" / "results.json").created == "later"
+    assert sorted(p.name for p in (tmp_path / "builtin-tiny").iterdir()) == sorted(NAMES)
+
+
+def test_a_complete_run_of_another_suite_leaves_partial_records(tmp_path: Path) -> None:
+    write_reports([make_record()], tmp_path)
+    write_reports([make_record(status="partial")], tmp_path)
+    write_reports([make_record(suites=[SuiteRef(name="olsson", sha256="9")])], tmp_path)
+    assert status(tmp_path, "results.partial.json") == "partial"
+
+
+def test_an_incomplete_run_replaces_an_incomplete_one(tmp_path: Path) -> None:
+    write_reports([make_record(status="partial")], tmp_path)
+    assert names(write_reports([make_record(status="interrupted")], tmp_path)) == NAMES
+    assert status(tmp_path) == "interrupted"
+
+
+@pytest.mark.parametrize("sha256", ["a" * 64, "0" * 64])
+def test_only_the_same_suites_protect_a_complete_record(tmp_path: Path, sha256: str) -> None:
+    write_reports([make_record()], tmp_path)
+    new = make_record(status="partial", suites=[SuiteRef(name="core", sha256=sha256)])
+    expected = PARTIAL if sha256 == "a" * 64 else NAMES
+    assert names(write_reports([new], tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "fingerprint", "protected"),
+    [
+        ("builtin:tiny", "0" * 64, True),
+        ("elsewhere/tiny", "f" * 64, True),
+        ("elsewhere/tiny", None, False),
+        ("elsewhere/tiny", "0" * 64, False),
+    ],
+)
+def test_the_same_spec_or_the_same_weights_are_the_same_model(
+    tmp_path: Path, spec: str, fingerprint: str | None, protected: bool
+) -> None:
+    write_reports([make_record()], tmp_path)
+    new = make_record(status="partial")
+    new.model = new.model.model_copy(update={"spec": spec, "fingerprint": fingerprint})
+    assert names(write_reports([new], tmp_path)) == (PARTIAL if protected else NAMES)
+
+
+def test_only_a_complete_run_replaces_a_record_that_cannot_be_read(tmp_path: Path) -> None:
+    place = tmp_path / "builtin-tiny" / "results.json"
+    place.parent.mkdir()
+    place.write_text('{"schema": 99}')
+    assert names(write_reports([make_record(status="partial")], tmp_path)) == PARTIAL
+    assert place.read_text() == '{"schema": 99}'
+    assert names(write_reports([make_record()], tmp_path)) == NAMES
+
+
+def test_a_folder_that_cannot_be_written_gives_one_message(tmp_path: Path) -> None:
+    (tmp_path / "reports").write_text("a file")
+    with pytest.raises(SettingsError, match=r"report folder .*reports.*: cannot be written \("):
+        write_reports([make_record()], tmp_path / "reports")
+
+
+@pytest.mark.parametrize("slug", ["../../evil", "/etc/evil", "..", ""])
+def test_a_slug_cannot_lead_out_of_the_report_folder(tmp_path: Path, slug: str) -> None:
+    record = make_record()
+    record.model.slug = slug
+    for path in write_reports([record], tmp_path / "reports"):
+        assert path.resolve().parent.parent == tmp_path / "reports"
+
+
+def test_a_new_report_format_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(record: object, path: Path) -> Path:
+        path.write_text("html")
+        return path
+
+    monkeypatch.setitem(files.REPORTS, "report.html", write)
+    assert names(write_reports([make_record()], tmp_path)) == [*NAMES, "report.html"]
+    assert (
+        write_reports([make_record(status="partial")], tmp_path)[-1].name == "report.partial.html"
+    )
+
+
+@pytest.mark.parametrize(
+    ("extra", "clean"), [("", True), ("import tabulate", False), ("import pandas", False)]
+)
+def test_importing_the_rooms_loads_no_heavy_library(extra: str, clean: bool) -> None:
+    program = (
+        "import sys, icl_bench.checks, icl_bench.render.files, icl_bench.render.terminal\n"
+        f"{extra}\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'tabulate'} & set(sys.modules)\n"
+        "sys.exit(1 if heavy else 0)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], check=False)
+    assert (found.returncode == 0) is clean
