@@ -1,0 +1,144 @@
+"""Random sets of heads to compare an ablation with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb, prod
+
+from icl_bench.measures.draws import Draws
+
+Head = tuple[int, int]
+HeadSet = tuple[Head, ...]
+
+ENUMERABLE = 20_000
+"""Largest number of sets that is listed instead of drawn."""
+
+
+@dataclass
+class NullSets:
+    """Distinct sets of unselected heads, layer-matched to the selected ones.
+
+    Args:
+        sets: the sets, each sorted.
+        radius: how many layers away a matched head may lie: 0 is the same layer.
+        exhaustive: whether these are all sets there are, instead of a random draw.
+    """
+
+    sets: list[HeadSet]
+    radius: int
+    exhaustive: bool
+
+    @property
+    def p_min(self) -> float:
+        """The smallest p-value that this null can give."""
+        return 1 / (1 + len(self.sets))
+
+
+def matched_sets(
+    selected: Collection[Head],
+    heads: Mapping[int, int],
+    draws: int,
+    alpha: float,
+    seed: int = 0,
+) -> NullSets:
+    """Draw sets with as many unselected heads, layer by layer, as `selected` has.
+
+    Where the layers themselves have fewer than `draws` distinct sets, heads may come from
+    neighbouring layers: first as far as needed for `draws` sets, else as far as needed for
+    p-values down to `alpha`. If neither helps, all sets of the layers themselves are used.
+
+    Args:
+        selected: the heads under test.
+        heads: layer -> number of heads.
+        draws: number of sets wanted.
+        alpha: level that p-values should be able to reach.
+        seed: seed of the draws.
+    """
+    enough_for_alpha: NullSets | None = None
+    strict: NullSets | None = None
+    for radius in range(len(heads) + 1):
+        found = _draw_within(set(selected), heads, radius, draws, seed)
+        if len(found.sets) >= draws:
+            return found
+        if strict is None:
+            strict = found
+        if enough_for_alpha is None and found.sets and found.p_min <= alpha:
+            enough_for_alpha = found
+    assert strict is not None
+    return enough_for_alpha or strict
+
+
+def uniform_sets(
+    selected: Collection[Head], heads: Mapping[int, int], draws: int, seed: int = 0
+) -> list[HeadSet]:
+    """Draw distinct sets of as many unselected heads of any layer."""
+    pool = sorted((la, h) for la in heads for h in range(heads[la]) if (la, h) not in set(selected))
+    size = len(selected)
+    if size > len(pool):
+        return []
+    if comb(len(pool), size) <= draws:
+        return list(combinations(pool, size))
+    found: dict[HeadSet, None] = {}
+    attempt = 0
+    while len(found) < draws:
+        found[tuple(sorted(Draws(seed, "null", 10**6 + attempt).choose(pool, size)))] = None
+        attempt += 1
+    return list(found)
+
+
+def _draw_within(
+    selected: set[Head], heads: Mapping[int, int], radius: int, draws: int, seed: int
+) -> NullSets:
+    wanted = Counter(layer for layer, _ in selected)
+    pools = {
+        layer: [
+            (near, head)
+            for near in sorted(heads)
+            if abs(near - layer) <= radius
+            for head in range(heads[near])
+            if (near, head) not in selected
+        ]
+        for layer in wanted
+    }
+    if any(len(pools[layer]) < count for layer, count in wanted.items()):
+        return NullSets([], radius, True)
+    ways = prod(comb(len(pools[layer]), count) for layer, count in wanted.items())
+    if ways <= ENUMERABLE:
+        every = _list_all(sorted(wanted.items()), pools)
+        if len(every) <= draws:
+            return NullSets(every, radius, True)
+        return NullSets(Draws(seed, "null").choose(every, draws), radius, False)
+    found: dict[HeadSet, None] = {}
+    for attempt in range(50 * draws):
+        some = _draw_one(sorted(wanted.items()), pools, Draws(seed, "null", 1 + attempt))
+        if some is not None:
+            found[some] = None
+        if len(found) == draws:
+            break
+    return NullSets(list(found), radius, False)
+
+
+def _draw_one(
+    wanted: list[tuple[int, int]], pools: Mapping[int, list[Head]], draws: Draws
+) -> HeadSet | None:
+    taken: set[Head] = set()
+    for layer, count in wanted:
+        free = [head for head in pools[layer] if head not in taken]
+        if len(free) < count:
+            return None
+        taken.update(draws.choose(free, count))
+    return tuple(sorted(taken))
+
+
+def _list_all(wanted: list[tuple[int, int]], pools: Mapping[int, list[Head]]) -> list[HeadSet]:
+    partial: set[frozenset[Head]] = {frozenset()}
+    for layer, count in wanted:
+        partial = {
+            chosen | frozenset(more)
+            for chosen in partial
+            for more in combinations([h for h in pools[layer] if h not in chosen], count)
+        }
+    return sorted(tuple(sorted(heads)) for heads in partial)

@@ -1,0 +1,180 @@
+"""Estimates with their uncertainty, over independent samples (sequences, items, documents)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from icl_bench.record import Metric
+
+CONFIDENCE = 0.95
+
+
+def student_t(df: int, comparisons: int = 1) -> float:
+    """Two-sided 95% quantile of Student's t, Bonferroni-corrected for `comparisons` intervals."""
+    return float(stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / comparisons, df))
+
+
+def mean_metric(samples: Sequence[float] | np.ndarray, *, keep: bool = True) -> Metric:
+    """Mean with standard error and Student's t interval; one sample has neither.
+
+    Args:
+        samples: one value per independent sample.
+        keep: whether the samples are stored for pairing.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    if values.size == 0:
+        raise ValueError("a mean of no samples")
+    mean, n = float(values.mean()), int(values.size)
+    kept = [float(v) for v in values] if keep else None
+    if n == 1:
+        return Metric(value=mean, n=1, samples=kept)
+    stderr = float(values.std(ddof=1)) / math.sqrt(n)
+    half = student_t(n - 1) * stderr
+    return Metric(
+        value=mean, stderr=stderr, ci_low=mean - half, ci_high=mean + half, n=n, samples=kept
+    )
+
+
+def ratio_metric(
+    numerator: Sequence[float] | np.ndarray, denominator: Sequence[float] | np.ndarray
+) -> Metric:
+    """Ratio of two paired means, with the interval of its logarithm (both means positive).
+
+    stderr(log r) is the delta method's: the standard error of a/mean(a) - b/mean(b).
+
+    Args:
+        numerator: one value per sample.
+        denominator: values of the same samples.
+
+    Raises:
+        ValueError: a mean is not positive, so that the ratio has no logarithm.
+    """
+    a, b = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
+    mean_a, mean_b = float(a.mean()), float(b.mean())
+    if mean_a <= 0 or mean_b <= 0:
+        raise ValueError("a ratio needs positive means")
+    ratio, n = mean_a / mean_b, int(a.size)
+    if n == 1:
+        return Metric(value=ratio, n=1)
+    influence = a / mean_a - b / mean_b
+    log_error = float(influence.std(ddof=1)) / math.sqrt(n)
+    half = student_t(n - 1) * log_error
+    return Metric(
+        value=ratio,
+        stderr=ratio * log_error,
+        ci_low=ratio * math.exp(-half),
+        ci_high=ratio * math.exp(half),
+        n=n,
+    )
+
+
+def share_metric(part: Sequence[float] | np.ndarray, whole: Sequence[float] | np.ndarray) -> Metric:
+    """Ratio of two paired means of either sign, with the delta method's interval.
+
+    Args:
+        part: one value per sample.
+        whole: values of the same samples; their mean is not 0.
+
+    Raises:
+        ValueError: the mean of `whole` is 0.
+    """
+    a, b = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    mean_b = float(b.mean())
+    if mean_b == 0:
+        raise ValueError("a share of nothing")
+    share, n = float(a.mean()) / mean_b, int(a.size)
+    if n == 1:
+        return Metric(value=share, n=1)
+    stderr = float(((a - share * b) / mean_b).std(ddof=1)) / math.sqrt(n)
+    half = student_t(n - 1) * stderr
+    return Metric(value=share, stderr=stderr, ci_low=share - half, ci_high=share + half, n=n)
+
+
+def exact_metric(value: float, n: int | None = None) -> Metric:
+    """A number without sampling error."""
+    return Metric(value=float(value), n=n, exact=True)
+
+
+def cross_fitted_max(scores: np.ndarray) -> np.ndarray:
+    """Per-sample value of the best head, chosen on the half that the sample is not in.
+
+    Taking the maximum and its value from the same samples overstates it; here each half's
+    samples read the head that the other half chose.
+
+    Args:
+        scores: shape (samples, heads).
+
+    Returns:
+        shape (samples,); with one sample, that sample's maximum.
+    """
+    samples = len(scores)
+    if samples == 1:
+        return scores.max(axis=1)
+    half = samples // 2
+    first, second = scores[:half], scores[half:]
+    best_first = int(first.mean(axis=0).argmax())
+    best_second = int(second.mean(axis=0).argmax())
+    return np.concatenate([first[:, best_second], second[:, best_first]])
+
+
+def count_above(scores: np.ndarray, threshold: float) -> Metric:
+    """Number of heads whose mean is above `threshold`, with a 95% interval.
+
+    The interval counts heads whose own interval lies above the threshold, and heads whose
+    interval reaches it; the heads' intervals are Bonferroni-corrected, so that the count's
+    interval holds for all heads together.
+
+    Args:
+        scores: shape (samples, heads).
+        threshold: the bound.
+    """
+    n, heads = scores.shape
+    means = scores.mean(axis=0)
+    count = float((means > threshold).sum())
+    if n == 1:
+        return Metric(value=count, n=1)
+    half = student_t(n - 1, heads) * scores.std(axis=0, ddof=1) / math.sqrt(n)
+    return Metric(
+        value=count,
+        ci_low=float((means - half > threshold).sum()),
+        ci_high=float((means + half > threshold).sum()),
+        n=n,
+    )
+
+
+def monte_carlo_p(observed: float, null: Sequence[float]) -> float:
+    """One-sided p-value (1 + #null >= observed) / (1 + draws). Source: Phipson & Smyth 2010."""
+    return (1 + sum(value >= observed for value in null)) / (1 + len(null))
+
+
+def proportion_metric(hits: Sequence[bool] | np.ndarray) -> Metric:
+    """Share of hits with Wilson's 95% interval, which stays honest when all or none hit.
+
+    The standard error is that of the mean; where all or none hit it is not defined by the
+    sample, and left out.
+
+    Args:
+        hits: one value per independent item.
+    """
+    values = np.asarray(hits, dtype=np.float64)
+    n, share = int(values.size), float(values.mean())
+    if n == 1:
+        return Metric(value=share, n=1, samples=[share])
+    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Metric(
+        value=share,
+        stderr=math.sqrt(share * (1 - share) / (n - 1)) or None,
+        ci_low=max(0.0, centre - half),
+        ci_high=min(1.0, centre + half),
+        n=n,
+        samples=[float(v) for v in values],
+    )

@@ -1,0 +1,287 @@
+"""The attention function: reads attention probabilities of chosen pairs and switches heads off.
+
+It is registered with transformers' attention interface under two names. `icl_bench` runs a
+fused kernel and recovers A[i, j] = exp(q_i . k_j * scale + mask_ij - lse_i) for just the pairs
+asked for, in O(pairs * width). `icl_bench_eager` runs the model file's own eager attention, one
+layer at a time, for families whose scores a fused kernel cannot reproduce (soft-capping).
+What a forward pass should read and change is a `Pass`; without an active one both functions
+behave like plain attention.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
+
+from icl_bench.errors import ModelError
+from icl_bench.measures.tokens import Pairs
+from icl_bench.models.ablation import Ablation
+from icl_bench.models.kernels import KernelMisfit, attend
+
+FUSED = "icl_bench"
+EAGER = "icl_bench_eager"
+
+HARMLESS = {
+    "dropout",  # 0 in eval mode
+    "is_causal",
+    "sliding_window",  # already in the mask
+    "output_attentions",
+    "output_hidden_states",
+    "use_cache",
+    "position_ids",
+    "cache_position",
+    "layer_idx",
+    "logits_to_keep",
+    "num_items_in_batch",
+    "return_dict",
+    "attention_mask",
+    "position_embeddings",
+}
+"""Arguments of an attention call that do not change its numbers beyond mask and scaling."""
+
+TOLERANCE = 1e-5
+"""How far a probability may stray outside [0, 1] by rounding, while scores are moderate."""
+ROUNDING = 5e-7
+"""How much further for each unit of the row's log-sum-exp: a score of 600 has few digits left."""
+
+
+@dataclass
+class Pass:
+    """What one forward pass reads and changes.
+
+    Args:
+        pairs: name -> pairs whose attention is wanted.
+        raw: keep every pair's value instead of the mean over pairs.
+        ablation: heads to switch off, per row of the batch; None for none.
+        mean_over: physical positions whose head outputs are summed, or None.
+
+    After the pass:
+        scores: name -> layer -> (batch, heads), or (batch, heads, pairs) when raw.
+        output_sums: layer -> (batch, heads, width), sums over `mean_over` in float64.
+        shapes: layer -> (heads, kv_heads, width of a head's output).
+    """
+
+    pairs: dict[str, Pairs] = field(default_factory=dict)
+    raw: bool = False
+    ablation: Ablation | None = None
+    mean_over: slice | None = None
+    scores: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    output_sums: dict[int, Tensor] = field(default_factory=dict)
+    shapes: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    _masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def additive(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return `mask` as numbers to add; converted once although every layer brings it."""
+        if mask.dtype != torch.bool and mask.dtype == dtype:
+            return mask
+        # The original is kept beside its copy so that its id stays taken.
+        if id(mask) not in self._masks:
+            if mask.dtype == torch.bool:
+                numbers = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+                numbers.masked_fill_(~mask, float("-inf"))
+            else:
+                numbers = mask.to(dtype)
+            self._masks[id(mask)] = (mask, numbers)
+        return self._masks[id(mask)][1]
+
+    def take_scores(self, layer: int, name: str, values: Tensor, magnitude: float = 0) -> None:
+        """Keep the probabilities (batch, heads, pairs) of `name` in `layer`.
+
+        Args:
+            layer: the decoder layer.
+            name: which pairs.
+            values: their probabilities.
+            magnitude: largest score behind them, which bounds the rounding.
+        """
+        if not bool(torch.isfinite(values).all()):
+            raise ModelError(f"layer {layer}: attention probabilities are not finite")
+        low, high = float(values.min()), float(values.max())
+        slack = TOLERANCE + ROUNDING * magnitude
+        if low < -slack or high > 1 + slack:
+            raise ModelError(
+                f"layer {layer}: attention probabilities of '{name}' reach from {low:.6g} to "
+                f"{high:.6g}: the model's mask or scaling is not what the kernel was given"
+            )
+        values = values.clamp(0, 1)
+        if self.raw:
+            kept = values
+        elif (weight := self.pairs[name].weight) is not None:
+            weight = weight.to(values)[:, None, :]
+            kept = (values * weight).sum(-1) / weight.sum(-1)
+        else:
+            kept = values.mean(-1)
+        self.scores.setdefault(name, {})[layer] = kept
+
+    def finish_layer(self, layer: int, output: Tensor) -> Tensor:
+        """Read and change the heads' outputs (batch, length, heads, width) of `layer`."""
+        if self.mean_over is not None:
+            self.output_sums[layer] = output[:, self.mean_over].double().sum(1)
+        if self.ablation is not None:
+            return self.ablation.apply(layer, output)
+        return output
+
+
+_active: ContextVar[Pass | None] = ContextVar("icl_bench_pass", default=None)
+
+
+@contextmanager
+def activate(work: Pass) -> Iterator[Pass]:
+    """Let the attention functions carry out `work` inside the block."""
+    token = _active.set(work)
+    try:
+        yield work
+    finally:
+        _active.reset(token)
+
+
+def number_layer(module: nn.Module, work: Pass) -> int:
+    """Return the decoder layer of an attention module: its own index, else the order of calls."""
+    index = getattr(module, "layer_idx", None)
+    return index if isinstance(index, int) else len(work.shapes)
+
+
+def probe_pairs(
+    q: Tensor, k: Tensor, lse: Tensor, mask: Tensor | None, scale: float, pairs: Pairs
+) -> Tensor:
+    """Return attention probabilities of the pairs, shape (batch, heads, pairs), in float32.
+
+    Args:
+        q: queries (batch, heads, length, width).
+        k: keys (batch, kv_heads, length, width).
+        lse: log-sum-exp of each row of scores (batch, heads, length).
+        mask: additive mask, or None.
+        scale: factor of q.k.
+        pairs: which (query, key) positions.
+    """
+    batch, heads, _, width = q.shape
+    kv_heads = k.shape[1]
+    qi, kj = pairs.query.to(q.device), pairs.key.to(q.device)
+    if qi.ndim == 1:
+        rows = _select(q, qi).float().reshape(batch, kv_heads, heads // kv_heads, len(qi), width)
+        columns = _select(k, kj).float()[:, :, None]
+        dots = torch.einsum("bkgpd,bkgpd->bkgp", rows, columns.expand_as(rows))
+        dots = dots.reshape(batch, heads, len(qi))
+        norm = _select(lse, qi)
+        bias = None if mask is None else mask[..., qi, kj].float()
+    else:
+        own = torch.arange(batch, device=q.device)[:, None]
+        rows = q[own, :, qi].float().reshape(batch, -1, kv_heads, heads // kv_heads, width)
+        columns = k[own, :, kj].float()[:, :, :, None]
+        dots = torch.einsum("bpkgd,bpkgd->bkgp", rows, columns.expand_as(rows))
+        dots = dots.reshape(batch, heads, -1)
+        norm = lse.gather(2, qi[:, None, :].expand(-1, heads, -1))
+        bias = None
+        if mask is not None:
+            full = mask.expand(batch, -1, -1, -1)
+            bias = full[own, :, qi, kj].float().transpose(1, 2)
+    scores = dots * scale
+    if bias is not None:
+        scores = scores + bias
+    return torch.exp(scores - norm.float())
+
+
+def _select(tensor: Tensor, index: Tensor) -> Tensor:
+    """Take positions along dimension 2, without copying where they follow each other."""
+    first, count = int(index[0]), len(index)
+    if count == 1 or bool((index[1:] - index[:-1] == 1).all()):
+        return tensor.narrow(2, first, count)
+    if bool((index == first).all()):
+        one = tensor.narrow(2, first, 1)
+        return one.expand(*one.shape[:2], count, *one.shape[3:])
+    return tensor.index_select(2, index)
+
+
+def fused_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """Attention by a fused kernel, in the signature of transformers' attention interface.
+
+    Raises:
+        KernelMisfit: the call asks for something that a fused kernel cannot reproduce.
+    """
+    work = _active.get() or Pass()
+    # Sinks join the softmax's denominator: out and lse are corrected for them below.
+    sinks = kwargs.pop("s_aux", None)
+    unknown = [n for n, given in kwargs.items() if n not in HARMLESS and _changes_numbers(given)]
+    if unknown:
+        raise KernelMisfit(f"the attention call has {', '.join(sorted(unknown))}")
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    if attention_mask is not None:
+        mask = work.additive(attention_mask, query.dtype)[..., : key.shape[2]]
+        causal = False
+    else:
+        mask = None
+        asked = kwargs.get("is_causal")
+        causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
+    if query.shape[2] != key.shape[2]:
+        raise KernelMisfit("queries and keys differ in number")
+    output, lse = attend(query, key, value, mask, causal, scale)
+    if isinstance(sinks, Tensor):
+        total = torch.logaddexp(lse, sinks.float().reshape(1, -1, 1))
+        output = output * torch.exp(lse - total)[..., None].to(output.dtype)
+        lse = total
+
+    layer = number_layer(module, work)
+    work.shapes[layer] = (query.shape[1], key.shape[1], output.shape[-1])
+    magnitude = float(lse.abs().max()) if work.pairs else 0.0
+    for name, pairs in work.pairs.items():
+        values = probe_pairs(query, key, lse, mask, scale, pairs)
+        work.take_scores(layer, name, values, magnitude)
+    return work.finish_layer(layer, output.transpose(1, 2)), None
+
+
+def _changes_numbers(given: object) -> bool:
+    return given is not None and given is not False
+
+
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """The model file's own eager attention, one layer's matrix at a time."""
+    work = _active.get() or Pass()
+    own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    if own is None:
+        raise KernelMisfit(f"{type(module).__module__} has no eager attention function")
+    output, weights = own(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    layer = number_layer(module, work)
+    work.shapes[layer] = (query.shape[1], key.shape[1], output.shape[-1])
+    read_matrix(work, layer, weights)
+    return work.finish_layer(layer, output), None
+
+
+def read_matrix(work: Pass, layer: int, weights: Tensor) -> None:
+    """Take the wanted pairs out of attention matrices (batch, heads, length, length)."""
+    for name, pairs in work.pairs.items():
+        qi, kj = pairs.query.to(weights.device), pairs.key.to(weights.device)
+        if qi.ndim == 1:
+            values = weights[:, :, qi, kj]
+        else:
+            own_row = torch.arange(len(weights), device=weights.device)[:, None]
+            values = weights[own_row, :, qi, kj].transpose(1, 2)
+        work.take_scores(layer, name, values.float())
+
+
+AttentionInterface.register(FUSED, fused_attention)
+AttentionInterface.register(EAGER, eager_attention)
+AttentionMaskInterface.register(FUSED, sdpa_mask)
+AttentionMaskInterface.register(EAGER, eager_mask)

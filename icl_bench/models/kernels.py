@@ -1,0 +1,105 @@
+"""Fused attention kernels that return the row's log-sum-exp beside the output.
+
+A new device is one function and one row of `KERNELS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+Kernel = Callable[[Tensor, Tensor, Tensor, "Tensor | None", bool, float], tuple[Tensor, Tensor]]
+
+
+class KernelMisfit(Exception):
+    """No fused kernel takes these tensors; the message says why."""
+
+
+def expand_groups(tensor: Tensor, heads: int) -> Tensor:
+    """Repeat key/value heads (batch, kv_heads, length, width) so that every query head has one."""
+    groups = heads // tensor.shape[1]
+    return tensor if groups == 1 else tensor.repeat_interleave(groups, dim=1)
+
+
+@cache
+def _cpu_kernel_groups() -> bool:
+    """Whether this torch's CPU kernel takes fewer key/value heads than query heads."""
+    draws = torch.Generator().manual_seed(0)
+    q = torch.randn(1, 4, 5, 8, generator=draws)
+    kv = torch.randn(1, 2, 5, 8, generator=draws)
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    try:
+        grouped = kernel(q, kv, kv, 0.0, True)
+    except RuntimeError:
+        return False
+    full = expand_groups(kv, 4)
+    expected = kernel(q, full, full, 0.0, True)
+    return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(grouped[:2], expected[:2]))
+
+
+def _cpu(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    if k.shape[1] != q.shape[1] and not _cpu_kernel_groups():
+        k, v = expand_groups(k, q.shape[1]), expand_groups(v, q.shape[1])
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, causal, attn_mask=mask, scale=scale
+    )
+    return out, lse
+
+
+def _cuda(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    k, v = expand_groups(k, q.shape[1]), expand_groups(v, q.shape[1])
+    if mask is None and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0:
+        flash = torch.ops.aten._scaled_dot_product_flash_attention
+        result = flash(q, k, v, 0.0, causal, False, scale=scale)
+        return result[0], result[1]
+    if mask is not None:
+        # The memory-efficient kernel wants a bias for every head, its rows aligned to 16 bytes.
+        length = q.shape[2]
+        padded = torch.zeros(*mask.shape[:-1], -(-length // 8) * 8, dtype=q.dtype, device=q.device)
+        padded[..., :length] = mask
+        mask = padded[..., :length].expand(q.shape[0], q.shape[1], -1, -1)
+    efficient = torch.ops.aten._scaled_dot_product_efficient_attention
+    result = efficient(q, k, v, mask, True, 0.0, causal, scale=scale)
+    return result[0], result[1][..., : q.shape[2]]
+
+
+KERNELS: dict[str, Kernel] = {"cpu": _cpu, "cuda": _cuda}
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Return attention output and log-sum-exp of every row's scores.
+
+    Args:
+        q: queries, shape (batch, heads, length, width).
+        k: keys, shape (batch, kv_heads, length, width).
+        v: values, same shape as `k`.
+        mask: additive mask broadcastable to (batch, heads, length, length), or None.
+        causal: whether keys after the query are hidden; only without a mask.
+        scale: factor of q.k.
+
+    Returns:
+        output (batch, heads, length, width) and log-sum-exp (batch, heads, length) in float32.
+
+    Raises:
+        KernelMisfit: no fused kernel takes these tensors.
+    """
+    kernel = KERNELS.get(q.device.type)
+    if kernel is None:
+        raise KernelMisfit(f"no fused kernel for device {q.device.type}")
+    if not q.shape[-1] == k.shape[-1] == v.shape[-1]:
+        raise KernelMisfit("queries, keys and values differ in width")
+    try:
+        return kernel(q, k, v, mask, causal, scale)
+    except (RuntimeError, NotImplementedError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise KernelMisfit(f"the fused kernel refused: {error}") from None

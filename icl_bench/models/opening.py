@@ -1,0 +1,62 @@
+"""Spec and options -> an open Model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from icl_bench.errors import ModelError
+from icl_bench.models.loading import load_parts
+from icl_bench.models.model import Model
+from icl_bench.models.spec import ModelSpec
+from icl_bench.plan import RunOptions
+
+
+def open_model(spec: ModelSpec, slug: str, options: RunOptions) -> Model:
+    """Load what a spec names and check that its heads can be read.
+
+    Args:
+        spec: which model.
+        slug: its name in ids and folders.
+        options: device, dtype, batch size, cache, what is trusted.
+
+    Raises:
+        ModelError: it cannot be loaded or run.
+    """
+    parts = load_parts(
+        spec,
+        device=options.device,
+        dtype=options.dtype,
+        cache_dir=options.cache_dir,
+        trust_remote_code=options.trust_remote_code,
+        allow_pickle=options.allow_pickle,
+    )
+    return Model(
+        parts.model,
+        parts.tokenizer,
+        spec=spec.public,
+        slug=slug,
+        revision=parts.revision,
+        batch_size=options.batch_size,
+        tokenizer_note=parts.tokenizer_note,
+    )
+
+
+def wrap(model: Any, tokenizer: Any | None = None, *, batch_size: int | None = None) -> Model:
+    """Wrap an open transformers model; the module itself is left as it is.
+
+    Args:
+        model: a causal language model of transformers.
+        tokenizer: its tokenizer, or None (text items are then skipped).
+        batch_size: rows of a forward pass; None to choose.
+
+    Raises:
+        ModelError: it is not a transformers model, or it cannot be run.
+        UnsupportedModel: no way to read its heads gives right numbers.
+    """
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(
+            f"a transformers model is needed (PreTrainedModel), not {type(model).__name__}"
+        )
+    return Model(model, tokenizer, batch_size=batch_size)

@@ -1,0 +1,174 @@
+"""The ways to run a model so that heads can be read and switched off.
+
+`fused` and `eager` go through transformers' attention interface; `hooked` serves families that
+do not use it, by their own attention matrices and the input of the output projection.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from icl_bench.errors import ModelError
+from icl_bench.models.attention import EAGER, FUSED, Pass, activate, read_matrix
+from icl_bench.models.families import FAMILIES, find_projections
+from icl_bench.models.vocabulary import embedding_weight
+
+Run = Callable[["Runner", Tensor, Pass, "Tensor | None", bool], "Tensor | None"]
+
+
+class Runner:
+    """Runs one transformers model; leaves it as it was after every call.
+
+    Args:
+        model: a causal language model.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        configs: dict[int, Any] = {id(model.config): model.config}
+        for module in model.modules():
+            config = getattr(module, "config", None)
+            if hasattr(config, "_attn_implementation_internal"):
+                configs[id(config)] = config
+        self._configs = list(configs.values())
+        parameters = inspect.signature(model.forward).parameters
+        self._keeps_logits = "logits_to_keep" in parameters
+        self._takes_cache = "use_cache" in parameters
+        body = getattr(model, "base_model", model)
+        self._body = body if isinstance(body, nn.Module) else model
+
+    @contextmanager
+    def prepared(self, implementation: str | None) -> Iterator[None]:
+        """Evaluation mode, no gradients, and the given attention implementation."""
+        before = [getattr(c, "_attn_implementation_internal", None) for c in self._configs]
+        training = [m for m in self.model.modules() if m.training]
+        try:
+            for module in training:
+                module.training = False
+            if implementation is not None:
+                for config in self._configs:
+                    config._attn_implementation_internal = implementation
+            with torch.no_grad():
+                yield
+        finally:
+            for config, old in zip(self._configs, before):
+                config._attn_implementation_internal = old
+            for module in training:
+                module.training = True
+
+    def forward(
+        self, input_ids: Tensor, keep: Tensor | None, need_logits: bool, **more: Any
+    ) -> tuple[Tensor | None, Any]:
+        """Run the model, without the language-modelling head when no logits are needed.
+
+        Args:
+            input_ids: (batch, length).
+            keep: positions whose logits are wanted; None for all.
+            need_logits: False to stop before the head.
+            more: further arguments of the model's forward.
+
+        Returns:
+            logits (batch, positions, vocabulary) or None, and the model's output.
+        """
+        more["return_dict"] = True
+        if self._takes_cache:
+            more["use_cache"] = False
+        ids = input_ids.to(self.device)
+        if not need_logits:
+            return None, self._body(input_ids=ids, **more)
+        if keep is not None and self._keeps_logits:
+            output = self.model(input_ids=ids, logits_to_keep=keep.to(self.device), **more)
+            return output.logits, output
+        output = self.model(input_ids=ids, **more)
+        logits = output.logits
+        return (logits if keep is None else logits[:, keep.to(logits.device)]), output
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids have to be."""
+        return embedding_weight(self.model).device
+
+    def run_plain(self, input_ids: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Return the logits of the untouched model with its own attention implementation."""
+        with self.prepared(None):
+            logits, _ = self.forward(input_ids, keep, True)
+        assert logits is not None
+        return logits
+
+    def run_reference(self, input_ids: Tensor) -> tuple[Tensor, ...]:
+        """Return every layer's attention matrices the slow way, (batch, heads, length, length).
+
+        Raises:
+            ModelError: the model does not return its attention.
+        """
+        with self.prepared("eager"):
+            _, output = self.forward(input_ids, None, True, output_attentions=True)
+        attentions = getattr(output, "attentions", None)
+        if not attentions:
+            raise ModelError("the model returns no attention matrices")
+        return tuple(attentions)
+
+
+def _run_interface(implementation: str) -> Run:
+    def run(
+        runner: Runner, input_ids: Tensor, work: Pass, keep: Tensor | None, need_logits: bool
+    ) -> Tensor | None:
+        with runner.prepared(implementation), activate(work):
+            logits, _ = runner.forward(input_ids, keep, need_logits)
+        if not work.shapes:
+            raise ModelError("the model does not call transformers' attention interface")
+        return logits
+
+    return run
+
+
+def _run_hooked(
+    runner: Runner, input_ids: Tensor, work: Pass, keep: Tensor | None, need_logits: bool
+) -> Tensor | None:
+    kind = runner.model.config.model_type
+    family = FAMILIES.get(kind)
+    if family is None:
+        raise ModelError(f"model type '{kind}' has no row in the table of hooked families")
+    projections = find_projections(runner.model, family)
+    if not projections:
+        raise ModelError(f"no attention output projections found in '{kind}'")
+    config = runner.model.config.get_text_config()
+    heads = config.num_attention_heads
+
+    def hook(layer: int) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+        def replace(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            flat = arguments[0]
+            output = flat.reshape(*flat.shape[:2], heads, -1)
+            kv_heads = getattr(config, "num_kv_heads", None) or heads
+            work.shapes[layer] = (heads, kv_heads, output.shape[-1])
+            changed = work.finish_layer(layer, output)
+            return (changed.reshape(flat.shape), *arguments[1:])
+
+        return replace
+
+    with ExitStack() as stack:
+        stack.enter_context(runner.prepared("eager"))
+        for layer, projection in projections.items():
+            handle = projection.register_forward_pre_hook(hook(layer))
+            stack.callback(handle.remove)
+        wants = {"output_attentions": True} if work.pairs else {}
+        logits, output = runner.forward(input_ids, keep, need_logits, **wants)
+    if work.pairs:
+        for layer, weights in zip(projections, output.attentions):
+            read_matrix(work, layer, weights)
+    return logits
+
+
+PATHS: dict[str, tuple[str, Run]] = {
+    "fused": ("fused", _run_interface(FUSED)),
+    "eager": ("eager", _run_interface(EAGER)),
+    "hooked": ("eager", _run_hooked),
+}
+"""Name -> (what the record says, how to run), in the order in which they are tried."""
