@@ -1,0 +1,283 @@
+"""The Python API: the same measurements as the suites, one call each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from icl_bench.errors import SettingsError
+from icl_bench.measures.copying import repeated_targets
+from icl_bench.measures.tokens import RepeatedTokens, draw_plain, draw_repeated
+from icl_bench.models.model import Model
+from icl_bench.models.opening import open_model, wrap
+from icl_bench.models.spec import ModelSpec, check_spec, parse_spec, slugs
+from icl_bench.models.vocabulary import vocabulary_size
+from icl_bench.plan import RunOptions, make_plan
+from icl_bench.record import RunRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Method = Literal["zero", "mean"]
+
+
+def load_model(
+    spec: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    batch_size: int | None = None,
+    cache_dir: str | Path | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> Model:
+    """Open the model that a spec names.
+
+    Args:
+        spec: `builtin:NAME`, hub id, local folder, `FILE.gguf` or `package.module:callable`.
+        device: auto, cpu, cuda, cuda:N.
+        dtype: auto, float32, bfloat16 or float16.
+        batch_size: rows of a forward pass; None to choose.
+        cache_dir: folder for float copies of GGUF files.
+        trust_remote_code: run code that the model brings.
+        allow_pickle: read weights that are stored as pickles.
+
+    Raises:
+        SpecError: the spec is wrong, or what it names does not exist.
+        ModelError: the model cannot be loaded or run.
+    """
+    parsed = parse_spec(spec)
+    check_spec(parsed, allow_pickle=allow_pickle)
+    options = RunOptions(
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        cache_dir=None if cache_dir is None else Path(cache_dir),
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+    )
+    options.validate()
+    return open_model(parsed, slugs([parsed])[0], options)
+
+
+def repeated_tokens(
+    model: Model, sequences: int = 32, period: int = 50, repeats: int = 2, seed: int = 0
+) -> RepeatedTokens:
+    """Draw random blocks, repeated, from the model's usable vocabulary, after BOS if it has one.
+
+    Args:
+        model: the model.
+        sequences: number of sequences.
+        period: tokens in a block, drawn without replacement.
+        repeats: copies of the block in all.
+        seed: seed of the draws.
+
+    Raises:
+        MeasurementError: the vocabulary is smaller than the block.
+        SettingsError: an argument is out of range.
+    """
+    if sequences < 1 or period < 2 or repeats < 2 or seed < 0:
+        raise SettingsError("needed: sequences >= 1, period >= 2, repeats >= 2, seed >= 0")
+    return draw_repeated(
+        model.vocabulary,
+        sequences=sequences,
+        period=period,
+        repeats=repeats,
+        seed=seed,
+        bos=model.bos,
+    )
+
+
+def head_scores(model: Model, tokens: RepeatedTokens) -> pd.DataFrame:
+    """Attention scores of every head on repeated tokens.
+
+    Args:
+        model: the model.
+        tokens: the sequences, drawn or built by hand.
+
+    Returns:
+        one row per head: layer, head, induction, previous_token, duplicate_token, first_token,
+        each with its standard error over sequences in `*_stderr` (missing for one sequence).
+
+    Raises:
+        NotMeasurable: the model has no attention heads.
+        MeasurementError: the sequences are longer than the model's context.
+    """
+    import pandas as pd
+
+    from icl_bench.probes.induction import head_rows, score_heads
+
+    frame = pd.DataFrame(head_rows(model, score_heads(model, tokens)))
+    names = ["induction", "previous_token", "duplicate_token", "first_token"]
+    columns = ["layer", "head", *names, *(f"{name}_stderr" for name in names)]
+    return frame.reindex(columns=columns)
+
+
+def token_losses(
+    model: Model,
+    input_ids: Tensor,
+    ablate: Iterable[Sequence[int]] = (),
+    method: Method = "zero",
+    seed: int = 0,
+) -> Tensor:
+    """Cross-entropy of every token but the first, with heads switched off.
+
+    Args:
+        model: the model.
+        input_ids: ids, shape (batch, seq).
+        ablate: heads to switch off, [(layer, head), ...].
+        method: what replaces a head's output: `zero`, or its `mean` over held-out random tokens.
+        seed: seed of the held-out tokens.
+
+    Returns:
+        losses in nats, shape (batch, seq - 1).
+
+    Raises:
+        SettingsError: ids of a wrong shape or range, an unknown method, or no such head.
+    """
+    ids = torch.as_tensor(input_ids)
+    if ids.ndim != 2 or ids.shape[1] < 2 or ids.dtype.is_floating_point:
+        raise SettingsError(f"input_ids must be integers (batch, seq >= 2), not {tuple(ids.shape)}")
+    rows = vocabulary_size(model.model)
+    if int(ids.min()) < 0 or int(ids.max()) >= rows:
+        raise SettingsError(f"input_ids must lie in 0..{rows - 1}")
+    heads = _check_heads(model, ablate)
+    values = _stand_ins(model, method, ids.shape[1], seed) if heads else None
+    sets = [heads] * len(ids) if heads else None
+    return model.losses(ids.long(), sets=sets, values=values).nll
+
+
+def ablation_sweep(
+    model: Model, tokens: RepeatedTokens, method: Method = "zero", exact: bool = True
+) -> pd.DataFrame:
+    """Switch every head off on its own and see what the loss on repeats does.
+
+    Args:
+        model: the model.
+        tokens: repeated sequences.
+        method: `zero` or `mean`.
+        exact: measure every head on every sequence; the only way in this version.
+
+    Returns:
+        one row per head: layer, head, repeated_loss (nats), delta (nats, against the clean run).
+
+    Raises:
+        SettingsError: `exact=False`.
+    """
+    import pandas as pd
+
+    if not exact:
+        raise SettingsError("exact=False (an adaptive sweep) is not there yet; use exact=True")
+    model.require_heads()
+    values = _stand_ins(model, method, tokens.input_ids.shape[1], 0)
+    targets = repeated_targets(tokens)
+    clean = float(model.losses(tokens.input_ids, targets).nll.double().mean())
+    rows = []
+    for layer, count in sorted(model.heads.items()):
+        sets = [((layer, head),) for head in range(count)]
+        losses = model.losses_of_sets(tokens.input_ids, targets, sets, values=values)
+        for head, loss in enumerate(losses.nll.double().mean(dim=(1, 2)).tolist()):
+            rows.append(
+                {"layer": layer, "head": head, "repeated_loss": loss, "delta": loss - clean}
+            )
+    return pd.DataFrame(rows)
+
+
+def run(suites: Sequence[str | Path], model: Model | str, *, seed: int | None = None) -> RunRecord:
+    """Run suites on a model and return the record; nothing is written.
+
+    Args:
+        suites: names of shipped suites, or paths.
+        model: an open model, or a spec.
+        seed: overrides the suites' seeds.
+
+    Raises:
+        InputError: a suite or the spec is wrong.
+    """
+    from icl_bench.runner import ModelRun
+    from icl_bench.suite import find_suite
+
+    plan = make_plan([find_suite(str(name)) for name in suites], seed=seed)
+    if isinstance(model, str):
+        spec = parse_spec(model)
+        check_spec(spec)
+        return ModelRun(spec, slugs([spec])[0], plan, RunOptions(seed=seed)).run()
+    spec = ModelSpec(model.spec, "callable", model.spec, model.revision)
+    return ModelRun(spec, model.slug, plan, RunOptions(seed=seed), model=model).run()
+
+
+class Bench:
+    """The functions of this module with the model filled in; what the `icl` fixture gives.
+
+    Args:
+        model: the model under test.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def repeated_tokens(
+        self, sequences: int = 32, period: int = 50, repeats: int = 2, seed: int = 0
+    ) -> RepeatedTokens:
+        """See `icl_bench.repeated_tokens`."""
+        return repeated_tokens(self.model, sequences, period, repeats, seed)
+
+    def head_scores(self, tokens: RepeatedTokens | None = None) -> pd.DataFrame:
+        """See `icl_bench.head_scores`; without tokens, on the default ones."""
+        return head_scores(self.model, tokens or self.repeated_tokens())
+
+    def token_losses(
+        self, input_ids: Tensor, ablate: Iterable[Sequence[int]] = (), method: Method = "zero"
+    ) -> Tensor:
+        """See `icl_bench.token_losses`."""
+        return token_losses(self.model, input_ids, ablate, method)
+
+    def ablation_sweep(
+        self, tokens: RepeatedTokens | None = None, method: Method = "zero", exact: bool = True
+    ) -> pd.DataFrame:
+        """See `icl_bench.ablation_sweep`; without tokens, on the default ones."""
+        return ablation_sweep(self.model, tokens or self.repeated_tokens(), method, exact)
+
+    def run(self, suites: Sequence[str | Path] = ("core",)) -> RunRecord:
+        """See `icl_bench.run`."""
+        return run(suites, self.model)
+
+
+def _check_heads(model: Model, heads: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
+    found = sorted({(int(layer), int(head)) for layer, head in heads})
+    if found:
+        model.require_heads()
+    for layer, head in found:
+        if not 0 <= head < model.heads.get(layer, 0):
+            raise SettingsError(
+                f"the model has no head {layer}.{head}; layer {layer} has "
+                f"{model.heads.get(layer, 0)} heads"
+            )
+    return found
+
+
+def _stand_ins(model: Model, method: str, length: int, seed: int) -> dict[int, Tensor] | None:
+    if method not in ("zero", "mean"):
+        raise SettingsError(f"unknown method {method!r}; valid: 'zero', 'mean'")
+    if method == "zero":
+        return None
+    prefix = 0 if model.bos is None else 1
+    plain = draw_plain(
+        model.vocabulary, sequences=32, length=length - prefix, seed=seed, bos=model.bos
+    )
+    return model.mean_outputs(plain, prefix)
+
+
+__all__ = [
+    "ablation_sweep",
+    "head_scores",
+    "load_model",
+    "repeated_tokens",
+    "run",
+    "token_losses",
+    "wrap",
+]

@@ -1,0 +1,155 @@
+"""Suites -> the measurements that a run needs, each once.
+
+Resolved before any model is opened: names, overrides by options, and which measurements of
+different suites are the same thing under two names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from icl_bench.errors import InputError, SettingsError
+from icl_bench.suite import CheckSpec, QuizSpec, Suite
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One measurement of one suite.
+
+    Args:
+        key: `SUITE/NAME`.
+        probe: name of the probe.
+        settings: final settings: option, measurement, suite default, built-in, in this order.
+        upstream: key of the measurement that heads are chosen from, or None.
+        digest: equal for measurements that would give the same numbers.
+    """
+
+    key: str
+    probe: str
+    settings: BaseModel
+    upstream: str | None
+    digest: str
+
+
+@dataclass
+class Plan:
+    """What a run measures and checks on every model.
+
+    Args:
+        suites: in the order asked for; no two of one name.
+        measurements: key -> measurement.
+    """
+
+    suites: Sequence[Suite]
+    measurements: dict[str, Planned] = field(default_factory=dict)
+
+    def assertions(self) -> Iterator[tuple[Suite, CheckSpec | QuizSpec]]:
+        """Every check and quiz item, in the order of the files."""
+        for suite in self.suites:
+            for check in suite.checks:
+                yield suite, check
+            for item in suite.quiz:
+                yield suite, item
+
+    def find(self, suite_name: str, check_id: str) -> tuple[Suite, CheckSpec | QuizSpec]:
+        """Return one check or quiz item.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        for suite, spec in self.assertions():
+            if suite.name == suite_name and spec.id == check_id:
+                return suite, spec
+        raise KeyError(f"{suite_name}::{check_id}")
+
+
+def make_plan(suites: Sequence[Suite], *, seed: int | None = None) -> Plan:
+    """Resolve suites into measurements.
+
+    Args:
+        suites: the suites; the same file twice counts once.
+        seed: overrides every measurement's seed, or None.
+
+    Raises:
+        InputError: two different suites have one name, or there is none at all.
+    """
+    chosen: dict[str, Suite] = {}
+    for suite in suites:
+        other = chosen.setdefault(suite.name, suite)
+        if other.path != suite.path:
+            raise InputError(
+                f"two suites are named {suite.name!r}: {other.path} and {suite.path}; "
+                "rename one ('name:' in the file)"
+            )
+    if not chosen:
+        raise InputError("no suite to run")
+    plan = Plan(list(chosen.values()))
+    for suite in plan.suites:
+        for name in suite.measure:
+            _add(plan, suite, name, seed)
+    return plan
+
+
+def _add(plan: Plan, suite: Suite, name: str, seed: int | None) -> Planned:
+    key = f"{suite.name}/{name}"
+    if key in plan.measurements:
+        return plan.measurements[key]
+    spec = suite.measure[name]
+    settings = spec.settings
+    if seed is not None and "seed" in type(settings).model_fields:
+        settings = settings.model_copy(update={"seed": seed})
+    source = getattr(getattr(settings, "heads", None), "from_", None)
+    upstream = None if source is None else _add(plan, suite, source, seed)
+    described: dict[str, Any] = {
+        "probe": spec.probe,
+        "settings": settings.model_dump(mode="json", by_alias=True),
+        "upstream": upstream.digest if upstream else None,
+    }
+    if upstream:
+        # What heads are chosen from is told by its digest; its name in the suite is not a setting.
+        described["settings"]["heads"].pop("from", None)
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    planned = Planned(key, spec.probe, settings, upstream.key if upstream else None, digest)
+    plan.measurements[key] = planned
+    return planned
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How models are opened and run; the same for every model of a run.
+
+    Args:
+        device: auto, cpu, cuda, cuda:N.
+        dtype: auto, float32, bfloat16 or float16.
+        batch_size: rows of a forward pass; None to choose.
+        seed: overrides the suites' seeds; None to keep them.
+        cache_dir: folder for float copies of GGUF files; None for the default.
+        trust_remote_code: run code that a model brings.
+        allow_pickle: read weights that are stored as pickles.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int | None = None
+    seed: int | None = None
+    cache_dir: Path | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+    def validate(self) -> None:
+        """Check values that can be judged without a model.
+
+        Raises:
+            SettingsError: a value cannot be used.
+        """
+        if self.batch_size is not None and self.batch_size < 1:
+            raise SettingsError(f"batch size {self.batch_size}: must be at least 1")
+        if self.seed is not None and self.seed < 0:
+            raise SettingsError(f"seed {self.seed}: must not be negative")

@@ -1,0 +1,323 @@
+"""Probe `ablation`: switch heads off and see what copying loses, beyond random heads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from icl_bench.errors import MeasurementError
+from icl_bench.probes import MetricInfo
+from icl_bench.probes.context import Context
+from icl_bench.probes.settings import HeadList, HeadSelection, TokenSettings
+from icl_bench.record import Measurement
+
+if TYPE_CHECKING:
+    from icl_bench.measures.copying import CopyLosses
+    from icl_bench.measures.tokens import RepeatedTokens
+    from icl_bench.models.model import Model
+
+Head = tuple[int, int]
+
+
+class Settings(TokenSettings):
+    """What a suite may set for the `ablation` probe."""
+
+    heads: HeadSelection | HeadList
+    """Which heads to switch off."""
+    method: Literal["zero", "mean"] = "mean"
+    """What replaces a head's output."""
+    repeats: Annotated[int, Field(ge=2)] = 2
+    """Copies of the block in a sequence."""
+    null_draws: Annotated[int, Field(ge=0)] = 99
+    """Layer-matched random sets to compare with; 0 for none."""
+    null_sequences: Annotated[int, Field(ge=1)] = 8
+    """Sequences that the null is measured on (at most `sequences`)."""
+    uniform_draws: Annotated[int, Field(ge=0)] = 0
+    """Random sets from any layer, reported and never gated on."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Level that the null must be able to reach for its p-value to count."""
+
+
+METRICS: dict[str, MetricInfo] = {
+    "heads": MetricInfo("number of heads switched off", None, "heads", True),
+    "first_loss": MetricInfo("clean loss on the first copy", None, "nats"),
+    "repeated_loss": MetricInfo("clean loss on the later copies", "down", "nats"),
+    "gain": MetricInfo("first_loss - repeated_loss of the clean model", "up", "nats"),
+    "first_loss_ablated": MetricInfo("first_loss with the heads off", None, "nats"),
+    "repeated_loss_ablated": MetricInfo("repeated_loss with the heads off", None, "nats"),
+    "gain_ablated": MetricInfo("gain with the heads off", None, "nats"),
+    "delta_first": MetricInfo("rise of first_loss", "down", "nats"),
+    "delta_repeated": MetricInfo("rise of repeated_loss", "up", "nats"),
+    "loss_ratio": MetricInfo("repeated_loss ablated / clean", "up", "ratio"),
+    "copying_lost": MetricInfo("delta_repeated / gain", "up", "ratio"),
+    "icl_share": MetricInfo("1 - gain ablated / gain clean", "up", "ratio"),
+    "copy_accuracy": MetricInfo("share of repeated targets ranked first, clean", "up", "ratio"),
+    "copy_accuracy_ablated": MetricInfo("the same with the heads off", "down", "ratio"),
+    "null_p_value": MetricInfo(
+        "p-value of the damage against layer-matched random heads", "down", "probability", True
+    ),
+    "null_median_ratio": MetricInfo("median loss_ratio of the null", None, "ratio", True),
+    "null_max_ratio": MetricInfo("largest loss_ratio of the null", None, "ratio", True),
+    "uniform_median_ratio": MetricInfo(
+        "median loss_ratio of random heads of any layer", None, "ratio", True
+    ),
+    "uniform_max_ratio": MetricInfo(
+        "largest loss_ratio of random heads of any layer", None, "ratio", True
+    ),
+}
+
+
+def measure(model: Model, settings: Settings, context: Context) -> Measurement:
+    """Switch the chosen heads off on sequences that they were not chosen on.
+
+    Args:
+        model: the model.
+        settings: what to switch off, and how.
+        context: the measurement that heads are chosen from, and progress.
+
+    Raises:
+        NotMeasurable: the model has no attention heads.
+        MeasurementError: a head does not exist, or the sequences do not fit the model.
+    """
+    import torch
+
+    from icl_bench.measures import copying
+    from icl_bench.measures import tokens as tk
+
+    model.require_heads()
+    bos = model.choose_bos(settings.bos)
+    tokens = tk.draw_repeated(
+        model.vocabulary,
+        sequences=settings.sequences,
+        period=settings.period,
+        repeats=settings.repeats,
+        seed=settings.seed,
+        bos=bos,
+        stream="test",
+    )
+    model.require_context(tokens.input_ids.shape[1])
+    heads = choose_heads(model, settings, context.upstream)
+    batches = [tokens.input_ids]
+    values = None
+    if settings.method == "mean" and heads:
+        length = settings.period * settings.repeats
+        plain = tk.draw_plain(
+            model.vocabulary,
+            sequences=settings.sequences,
+            length=length,
+            seed=settings.seed,
+            bos=bos,
+        )
+        batches.append(plain)
+        values = model.mean_outputs(plain, tokens.prefix)
+
+    targets = torch.cat([copying.first_targets(tokens), copying.repeated_targets(tokens)])
+    sets: list[list[Head]] = [[], heads] if heads else [[]]
+    with context.task("losses, clean and ablated", len(sets) * settings.sequences) as advance:
+        # Two calls, so that the clean run never goes through the ablation's code.
+        runs = [
+            model.losses(
+                tokens.input_ids,
+                targets,
+                sets=[off] * settings.sequences if off else None,
+                values=values,
+                advance=advance,
+            )
+            for off in sets
+        ]
+    clean = copying.split_losses(tokens, runs[0].nll, runs[0].correct)
+    result = Measurement(
+        probe="ablation",
+        settings=settings.model_dump(by_alias=True, exclude_none=True),
+        tokens_sha256=tk.digest_tokens(*batches),
+        tables={"ablated_heads": [{"layer": layer, "head": head} for layer, head in heads]},
+    )
+    if not heads:
+        _report_nothing_ablated(result, clean, settings)
+        return result
+    if bool((runs[0].nll == runs[1].nll).all()):
+        raise MeasurementError("switching the heads off changed no loss: the ablation did not act")
+    ablated = copying.split_losses(tokens, runs[1].nll, runs[1].correct)
+    _compare(result, clean, ablated)
+    _draw_null(result, model, settings, context, tokens, heads, values, clean, ablated)
+    return result
+
+
+def choose_heads(model: Model, settings: Settings, upstream: Measurement | None) -> list[Head]:
+    """Return the heads that the settings name, sorted.
+
+    Raises:
+        MeasurementError: a listed head does not exist, or more random heads than there are.
+    """
+    from icl_bench.measures.draws import Draws
+
+    chosen = settings.heads
+    if isinstance(chosen, list):
+        heads = sorted({(layer, head) for layer, head in chosen})
+        for layer, head in heads:
+            if head >= model.heads.get(layer, 0):
+                raise MeasurementError(
+                    f"the model has no head {layer}.{head}: layer {layer} has "
+                    f"{model.heads.get(layer, 0)} heads"
+                )
+        return heads
+    if chosen.random is not None:
+        pool = [(layer, head) for layer, count in model.heads.items() for head in range(count)]
+        if chosen.random > len(pool):
+            raise MeasurementError(f"{chosen.random} random heads asked of {len(pool)}")
+        return sorted(Draws(settings.seed, "heads").choose(pool, chosen.random))
+    if upstream is None:
+        raise MeasurementError(f"the measurement {chosen.from_!r} to choose heads from is missing")
+    rows = upstream.heads
+    if chosen.top is not None:
+        rows = sorted(rows, key=lambda row: -row[chosen.by])[: chosen.top]
+    for name, bound in (chosen.where or {}).items():
+        if rows and name not in rows[0]:
+            raise MeasurementError(f"{chosen.from_!r} has not measured {name!r}")
+        rows = [
+            row
+            for row in rows
+            if (bound.above is None or row[name] > bound.above)
+            and (bound.below is None or row[name] < bound.below)
+        ]
+    return sorted((row["layer"], row["head"]) for row in rows)
+
+
+def _report_nothing_ablated(result: Measurement, clean: CopyLosses, settings: Settings) -> None:
+    """No head qualifies: what an empty ablation changes is known without measuring it."""
+    from icl_bench.measures.statistics import exact_metric, mean_metric
+
+    rule = settings.heads
+    bounds = rule.where if isinstance(rule, HeadSelection) else None
+    words = " and ".join(
+        f"{name} {side} {limit:g}"
+        for name, bound in (bounds or {}).items()
+        for side, limit in (("above", bound.above), ("below", bound.below))
+        if limit is not None
+    )
+    result.reason = f"no head has {words}: nothing was switched off"
+    result.metrics = {
+        "heads": exact_metric(0),
+        "first_loss": mean_metric(clean.first),
+        "repeated_loss": mean_metric(clean.repeated),
+        "gain": mean_metric(clean.gain),
+        "copy_accuracy": mean_metric(clean.accuracy),
+        "loss_ratio": exact_metric(1),
+        "copying_lost": exact_metric(0),
+        "icl_share": exact_metric(0),
+        "delta_first": exact_metric(0),
+        "delta_repeated": exact_metric(0),
+    }
+    result.unmeasured = dict.fromkeys(METRICS.keys() - result.metrics.keys(), result.reason)
+
+
+def _compare(result: Measurement, clean: CopyLosses, ablated: CopyLosses) -> None:
+    from icl_bench.measures import statistics as st
+
+    delta = ablated.repeated - clean.repeated
+    result.metrics = {
+        "heads": st.exact_metric(len(result.tables["ablated_heads"])),
+        "first_loss": st.mean_metric(clean.first),
+        "repeated_loss": st.mean_metric(clean.repeated),
+        "gain": st.mean_metric(clean.gain),
+        "first_loss_ablated": st.mean_metric(ablated.first),
+        "repeated_loss_ablated": st.mean_metric(ablated.repeated),
+        "gain_ablated": st.mean_metric(ablated.gain),
+        "delta_first": st.mean_metric(ablated.first - clean.first),
+        "delta_repeated": st.mean_metric(delta),
+        "copy_accuracy": st.mean_metric(clean.accuracy),
+        "copy_accuracy_ablated": st.mean_metric(ablated.accuracy),
+    }
+    if clean.repeated.mean() > 0 and ablated.repeated.mean() > 0:
+        result.metrics["loss_ratio"] = st.ratio_metric(ablated.repeated, clean.repeated)
+    else:
+        result.unmeasured["loss_ratio"] = "the clean loss on repeats is 0: nothing to divide by"
+    gain = result.metrics["gain"]
+    if gain.value > 0:
+        result.metrics["copying_lost"] = st.share_metric(delta, clean.gain)
+        lost = clean.gain - ablated.gain
+        result.metrics["icl_share"] = st.share_metric(lost, clean.gain)
+    else:
+        why = f"the clean model gains nothing from repetition (gain {gain.value:.3g} nats)"
+        result.unmeasured |= {"copying_lost": why, "icl_share": why}
+
+
+def _draw_null(
+    result: Measurement,
+    model: Model,
+    settings: Settings,
+    context: Context,
+    tokens: RepeatedTokens,
+    heads: list[Head],
+    values: dict[int, Any] | None,
+    clean: CopyLosses,
+    ablated: CopyLosses,
+) -> None:
+    """Ablate random sets the same way and rank the chosen heads' damage among theirs."""
+    from icl_bench.measures import null
+    from icl_bench.measures.copying import repeated_targets
+    from icl_bench.measures.statistics import exact_metric, monte_carlo_p
+
+    count = min(settings.null_sequences, settings.sequences)
+    base = float(clean.repeated[:count].mean())
+    observed = float(ablated.repeated[:count].mean())
+
+    def damage(sets: list[null.HeadSet], what: str) -> np.ndarray:
+        with context.task(what, len(sets) * count) as advance:
+            losses = model.losses_of_sets(
+                tokens.input_ids[:count],
+                repeated_targets(tokens),
+                sets,
+                values=values,
+                advance=advance,
+            )
+        return losses.nll.double().numpy().mean(axis=(1, 2))
+
+    def tabulate(name: str, sets: list[null.HeadSet], losses: np.ndarray) -> np.ndarray:
+        result.tables[name] = [
+            {
+                "draw": index,
+                "heads": " ".join(f"{layer}.{head}" for layer, head in some),
+                "repeated_loss": float(loss),
+                "loss_ratio": float(loss) / base,
+            }
+            for index, (some, loss) in enumerate(zip(sets, losses))
+        ]
+        return losses / base
+
+    names = ("null_p_value", "null_median_ratio", "null_max_ratio")
+    if settings.null_draws == 0:
+        result.unmeasured |= dict.fromkeys(names, "null_draws: 0 in the suite")
+    else:
+        drawn = null.matched_sets(
+            heads, model.heads, settings.null_draws, settings.alpha, settings.seed
+        )
+        if not drawn.sets:
+            why = "the layers of the chosen heads have too few other heads to compare with"
+            result.unmeasured |= dict.fromkeys(names, why)
+        else:
+            losses = damage(drawn.sets, "layer-matched random heads")
+            ratios = tabulate("null", drawn.sets, losses)
+            result.metrics["null_median_ratio"] = exact_metric(np.median(ratios), len(ratios))
+            result.metrics["null_max_ratio"] = exact_metric(ratios.max(), len(ratios))
+            if drawn.p_min > settings.alpha:
+                result.unmeasured["null_p_value"] = (
+                    f"only {len(drawn.sets)} distinct layer-matched sets exist, so the smallest "
+                    f"possible p-value is {drawn.p_min:.3g}; the null's largest loss ratio is "
+                    f"{ratios.max():.3g}, the chosen heads' is {observed / base:.3g}"
+                )
+            else:
+                p = monte_carlo_p(observed, losses.tolist())
+                result.metrics["null_p_value"] = exact_metric(p, len(losses))
+            if drawn.radius:
+                result.reason = f"null heads come from up to {drawn.radius} layers away"
+    sets = null.uniform_sets(heads, model.heads, settings.uniform_draws, settings.seed)
+    if sets:
+        ratios = tabulate("uniform_null", sets, damage(sets, "random heads of any layer"))
+        result.metrics["uniform_median_ratio"] = exact_metric(np.median(ratios), len(ratios))
+        result.metrics["uniform_max_ratio"] = exact_metric(ratios.max(), len(ratios))
+    else:
+        why = "uniform_draws: 0 in the suite"
+        result.unmeasured |= {"uniform_median_ratio": why, "uniform_max_ratio": why}
