@@ -1,0 +1,161 @@
+"""Each of these mistakes must be noticed, not measured."""
+
+from __future__ import annotations
+
+import families
+import pytest
+import torch
+
+import icl_bench
+from icl_bench.errors import MeasurementError, ModelError, UnsupportedModel
+from icl_bench.measures.tokens import Pairs, RepeatedTokens, draw_repeated, induction_pairs
+from icl_bench.models import attention, paths
+from icl_bench.models.ablation import Ablation
+from icl_bench.models.attention import Pass
+from icl_bench.models.kernels import KernelMisfit
+from icl_bench.reference.handwired import handwired
+
+
+@pytest.mark.parametrize("family", families.WINDOWED)
+def test_targets_outside_a_sliding_window_score_nothing(family):
+    """The window is 8, the period 12: leaving the mask out would give scores far above 1."""
+    model = icl_bench.wrap(families.build(family))
+    tokens = draw_repeated(model.vocabulary, sequences=2, period=12, bos=model.bos)
+    layers = getattr(model.model.config, "layer_types", None) or ["sliding_attention"] * 3
+    frame = icl_bench.head_scores(model, tokens)
+    for layer, kind in enumerate(layers):
+        highest = frame[frame["layer"] == layer]["induction"].max()
+        assert (highest == 0) == (kind == "sliding_attention")
+
+
+def test_a_kernel_without_the_mask_is_refused(monkeypatch):
+    """The self-check sees the missing window and takes the eager path instead."""
+    whole = attention.attend
+
+    def forget_mask(q, k, v, mask, causal, scale):
+        return whole(q, k, v, None, True, scale)
+
+    monkeypatch.setattr(attention, "attend", forget_mask)
+    model = icl_bench.wrap(families.build("mistral"))
+    assert model.attention == "eager"
+    assert "differ" in model.attention_note
+
+
+def test_a_mask_left_out_of_the_scores_alone_is_noticed(monkeypatch):
+    """Output right, scores without mask: the pairs outside the window exceed 1 and stop the run."""
+    model = icl_bench.wrap(families.build("mistral"))
+    right = attention.probe_pairs
+
+    def forget_mask(q, k, lse, mask, scale, pairs):
+        return right(q * 30, k, lse, None, scale, pairs)
+
+    monkeypatch.setattr(attention, "probe_pairs", forget_mask)
+    tokens = draw_repeated(model.vocabulary, sequences=2, period=12, bos=model.bos)
+    with pytest.raises(ModelError, match="attention probabilities"):
+        icl_bench.head_scores(model, tokens)
+
+
+def test_an_off_by_one_in_the_pairs_is_caught_by_the_self_check(monkeypatch):
+    right = attention.probe_pairs
+
+    def shifted(q, k, lse, mask, scale, pairs):
+        return right(q, k, lse, mask, scale, Pairs(pairs.query, (pairs.key - 1).clamp(min=0)))
+
+    monkeypatch.setattr(attention, "probe_pairs", shifted)
+    model = icl_bench.wrap(families.build("llama"))
+    assert model.attention == "eager"
+    assert "differs from eager attention" in model.attention_note
+
+
+def test_an_ablation_that_does_not_fire_is_refused(monkeypatch):
+    monkeypatch.setattr(Ablation, "apply", lambda self, layer, output: output)
+    with pytest.raises(UnsupportedModel, match="the ablation does not act"):
+        icl_bench.wrap(families.build("llama"))
+
+
+def test_an_ablation_that_stops_firing_later_is_an_error(monkeypatch):
+    from icl_bench.probes import ablation
+    from icl_bench.probes.context import Context
+
+    model = icl_bench.wrap(families.build("llama"))
+    monkeypatch.setattr(Ablation, "apply", lambda self, layer, output: output)
+    settings = ablation.Settings(heads=[[0, 0]], method="zero", sequences=2, period=8, null_draws=0)
+    with pytest.raises(MeasurementError, match="did not act"):
+        ablation.measure(model, settings, Context())
+
+
+def test_an_ablation_that_leaks_into_other_rows_is_refused(monkeypatch):
+    def leak(self, layer, output):
+        off = self.off.get(layer)
+        return output if off is None else output.masked_fill(off.any(0)[None, None, :, None], 0)
+
+    monkeypatch.setattr(Ablation, "apply", leak)
+    with pytest.raises(UnsupportedModel, match="changed another row"):
+        icl_bench.wrap(families.build("llama"))
+
+
+def test_a_model_whose_heads_write_nothing_yet_is_not_refused():
+    """Some trainings start from output projections of zeros; step 0 must be measurable."""
+    model = families.build("llama")
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+    assert icl_bench.wrap(model).attention == "fused"
+
+
+def test_a_kernel_misfit_falls_back_to_eager(monkeypatch):
+    def refuse(*arguments):
+        raise KernelMisfit("no kernel today")
+
+    monkeypatch.setattr(attention, "attend", refuse)
+    model = icl_bench.wrap(families.build("llama"))
+    assert (model.attention, model.attention_note) == ("eager", "fused: no kernel today")
+
+
+def test_a_model_that_no_path_fits_is_refused_with_every_reason(monkeypatch):
+    monkeypatch.setitem(paths.PATHS, "fused", paths.PATHS["hooked"])
+    monkeypatch.setitem(paths.PATHS, "eager", paths.PATHS["hooked"])
+    with pytest.raises(UnsupportedModel, match="'llama' has no row in the table"):
+        icl_bench.wrap(families.build("llama"))
+
+
+def test_a_head_fixed_by_position_scores_high_and_its_control_does_too():
+    """A head that always looks back period - 1 places is no induction head."""
+    model = icl_bench.wrap(handwired(positional_offset=19))
+    tokens = draw_repeated(model.vocabulary, sequences=4, period=20, bos=model.bos)
+    frame = icl_bench.head_scores(model, tokens).set_index(["layer", "head"])
+    assert frame.loc[(1, 0), "induction"] > 0.99
+    from icl_bench.probes import induction
+    from icl_bench.probes.context import Context
+
+    found = induction.measure(model, induction.Settings(sequences=4, period=20), Context())
+    row = next(r for r in found.heads if (r["layer"], r["head"]) == (1, 0))
+    assert row["induction_control"] > 0.99
+    assert row["induction_excess"] < 0.01
+    assert row["induction_varied"] < 0.01
+    assert found.metrics["induction_excess_max"].value < 0.2
+
+
+def test_a_sink_head_does_not_score_by_the_diagonal_that_is_one_too_long():
+    """With n + 1 entries the last query of copy 1 would look at the first position."""
+    tokens = RepeatedTokens(torch.arange(10).repeat(1, 2), period=10, prefix=0)
+    pairs = induction_pairs(tokens)
+    assert len(pairs.query) == 10
+    assert pairs.query.tolist() == list(range(10, 20))
+    assert pairs.key.tolist() == list(range(1, 11))
+
+
+def test_probabilities_far_outside_their_range_stop_the_run():
+    work = Pass(pairs={"x": Pairs(torch.tensor([1]), torch.tensor([0]))})
+    with pytest.raises(ModelError, match="reach from 0 to 98"):
+        work.take_scores(3, "x", torch.tensor([[[0.0, 98.0]]]))
+    with pytest.raises(ModelError, match="not finite"):
+        work.take_scores(3, "x", torch.tensor([[[float("nan")]]]))
+
+
+def test_weights_that_are_not_numbers_are_refused():
+    model = families.build("llama")
+    with torch.no_grad():
+        model.model.layers[1].self_attn.q_proj.weight[0, 0] = float("nan")
+    with pytest.raises(ModelError, match="not finite"):
+        icl_bench.wrap(model)

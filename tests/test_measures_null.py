@@ -1,0 +1,73 @@
+"""Random sets of heads: matched by layer, distinct, widened only where that helps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import comb
+
+import pytest
+
+from icl_bench.measures.null import matched_sets, uniform_sets
+
+MANY = dict.fromkeys(range(30), 9)
+SELECTED = [(17, 3), (17, 4), (17, 5), (18, 6), (18, 7), (20, 6), (23, 2), (23, 7)]
+
+
+def test_sets_have_as_many_unselected_heads_in_every_layer():
+    null = matched_sets(SELECTED, MANY, draws=99, alpha=0.05)
+    assert (null.radius, len(null.sets), len(set(null.sets))) == (0, 99, 99)
+    wanted = Counter(layer for layer, _ in SELECTED)
+    for heads in null.sets:
+        assert len(set(heads)) == len(SELECTED)
+        assert Counter(layer for layer, _ in heads) == wanted
+        assert not set(heads) & set(SELECTED)
+        assert all(0 <= head < 9 for _, head in heads)
+
+
+def test_the_same_seed_gives_the_same_sets():
+    one, two = (matched_sets(SELECTED, MANY, 20, 0.05, seed=5).sets for _ in range(2))
+    assert one == two
+    assert one != matched_sets(SELECTED, MANY, 20, 0.05, seed=6).sets
+
+
+def test_a_layer_with_enough_sets_for_alpha_is_not_left():
+    null = matched_sets([(1, 0)], {0: 24, 1: 24}, draws=99, alpha=0.05)
+    assert (null.radius, null.exhaustive, len(null.sets)) == (0, True, 23)
+    assert null.p_min == pytest.approx(1 / 24)
+
+
+def test_too_few_sets_widen_to_neighbours_until_alpha_can_be_reached():
+    heads = dict.fromkeys(range(6), 4)
+    null = matched_sets([(3, 0)], heads, draws=99, alpha=0.05)
+    assert null.radius == 2
+    assert len(null.sets) == 19
+    assert {layer for some in null.sets for layer, _ in some} == {1, 2, 3, 4, 5}
+
+
+def test_where_widening_does_not_help_all_sets_of_the_layer_are_used():
+    null = matched_sets([(1, 0)], {0: 4, 1: 4}, draws=99, alpha=0.05)
+    assert (null.radius, null.exhaustive) == (0, True)
+    assert sorted(null.sets) == [((1, 1),), ((1, 2),), ((1, 3),)]
+    assert null.p_min == 0.25
+
+
+def test_a_layer_that_is_all_selected_leaves_nothing_there():
+    null = matched_sets([(0, 0), (0, 1)], {0: 2}, draws=9, alpha=0.05)
+    assert null.sets == []
+
+
+def test_small_spaces_are_listed_whole_and_once():
+    heads = {0: 5, 1: 5}
+    null = matched_sets([(0, 0), (1, 0), (1, 1)], heads, draws=50, alpha=0.05)
+    if null.radius == 0:
+        assert len(null.sets) == comb(4, 1) * comb(3, 2)
+    assert len(set(null.sets)) == len(null.sets)
+
+
+def test_uniform_sets_may_come_from_any_layer():
+    sets = uniform_sets(SELECTED, MANY, 60)
+    assert len(set(sets)) == 60
+    assert all(len(some) == 8 and not set(some) & set(SELECTED) for some in sets)
+    assert len({layer for some in sets for layer, _ in some}) > 20
+    assert len(uniform_sets([(0, 0)], {0: 3}, 60)) == 2
+    assert uniform_sets([(0, 0), (0, 1)], {0: 3}, 60) == []

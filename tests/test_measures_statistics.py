@@ -1,0 +1,128 @@
+"""Intervals and p-values against scipy, closed forms and simulation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from icl_bench.measures import statistics as st
+
+
+def test_mean_and_interval_equal_scipys():
+    values = [0.2, 0.5, 0.9, 0.4, 0.45]
+    metric = st.mean_metric(values)
+    low, high = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
+    assert metric.value == pytest.approx(np.mean(values))
+    assert metric.stderr == pytest.approx(stats.sem(values))
+    assert (metric.ci_low, metric.ci_high) == pytest.approx((low, high))
+    assert metric.samples == values and metric.n == 5
+
+
+def test_one_sample_has_no_standard_error():
+    for metric in (
+        st.mean_metric([0.3]),
+        st.ratio_metric([2.0], [1.0]),
+        st.share_metric([2.0], [1.0]),
+        st.count_above(np.array([[0.5, 0.1]]), 0.4),
+        st.proportion_metric([True]),
+    ):
+        assert metric.stderr is None and metric.ci_low is None and metric.ci_high is None
+
+
+def test_no_sample_is_an_error():
+    with pytest.raises(ValueError):
+        st.mean_metric([])
+
+
+def simulate(make, runs=600):
+    rng = np.random.default_rng(0)
+    return np.mean([make(rng) for _ in range(runs)])
+
+
+def test_the_mean_interval_covers_19_of_20():
+    def covers(rng):
+        metric = st.mean_metric(rng.normal(1, 2, 8), keep=False)
+        return metric.ci_low <= 1 <= metric.ci_high
+
+    assert 0.925 < simulate(covers) < 0.975
+
+
+def test_the_ratio_interval_covers_19_of_20_for_paired_losses():
+    def covers(rng):
+        base = rng.gamma(9, 1 / 3, 32)
+        other = base * 4 + rng.normal(0, 1, 32)
+        metric = st.ratio_metric(other, base)
+        return metric.ci_low <= 4 <= metric.ci_high
+
+    assert 0.92 < simulate(covers) < 0.98
+
+
+def test_the_share_interval_covers_19_of_20():
+    def covers(rng):
+        whole = rng.normal(10, 1, 32)
+        metric = st.share_metric(0.8 * whole + rng.normal(0, 1, 32), whole)
+        return metric.ci_low <= 0.8 <= metric.ci_high
+
+    assert 0.92 < simulate(covers) < 0.98
+
+
+def test_ratio_and_share_are_of_the_means():
+    a, b = [1.0, 3.0], [1.0, 1.0]
+    assert st.ratio_metric(a, b).value == 2
+    assert st.share_metric(a, b).value == 2
+    with pytest.raises(ValueError):
+        st.ratio_metric(a, [-1.0, -1.0])
+    with pytest.raises(ValueError):
+        st.share_metric(a, [-1.0, 1.0])
+
+
+def test_a_proportion_has_wilsons_interval_and_no_error_of_zero():
+    metric = st.proportion_metric([True] * 10)
+    low, high = stats.binomtest(10, 10).proportion_ci(method="wilson")
+    assert (metric.ci_low, metric.ci_high) == pytest.approx((low, high))
+    assert metric.stderr is None
+    mixed = st.proportion_metric([True] * 7 + [False] * 3)
+    low, high = stats.binomtest(7, 10).proportion_ci(method="wilson")
+    assert (mixed.ci_low, mixed.ci_high) == pytest.approx((low, high))
+    assert mixed.stderr == pytest.approx(np.std([1] * 7 + [0] * 3, ddof=1) / math.sqrt(10))
+
+
+def test_choosing_and_reading_on_the_same_samples_would_overstate():
+    rng = np.random.default_rng(1)
+    naive, fitted = [], []
+    for _ in range(200):
+        scores = rng.normal(0, 1, (16, 50))
+        naive.append(scores.mean(0).max())
+        fitted.append(st.cross_fitted_max(scores).mean())
+    assert np.mean(naive) > 0.4
+    assert abs(np.mean(fitted)) < 0.05
+
+
+def test_the_cross_fitted_maximum_finds_a_true_one():
+    scores = np.random.default_rng(2).normal(0, 0.01, (8, 20))
+    scores[:, 13] += 0.7
+    assert st.cross_fitted_max(scores) == pytest.approx(scores[:, 13])
+
+
+def test_counts_of_heads_bracket_the_undecided_ones():
+    rng = np.random.default_rng(3)
+    means = np.array([0.9, 0.8, 0.41, 0.39, 0.1])
+    metric = st.count_above(means + rng.normal(0, 0.05, (32, 5)), 0.4)
+    assert metric.value in (2, 3, 4)
+    assert (metric.ci_low, metric.ci_high) == (2, 4)
+
+
+def test_the_p_value_counts_the_observed_set_itself():
+    assert st.monte_carlo_p(5, [1, 2, 3]) == 0.25
+    assert st.monte_carlo_p(5, [5, 6, 3]) == 0.75
+    assert st.monte_carlo_p(5, [0] * 99) == 0.01
+
+
+def test_the_p_value_is_uniform_when_nothing_is_there():
+    rng = np.random.default_rng(4)
+    ps = [st.monte_carlo_p(rng.normal(), rng.normal(size=19).tolist()) for _ in range(3000)]
+    for level in (0.05, 0.25, 0.5):
+        assert np.mean(np.array(ps) <= level + 1e-9) == pytest.approx(level, abs=0.03)
