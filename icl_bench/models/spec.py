@@ -1,0 +1,270 @@
+"""A model spec: what the user wrote, and which kind of thing it names.
+
+Nothing here imports torch or transformers, so that a typing mistake costs no start-up time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import importlib
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from icl_bench.errors import SpecError, nearest
+
+Kind = Literal["builtin", "hub", "folder", "gguf", "callable"]
+
+FORMS = (
+    "a model is builtin:NAME, a hub id (NAME or ORG/NAME, with @REVISION if wanted), a local "
+    "folder, FILE.gguf, or package.module:callable"
+)
+SERIES = (
+    "a series of revisions ('@*' or '@a,b') is not supported by this version; give one revision"
+)
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".json", ".onnx")
+"""Suffixes of files that people name when the folder around them is meant."""
+
+_HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
+_WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|.*\\")
+_SLUG_LENGTH = 120
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model as the user named it.
+
+    Args:
+        text: the spec as given.
+        kind: what sort of thing it names.
+        target: builtin name, repository id, absolute path, or `package.module:callable`.
+        revision: branch, tag or commit of a hub id, if one was given.
+    """
+
+    text: str
+    kind: Kind
+    target: str
+    revision: str | None = None
+
+    @property
+    def public(self) -> str:
+        """The spec for reports: of a local path only its last component."""
+        if self.kind in ("folder", "gguf"):
+            return Path(self.target).name or self.text
+        return self.text
+
+
+def parse_spec(text: str) -> ModelSpec:
+    """Decide what a model spec names.
+
+    Args:
+        text: what the user wrote.
+
+    Raises:
+        SpecError: it has none of the accepted forms, or names something unknown.
+    """
+    text = text.strip()
+    if not text:
+        raise SpecError(f"the model spec is empty; {FORMS}")
+    try:
+        return _parse(text)
+    except SpecError as error:
+        raise SpecError(f"model {text!r}: {error}") from None
+
+
+def _parse(text: str) -> ModelSpec:
+    if not text.isprintable():
+        raise SpecError(f"it holds a control character; {FORMS}")
+    if text.startswith("builtin:"):
+        return _parse_builtin(text)
+    if "://" in text:
+        raise SpecError(_explain_url(text))
+    path = os.path.expanduser(text)
+    if os.path.isdir(path):
+        return ModelSpec(text, "folder", os.path.abspath(path))
+    if path.lower().endswith(".gguf"):
+        return ModelSpec(text, "gguf", os.path.abspath(path))
+    if path.lower().endswith(WEIGHT_SUFFIXES):
+        raise SpecError(
+            f"this is one file of a checkpoint; give the folder that holds it{_up(path)}"
+        )
+    if os.path.isfile(path) and (_looks_like_path(text) or not _HUB_ID.fullmatch(text)):
+        raise SpecError(
+            "this is a file, but its name does not end in .gguf; give a folder or a GGUF"
+        )
+    base, at, revision = text.partition("@")
+    if at and ("*" in revision or "," in revision):
+        raise SpecError(SERIES)
+    if at and (os.path.exists(os.path.expanduser(base)) or base.lower().endswith(".gguf")):
+        raise SpecError(
+            f"{base!r} is a local path, and those have no revisions; leave '@{revision}' out, or "
+            "give the folder that holds that revision"
+        )
+    if _looks_like_path(text):
+        return ModelSpec(text, "folder", os.path.abspath(path))
+    if ":" in base:
+        return _parse_callable(text, base, revision if at else None)
+    return _parse_hub(text, base, revision if at else None)
+
+
+def _parse_builtin(text: str) -> ModelSpec:
+    name, at, revision = text.removeprefix("builtin:").partition("@")
+    if at:
+        series = "*" in revision or "," in revision
+        raise SpecError(SERIES if series else "a built-in model has no revisions; leave '@...' out")
+    reference = importlib.import_module("icl_bench.reference")
+    if not reference.is_name(name):
+        raise SpecError(f"there is no such built-in model; {nearest(name, reference.NAMES)}")
+    return ModelSpec(text, "builtin", name)
+
+
+def _parse_callable(text: str, target: str, revision: str | None) -> ModelSpec:
+    module, _, attribute = target.partition(":")
+    parts = [*module.split("."), *attribute.split(".")]
+    if not all(part.isidentifier() for part in parts):
+        hint = ""
+        if module.endswith(".py"):
+            dotted = module.removesuffix(".py").replace("/", ".")
+            hint = f"; did you mean '{dotted}:{attribute}'?"
+        raise SpecError(f"not of the form package.module:callable{hint or '; ' + FORMS}")
+    if revision is not None:
+        raise SpecError("a callable has no revisions; leave '@...' out")
+    return ModelSpec(text, "callable", target)
+
+
+def _parse_hub(text: str, repo: str, revision: str | None) -> ModelSpec:
+    if text == "builtin":
+        names = importlib.import_module("icl_bench.reference").NAMES
+        raise SpecError(f"write builtin:NAME; valid names: {', '.join(sorted(names))}")
+    if revision is not None and (not revision or re.search(r"\s|\.\.|[~^:?\[\\]", revision)):
+        raise SpecError(
+            f"{revision!r} after the '@' is not a revision; give a branch, tag or commit"
+        )
+    if repo.count("/") > 1:
+        raise SpecError(
+            f"there is no such folder here, and a hub id is NAME or ORG/NAME{suggest_local(text)}"
+        )
+    if not _HUB_ID.fullmatch(repo) or re.search(r"--|\.\.|[.-]$|\.git$", repo) or len(repo) > 96:
+        raise SpecError(f"not a hub id, and no such file or folder; {FORMS}{suggest_local(text)}")
+    return ModelSpec(text, "hub", repo, revision)
+
+
+def _looks_like_path(text: str) -> bool:
+    return (
+        text.startswith(("/", "./", "../", "~"))
+        or text.endswith("/")
+        or text in (".", "..")
+        or _WINDOWS_PATH.match(text) is not None
+    )
+
+
+def _up(path: str) -> str:
+    parent = os.path.dirname(path) or "."
+    return f": {parent!r}" if os.path.isfile(os.path.join(parent, "config.json")) else ""
+
+
+def _explain_url(text: str) -> str:
+    match = re.match(
+        r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)(?:/(?:tree|blob)/([^/?#]+))?",
+        text,
+    )
+    if match is None:
+        return f"a URL is not a model spec; {FORMS}"
+    repo, revision = match.groups()
+    return f"give the hub id instead of its address: {repo}{f'@{revision}' if revision else ''}"
+
+
+def suggest_local(text: str) -> str:
+    """Return `; did you mean ...?` for a built-in model, folder or GGUF file of nearly that name.
+
+    Args:
+        text: what the user wrote.
+    """
+    parent, name = os.path.split(os.path.expanduser(text.rstrip("/")))
+    known: dict[str, str] = {}
+    with contextlib.suppress(OSError), os.scandir(parent or ".") as entries:
+        for entry in entries:
+            if entry.is_dir() or entry.name.lower().endswith(".gguf"):
+                known[entry.name] = os.path.join(parent, entry.name)
+    builtin = importlib.import_module("icl_bench.reference").NAMES
+    known.update({other: f"builtin:{other}" for other in builtin})
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {known[close[0]]!r}?" if close else ""
+
+
+def check_spec(spec: ModelSpec, *, allow_pickle: bool = False) -> None:
+    """Check that what a spec names exists, can be read and can be a causal language model.
+
+    Reads headers only; a hub id costs a few short requests.
+
+    Args:
+        spec: a parsed spec.
+        allow_pickle: accept weights that are stored as pickles.
+
+    Raises:
+        SpecError: something is missing, broken or not a model; the message says what.
+    """
+    try:
+        if spec.kind == "folder":
+            from icl_bench.models.checkpoint import check_folder
+
+            check_folder(Path(spec.target), allow_pickle=allow_pickle)
+        elif spec.kind == "gguf":
+            from icl_bench.models.ggufheader import check_gguf
+
+            check_gguf(Path(spec.target))
+        elif spec.kind == "hub":
+            from icl_bench.models.hub import find_on_hub
+
+            find_on_hub(spec.target, spec.revision, allow_pickle=allow_pickle)
+        elif spec.kind == "callable":
+            from icl_bench.models.calling import check_callable
+
+            check_callable(spec.target)
+    except SpecError as error:
+        hint = ""
+        if spec.kind in ("folder", "gguf") and not os.path.exists(spec.target):
+            hint = suggest_local(spec.text)
+        elif spec.kind == "folder" and _HUB_ID.fullmatch(spec.text):
+            hint = " (in the local folder of that name, which wins over a hub id)"
+        raise SpecError(f"model {spec.text!r}: {error}{hint}") from None
+
+
+def slugs(specs: Sequence[ModelSpec]) -> list[str]:
+    """Return a name for each spec that is fit for test ids and folder names.
+
+    A clash is settled by a digest of the spec's text, so a spec's slug depends on which specs it
+    is run with, never on their order. The same text gives the same slug.
+
+    Args:
+        specs: the models of one run.
+    """
+    plain = [_slug(spec) for spec in specs]
+    # Folder names that differ in case only are one folder on some file systems.
+    texts = Counter(slug.lower() for slug, _ in {(s, spec.text) for s, spec in zip(plain, specs)})
+    return [
+        f"{slug}-{_digest(spec.text)}" if texts[slug.lower()] > 1 else slug
+        for slug, spec in zip(plain, specs)
+    ]
+
+
+def _slug(spec: ModelSpec) -> str:
+    name = spec.public
+    if spec.kind == "gguf":
+        name = name[: -len(".gguf")]
+    slug = re.sub(r"[^A-Za-z0-9._-]", "-", name)
+    if not slug.strip("."):
+        return f"model-{_digest(spec.text)}"
+    if len(slug) > _SLUG_LENGTH:
+        return f"{slug[: _SLUG_LENGTH - 7]}-{_digest(spec.text)}"
+    return slug
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:6]

@@ -1,0 +1,170 @@
+"""A hub on the loopback interface: serves folders by the hub's file protocol.
+
+Only what loading a model needs: `HEAD` and `GET /REPO/resolve/REVISION/FILE`, and the few
+`/api/models/...` addresses that the hub's client asks for on the way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import unquote, urlsplit
+
+_RESOLVE = re.compile(r"/(?P<repo>[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+_API = re.compile(
+    r"/api/models/(?P<repo>.+?)(?:/(?P<what>revision|tree)/(?P<revision>[^/]+)(?:/(?P<file>.+))?)?"
+)
+
+
+@dataclass
+class Repo:
+    """One repository: its revisions, each a folder, and whether it can be read.
+
+    Args:
+        revisions: branch or tag -> folder.
+        gated: answer 401 to everything.
+        status: answer everything with this status instead, e.g. 503.
+    """
+
+    revisions: dict[str, Path]
+    gated: bool = False
+    status: int | None = None
+
+    def commit(self, revision: str) -> str | None:
+        """Return the made-up commit hash of a revision, or None when there is none."""
+        for name, folder in self.revisions.items():
+            commit = hashlib.sha1(f"{name} {folder}".encode()).hexdigest()
+            if revision in (name, commit):
+                return commit
+        return None
+
+    def folder(self, commit: str) -> Path:
+        """Return the folder of a commit."""
+        return next(f for name, f in self.revisions.items() if self.commit(name) == commit)
+
+
+@dataclass
+class HubServer:
+    """Serves repositories until the `with` block ends.
+
+    Args:
+        repos: repository id -> repository.
+        requests: every request so far, `METHOD PATH`.
+    """
+
+    repos: dict[str, Repo] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+
+    def __enter__(self) -> HubServer:
+        hub = self
+
+        class Handler(_Handler):
+            server_hub = hub
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def endpoint(self) -> str:
+        """The address to set as HF_ENDPOINT."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server_hub: HubServer
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def do_POST(self) -> None:
+        self._fail(404, "EntryNotFound")
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def _answer(self, body: bool) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.server_hub.requests.append(f"{self.command} {path}")
+        match = _RESOLVE.fullmatch(path) or _API.fullmatch(path)
+        repo = self.server_hub.repos.get(match["repo"]) if match else None
+        if match is None or repo is None:
+            return self._fail(404, "RepoNotFound")
+        if repo.status is not None:
+            return self._fail(repo.status)
+        if repo.gated:
+            return self._fail(401, "GatedRepo")
+        commit = repo.commit(match["revision"] or "main")
+        if commit is None:
+            return self._fail(404, "RevisionNotFound")
+        folder = repo.folder(commit)
+        if match.re is _API:
+            return self._describe(match, folder, commit, body)
+        file = folder / match["file"]
+        if not file.is_file():
+            return self._fail(404, "EntryNotFound", commit)
+        return self._send(file.read_bytes(), commit, body, "application/octet-stream")
+
+    def _describe(self, match: re.Match[str], folder: Path, commit: str, body: bool) -> None:
+        names = sorted(path.name for path in folder.iterdir())
+        content: object = {
+            "id": match["repo"],
+            "sha": commit,
+            "siblings": [{"rfilename": name} for name in names],
+        }
+        if match["what"] == "tree":
+            if match["file"]:
+                return self._fail(404, "EntryNotFound", commit)
+            content = [
+                {"type": "file", "path": n, "oid": "0" * 40, "size": (folder / n).stat().st_size}
+                for n in names
+            ]
+        self._send(json.dumps(content).encode(), commit, body, "application/json")
+
+    def _send(self, content: bytes, commit: str, body: bool, kind: str) -> None:
+        start, status = 0, 200
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        whole, digest = len(content), hashlib.sha1(content).hexdigest()
+        if asked:
+            start, status = int(asked[1]), 206
+            content = content[start : int(asked[2]) + 1 if asked[2] else None]
+        self.send_response(status)
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{start + len(content) - 1}/{whole}")
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{digest}"')
+        self.send_header("X-Repo-Commit", commit)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def _fail(self, status: int, code: str | None = None, commit: str | None = None) -> None:
+        self.send_response(status)
+        if code:
+            self.send_header("X-Error-Code", code)
+        if commit:
+            self.send_header("X-Repo-Commit", commit)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
