@@ -189,8 +189,8 @@ class RunRecord(_Part):
     )
 
     def to_json(self) -> str:
-        """Return the record as JSON text, fields without a value left out."""
-        data = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        """Return the record as JSON text."""
+        data = self.model_dump(mode="json", by_alias=True)
         return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def write(self, path: str | os.PathLike[str]) -> Path:

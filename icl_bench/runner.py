@@ -96,10 +96,16 @@ class ModelRun:
             self.results.environment = describe_environment(self._model)
         return self._model
 
-    def close(self) -> None:
-        """Let go of the model's memory; results stay, and the model can be opened again."""
-        if not self._given:
-            self._model = None
+    def close(self) -> bool:
+        """Let go of the model's memory; results stay, and the model can be opened again.
+
+        Returns:
+            whether there was anything to let go of.
+        """
+        if self._given or self._model is None:
+            return False
+        self._model = None
+        return True
 
     def measure(self, key: str) -> Measurement:
         """Return the measurement `SUITE/NAME`, taking it when that has not been done.
@@ -241,8 +247,17 @@ def _git_commit() -> str | None:
     return asked.stdout.strip() or None
 
 
+Lost = dict[tuple[str, str], tuple[Literal["skipped", "error"], str]]
+"""(suite, id) of a check that gave no verdict -> what became of it, and why."""
+
+
 def assemble(
-    results: Results, plan: Plan, *, interrupted: bool = False, missing: str = "deselected"
+    results: Results,
+    plan: Plan,
+    *,
+    interrupted: bool = False,
+    missing: str = "deselected",
+    lost: Lost | None = None,
 ) -> RunRecord:
     """Make a record of what is known; checks that were not judged are skipped with a reason.
 
@@ -251,6 +266,7 @@ def assemble(
         plan: what was asked for.
         interrupted: whether the run was cut short.
         missing: reason for the checks that were not judged.
+        lost: checks that were not judged for reasons of their own.
     """
     from icl_bench import __version__
 
@@ -260,9 +276,8 @@ def assemble(
         if check is None:
             complete = False
             key = f"{suite.name}/{spec.on}"
-            nothing = Measurement(
-                probe=suite.measure[spec.on].probe, status="skipped", reason=missing
-            )
+            state, why = (lost or {}).get((suite.name, spec.id), ("skipped", missing))
+            nothing = Measurement(probe=suite.measure[spec.on].probe, status=state, reason=why)
             info = get_probe(nothing.probe).metrics[spec.metric]
             check = evaluate(
                 spec, suite.name, key, nothing, info, results.model.spec, results.model.slug
@@ -291,10 +306,8 @@ def counts_as_failure(record: RunRecord, inconclusive_fails: bool = True) -> boo
 
 def close_others(runs: Mapping[str, ModelRun], slug: str) -> None:
     """Let go of every open model but one, so that a process holds one model at a time."""
-    for name, run in runs.items():
-        if name != slug:
-            run.close()
-    if "torch" in sys.modules:
+    closed = [run.close() for name, run in runs.items() if name != slug]
+    if any(closed) and "torch" in sys.modules:
         import gc
 
         gc.collect()

@@ -18,12 +18,15 @@ def student_t(df: int, comparisons: int = 1) -> float:
     return float(stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / comparisons, df))
 
 
-def mean_metric(samples: Sequence[float] | np.ndarray, *, keep: bool = True) -> Metric:
+def mean_metric(
+    samples: Sequence[float] | np.ndarray, *, keep: bool = True, unit: bool = False
+) -> Metric:
     """Mean with standard error and Student's t interval; one sample has neither.
 
     Args:
         samples: one value per independent sample.
         keep: whether the samples are stored for pairing.
+        unit: whether the quantity lies in [0, 1], so that the interval is cut off there.
 
     Raises:
         ValueError: there are no samples.
@@ -37,9 +40,10 @@ def mean_metric(samples: Sequence[float] | np.ndarray, *, keep: bool = True) -> 
         return Metric(value=mean, n=1, samples=kept)
     stderr = float(values.std(ddof=1)) / math.sqrt(n)
     half = student_t(n - 1) * stderr
-    return Metric(
-        value=mean, stderr=stderr, ci_low=mean - half, ci_high=mean + half, n=n, samples=kept
-    )
+    low, high = mean - half, mean + half
+    if unit:
+        low, high = max(0.0, low), min(1.0, high)
+    return Metric(value=mean, stderr=stderr, ci_low=low, ci_high=high, n=n, samples=kept)
 
 
 def ratio_metric(

@@ -203,7 +203,7 @@ def _report_nothing_ablated(result: Measurement, clean: CopyLosses, settings: Se
         "first_loss": mean_metric(clean.first),
         "repeated_loss": mean_metric(clean.repeated),
         "gain": mean_metric(clean.gain),
-        "copy_accuracy": mean_metric(clean.accuracy),
+        "copy_accuracy": mean_metric(clean.accuracy, unit=True),
         "loss_ratio": exact_metric(1),
         "copying_lost": exact_metric(0),
         "icl_share": exact_metric(0),
@@ -227,8 +227,8 @@ def _compare(result: Measurement, clean: CopyLosses, ablated: CopyLosses) -> Non
         "gain_ablated": st.mean_metric(ablated.gain),
         "delta_first": st.mean_metric(ablated.first - clean.first),
         "delta_repeated": st.mean_metric(delta),
-        "copy_accuracy": st.mean_metric(clean.accuracy),
-        "copy_accuracy_ablated": st.mean_metric(ablated.accuracy),
+        "copy_accuracy": st.mean_metric(clean.accuracy, unit=True),
+        "copy_accuracy_ablated": st.mean_metric(ablated.accuracy, unit=True),
     }
     if clean.repeated.mean() > 0 and ablated.repeated.mean() > 0:
         result.metrics["loss_ratio"] = st.ratio_metric(ablated.repeated, clean.repeated)

@@ -10,7 +10,7 @@ from pydantic import Field
 from icl_bench.probes import MetricInfo
 from icl_bench.probes.context import Advance, Context
 from icl_bench.probes.settings import TokenSettings
-from icl_bench.record import Measurement
+from icl_bench.record import Measurement, Metric
 
 if TYPE_CHECKING:
     from icl_bench.measures.tokens import Pairs, RepeatedTokens
@@ -97,14 +97,17 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
             scores |= _flatten(model.head_scores(varied, true_targets, advance=advance))
             scores["induction_excess"] = scores["induction"] - scores["induction_control"]
 
+    def best(name: str) -> Metric:
+        return st.mean_metric(st.cross_fitted_max(scores[name]), unit=True)
+
     induction = scores["induction"]
     metrics = {
-        "induction_max": st.mean_metric(st.cross_fitted_max(induction)),
+        "induction_max": best("induction"),
         "induction_heads": st.count_above(induction, settings.threshold),
-        "induction_median": st.mean_metric(np.median(induction, axis=1)),
-        "previous_token_max": st.mean_metric(st.cross_fitted_max(scores["previous_token"])),
-        "duplicate_token_max": st.mean_metric(st.cross_fitted_max(scores["duplicate_token"])),
-        "first_token_mean": st.mean_metric(scores["first_token"].mean(axis=1)),
+        "induction_median": st.mean_metric(np.median(induction, axis=1), unit=True),
+        "previous_token_max": best("previous_token"),
+        "duplicate_token_max": best("duplicate_token"),
+        "first_token_mean": st.mean_metric(scores["first_token"].mean(axis=1), unit=True),
         "uniform_level": st.exact_metric(tk.uniform_level(repeated)),
     }
     count, heads = metrics["induction_heads"], induction.shape[1]
@@ -116,10 +119,11 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     )
     unmeasured = {}
     if settings.control:
-        best = int(induction.mean(axis=0).argmax())
-        metrics["induction_control"] = st.mean_metric(scores["induction_control"][:, best])
-        for name in ("induction_excess", "induction_varied"):
-            metrics[f"{name}_max"] = st.mean_metric(st.cross_fitted_max(scores[name]))
+        control = scores["induction_control"][:, int(induction.mean(axis=0).argmax())]
+        metrics["induction_control"] = st.mean_metric(control, unit=True)
+        metrics["induction_varied_max"] = best("induction_varied")
+        excess = st.cross_fitted_max(scores["induction_excess"])
+        metrics["induction_excess_max"] = st.mean_metric(excess)
     else:
         names = ("induction_control", "induction_excess_max", "induction_varied_max")
         unmeasured = dict.fromkeys(names, "control: false in the suite")
@@ -171,7 +175,7 @@ def head_rows(model: Model, scores: dict[str, np.ndarray]) -> list[dict[str, Any
     for column, (layer, head) in enumerate(numbered):
         row: dict[str, Any] = {"layer": layer, "head": head}
         for name, values in scores.items():
-            metric = mean_metric(values[:, column], keep=False)
+            metric = mean_metric(values[:, column], keep=False, unit=name != "induction_excess")
             row[name] = metric.value
             if metric.stderr is not None:
                 row[f"{name}_stderr"] = metric.stderr

@@ -1,0 +1,114 @@
+"""The rooms keep their order: imports run one way, and start-up stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "icl_bench"
+
+MAY_IMPORT = {
+    "errors": set(),
+    "record": {"errors"},
+    "measures": {"errors", "record"},
+    "reference": {"errors"},
+    "probes": {"errors", "record", "measures", "models"},
+    "suite": {"errors", "probes"},
+    "plan": {"errors", "suite"},
+    "models": {"errors", "measures", "reference", "plan"},
+    "render": {"errors", "record"},
+    "checks": {"errors", "record", "suite", "probes", "render"},
+    "runner": {"errors", "record", "probes", "models", "plan", "checks"},
+}
+"""Room -> rooms it may import; `api`, `session`, `items`, `plugin` and `cli` may import all."""
+
+HEAVY = ("torch", "transformers", "pandas", "scipy", "numpy", "pydantic", "yaml")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(source: str) -> set[str]:
+    """Rooms imported at run time; imports for type checking alone do not count."""
+    found = set()
+    tree = ast.parse(source)
+    for parent in ast.walk(tree):
+        if isinstance(parent, ast.If) and "TYPE_CHECKING" in ast.dump(parent.test):
+            parent.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+            if node.module == "icl_bench":
+                names = [f"icl_bench.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {n.split(".")[1] for n in names if n.startswith("icl_bench.")}
+    return found - {"__version__"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.name))
+def test_imports_run_one_way(path):
+    room = room_of(path)
+    allowed = MAY_IMPORT.get(room)
+    if allowed is not None:
+        assert imported_rooms(path.read_text()) <= allowed | {room}
+
+
+def test_the_rule_about_imports_can_fail():
+    assert imported_rooms("from icl_bench.runner import ModelRun") == {"runner"}
+    assert imported_rooms("import icl_bench.cli\nfrom icl_bench import api") == {"cli", "api"}
+    hidden = "if TYPE_CHECKING:\n    from icl_bench.runner import ModelRun"
+    assert imported_rooms(hidden) == set()
+
+
+def loaded_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys\nprint(*[m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert loaded_after("import icl_bench") == set()
+    assert loaded_after("import icl_bench.plugin") == set()
+
+
+def test_the_test_about_heavy_imports_can_fail():
+    assert "numpy" in loaded_after("import icl_bench, icl_bench.measures.draws")
+
+
+def test_records_and_checks_need_neither_torch_nor_pandas():
+    statement = (
+        "import icl_bench.record, icl_bench.checks, icl_bench.plan, icl_bench.render.terminal, "
+        "icl_bench.render.markdown, icl_bench.render.files, icl_bench.suite.loading, "
+        "icl_bench.probes.induction, icl_bench.probes.ablation, icl_bench.probes.choice, "
+        "icl_bench.cli, icl_bench.models.spec, icl_bench.reference\n"
+        "icl_bench.plan.make_plan([icl_bench.suite.find_suite('core')])"
+    )
+    assert loaded_after(statement) & {"torch", "transformers", "pandas"} == set()
+
+
+def test_every_probe_metric_is_in_the_docs():
+    from icl_bench.probes import PROBES, get_probe
+
+    text = (PACKAGE.parent / "docs" / "suites.md").read_text()
+    for name in PROBES:
+        probe = get_probe(name)
+        for metric in [*probe.metrics, *probe.settings.model_fields]:
+            assert f"`{metric}`" in text, f"docs/suites.md does not name {metric} of {name}"
+
+
+def test_every_row_of_the_probe_table_is_a_probe():
+    from icl_bench.errors import SettingsError
+    from icl_bench.probes import PROBES, get_probe
+
+    for name in PROBES:
+        assert callable(get_probe(name).module.measure)
+    with pytest.raises(SettingsError, match="did you mean 'induction'"):
+        get_probe("inducton")

@@ -1,0 +1,93 @@
+"""The published numbers of SmolLM2-135M: 30 layers x 9 heads, real weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from real_model import find_smollm2
+
+import icl_bench
+from icl_bench.measures.copying import repeated_targets
+from icl_bench.measures.tokens import draw_plain, draw_repeated
+
+EIGHT = {(17, 3), (17, 4), (17, 5), (18, 6), (18, 7), (20, 6), (23, 2), (23, 7)}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return icl_bench.load_model(str(find_smollm2()))
+
+
+@pytest.fixture(scope="module")
+def tokens(model):
+    return icl_bench.repeated_tokens(model, sequences=8, period=50)
+
+
+@pytest.fixture(scope="module")
+def scores(model, tokens):
+    return icl_bench.head_scores(model, tokens).set_index(["layer", "head"])
+
+
+def test_the_model_is_read_through_the_fused_kernel(model):
+    assert (model.attention, model.layers, model.parameters) == ("fused", 30, 134_515_008)
+    assert set(model.heads.values()) == {9} and model.bos == 1
+    assert len(model.vocabulary) == 49_135
+
+
+def test_eight_heads_are_above_the_bound_and_18_6_is_first(scores):
+    assert set(scores.index[scores["induction"] > 0.4]) == EIGHT
+    assert scores["induction"].idxmax() == (18, 6)
+    assert scores.loc[(18, 6), "induction"] == pytest.approx(0.90, abs=0.03)
+    assert scores.loc[(17, 3), "induction"] == pytest.approx(0.79, abs=0.05)
+    assert scores["previous_token"].idxmax() == (16, 0)
+    assert scores.loc[(16, 0), "previous_token"] == pytest.approx(0.88, abs=0.02)
+    assert scores.loc[(11, 1), "previous_token"] == pytest.approx(0.87, abs=0.03)
+
+
+def test_scores_equal_eager_attention(model, scores, tokens):
+    module, n = model.model, tokens.period
+    ids = tokens.input_ids[:2]
+    before = module.config._attn_implementation
+    module.config._attn_implementation = "eager"
+    with torch.no_grad():
+        attentions = module(ids, output_attentions=True, use_cache=False).attentions
+    module.config._attn_implementation = before
+    two = icl_bench.RepeatedTokens(ids, n, 2, 1)
+    ours = icl_bench.head_scores(model, two).set_index(["layer", "head"])
+    for (layer, head), row in ours.iterrows():
+        matrix = attentions[layer][:, head]
+        induction = torch.stack([matrix[:, 1 + i, 2 + i - n] for i in range(n, 2 * n)]).mean()
+        previous = torch.stack([matrix[:, 1 + i, i] for i in range(1, 2 * n)]).mean()
+        assert row["induction"] == pytest.approx(float(induction), abs=1e-5)
+        assert row["previous_token"] == pytest.approx(float(previous), abs=1e-5)
+
+
+def test_switching_the_eight_off_breaks_copying_and_nothing_else(model):
+    tokens = draw_repeated(
+        model.vocabulary, sequences=8, period=50, seed=0, bos=model.bos, stream="test"
+    )
+    targets = torch.cat([torch.arange(2, 51), repeated_targets(tokens)])
+
+    def losses(**options):
+        nll = model.losses(tokens.input_ids, targets, **options).nll
+        return float(nll[:, :49].mean()), float(nll[:, 49:].mean())
+
+    off = [sorted(EIGHT)] * 8
+    means = model.mean_outputs(
+        draw_plain(model.vocabulary, sequences=8, length=100, bos=model.bos), 1
+    )
+    clean, zero, mean = losses(), losses(sets=off), losses(sets=off, values=means)
+    assert clean[0] == pytest.approx(13.95, abs=0.5) and clean[1] == pytest.approx(2.66, abs=0.5)
+    assert zero[1] / clean[1] == pytest.approx(4.7, abs=0.7)
+    assert mean[1] / clean[1] == pytest.approx(4.4, abs=0.7)
+    assert abs(zero[0] - clean[0]) < 0.5 and abs(mean[0] - clean[0]) < 0.5
+
+
+def test_the_previous_token_head_feeds_the_others(model, tokens):
+    """Taking 16.0 out does more than any single head above the bound would."""
+    ids = tokens.input_ids[:4]
+    clean = icl_bench.token_losses(model, ids)[:, 51:].mean()
+    without = icl_bench.token_losses(model, ids, ablate=[(16, 0)])[:, 51:].mean()
+    strongest = icl_bench.token_losses(model, ids, ablate=[(18, 6)])[:, 51:].mean()
+    assert without - clean > 4
+    assert without - clean > 2 * (strongest - clean)
