@@ -83,7 +83,7 @@ def make_plan(suites: Sequence[Suite], *, seed: int | None = None) -> Plan:
     chosen: dict[str, Suite] = {}
     for suite in suites:
         other = chosen.setdefault(suite.name, suite)
-        if other.path != suite.path:
+        if other.path.resolve() != suite.path.resolve():
             raise InputError(
                 f"two suites are named {suite.name!r}: {other.path} and {suite.path}; "
                 "rename one ('name:' in the file)"

@@ -91,6 +91,9 @@ class ModelRun:
             except IclError as error:
                 self._failure = str(error)
                 raise
+            except Exception as error:
+                self._failure = f"model {self.spec.text!r}: opening it broke: {_place(error)}"
+                raise ModelError(self._failure) from error
         if self.results.environment is None:
             self.results.model = describe_model(self._model, self.spec, self.slug)
             self.results.environment = describe_environment(self._model)
@@ -147,12 +150,7 @@ class ModelRun:
             status, reason = "error", str(error)
         except Exception as error:
             # A fault of this program or of the model's code: named with its place, not hidden.
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            status = "error"
-            reason = (
-                f"probe {probe!r} broke: {type(error).__name__}: {error} "
-                f"({Path(place.filename).name}:{place.lineno})"
-            )
+            status, reason = "error", f"probe {probe!r} broke: {_place(error)}"
         return Measurement(
             probe=probe, status=status, reason=reason, settings=_settings_of(settings)
         )
@@ -186,6 +184,13 @@ class ModelRun:
         """Return the record of what has been measured so far."""
         missing = "not run: interrupted" if interrupted else "deselected"
         return assemble(self.results, self.plan, interrupted=interrupted, missing=missing)
+
+
+def _place(error: Exception) -> str:
+    """Name an unforeseen error with where it was raised."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    name = Path(place.filename).name
+    return f"{type(error).__name__}: {error} ({name}:{place.lineno})"
 
 
 def _settings_of(settings: object) -> dict[str, object]:

@@ -1,0 +1,194 @@
+"""The pytest plugin: options, collection, fixtures, terminal summary.
+
+pytest loads this file in every project that has icl_bench installed, so it imports nothing
+but pytest; the rest is loaded when an ICL option is given or a suite is collected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from icl_bench.session import IclSession
+
+SESSION: pytest.StashKey[IclSession] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options; fires once at start-up."""
+    group = parser.getgroup("icl_bench", "icl_bench: tests for in-context learning circuits")
+    add = group.addoption
+    add(
+        "--icl-model",
+        action="append",
+        metavar="SPEC",
+        help="model to test: builtin:NAME, hub id (with @REVISION), local folder, FILE.gguf, or "
+        "package.module:callable; repeatable",
+    )
+    add(
+        "--icl-suite",
+        action="append",
+        metavar="NAME|PATH",
+        help="suite to run: the name of a shipped one, or a file; repeatable (default: core)",
+    )
+    add("--icl-report-dir", metavar="DIR", default="reports", help="default: reports/")
+    add("--icl-device", default="auto", help="auto (default), cpu, cuda, cuda:N")
+    add(
+        "--icl-dtype",
+        default="auto",
+        help="auto (default: float32 on CPU, else the model's), float32, bfloat16, float16",
+    )
+    add("--icl-batch-size", default="auto", metavar="N", help="rows per forward pass")
+    add("--icl-seed", metavar="N", help="seed of all draws (default: the suite's, 0)")
+    add(
+        "--icl-inconclusive",
+        default="fail",
+        metavar="fail|warn",
+        help="what to do when an interval reaches across a threshold (default: fail)",
+    )
+    add("--icl-cache-dir", metavar="DIR", help="where float copies of GGUF files are kept")
+    add(
+        "--icl-trust-remote-code",
+        action="store_true",
+        help="run code that a model brings (default: refuse)",
+    )
+    add(
+        "--icl-allow-pickle",
+        action="store_true",
+        help="read weights stored as pickles (default: refuse; a pickle can run code)",
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Check options, suites and specs before anything runs; a mistake ends in exit code 4."""
+    config.addinivalue_line("markers", "icl: a check of an icl_bench suite")
+    if config.getoption("icl_model") or config.getoption("icl_suite") or _names_suite(config):
+        from icl_bench.session import open_session
+
+        config.stash[SESSION] = open_session(config)
+        if not hasattr(config, "workerinput"):
+            config.pluginmanager.register(_Gathering(config.stash[SESSION]), "icl_bench_gathering")
+
+
+def _names_suite(config: pytest.Config) -> bool:
+    """Whether a YAML file on the command line is a suite, a shipped one's id included."""
+    paths = [Path(str(argument).split("::")[0]) for argument in config.args]
+    files = [path for path in paths if path.suffix in (".yaml", ".yml")]
+    if not files:
+        return False
+    from icl_bench.suite.catalog import is_suite, shipped_suites
+
+    ids = [Path("suites", path.name) for path in shipped_suites().values()]
+    return any(is_suite(path) or path in ids for path in files)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say which models and suites this run is about."""
+    session = config.stash.get(SESSION, None)
+    return session.header() if session else []
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collect YAML files whose first key is `icl_suite:`."""
+    if file_path.suffix not in (".yaml", ".yml"):
+        return None
+    from icl_bench.suite.catalog import is_suite
+
+    if not is_suite(file_path):
+        return None
+    from icl_bench.items import SuiteFile
+
+    return SuiteFile.from_path(parent, file_path)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the items of one model together, so that each model is opened once."""
+    session = config.stash.get(SESSION, None)
+    if session and len(session.slugs) > 1:
+        from icl_bench.items import group_by_model
+
+        group_by_model(items, session.slugs)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, Any, None]:
+    """Attach what an item measured to its report; fires after each phase of an item."""
+    outcome = yield
+    complete = getattr(item, "complete_report", None)
+    if complete is not None:
+        complete(outcome.get_result(), call)
+
+
+class _Gathering:
+    """Registered in the process that reports, under xdist the controller.
+
+    Args:
+        icl: what gathers the results.
+    """
+
+    def __init__(self, icl: IclSession) -> None:
+        self._icl = icl
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what an item measured; fires for every phase of every item, also of workers."""
+        self._icl.gather(report)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write the reports; a run that cannot write them has not passed."""
+        stopped = bool(session.shouldfail or session.shouldstop)
+        written = self._icl.finish(exitstatus, stopped=stopped)
+        if not written and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the tables after the last item."""
+    icl = config.stash.get(SESSION, None)
+    if icl is not None and icl.records:
+        icl.print_summary(terminalreporter)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a model's items on one worker; fires on xdist's controller."""
+    session = config.stash.get(SESSION, None)
+    if session is None or not session.slugs or config.getoption("dist") == "each":
+        return None
+    from icl_bench.scheduling import ModelScheduling
+
+    return ModelScheduling(config, log, session.slugs)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give every test that asks for `icl_model` one case per model."""
+    if "icl_model" not in metafunc.fixturenames:
+        return
+    session = metafunc.config.stash.get(SESSION, None)
+    slugs = list(session.slugs) if session else []
+    if slugs:
+        metafunc.parametrize("icl_model", slugs, ids=slugs, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def icl_model(request: pytest.FixtureRequest) -> Any:
+    """The model under test (`icl_bench.Model`), once for every --icl-model."""
+    slug = getattr(request, "param", None)
+    if slug is None:
+        pytest.skip("no model given: use --icl-model=SPEC")
+    return request.config.stash[SESSION].open_for_test(slug)
+
+
+@pytest.fixture
+def icl(icl_model: Any) -> Any:
+    """The Python API with the model already filled in: `icl.head_scores(tokens)` ..."""
+    from icl_bench.api import Bench
+
+    return Bench(icl_model)

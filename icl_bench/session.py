@@ -1,0 +1,245 @@
+"""One pytest run: which suites and models, what has been measured, what is reported."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from icl_bench import arguments
+from icl_bench.errors import IclError, InputError
+from icl_bench.models.spec import ModelSpec, check_spec, parse_spec, slugs
+from icl_bench.plan import Plan, RunOptions, make_plan
+from icl_bench.progress import TerminalProgress
+from icl_bench.record import Check, Environment, Measurement, ModelInfo, RunRecord
+from icl_bench.runner import Lost, ModelRun, Results, assemble, close_others
+
+if TYPE_CHECKING:
+    from icl_bench.models.model import Model
+    from icl_bench.suite import Suite
+
+PAYLOAD = "icl_bench_payload"
+"""Attribute of a test report that carries results from a worker to the process that reports."""
+
+
+class IclSession:
+    """The state of one pytest run with ICL options or suites.
+
+    Args:
+        config: pytest's.
+        plan: suites and their measurements.
+        specs: slug -> model spec, in the order given.
+        options: how models are opened.
+        only_suites: whether nothing but the named suites is collected.
+    """
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        plan: Plan,
+        specs: dict[str, ModelSpec],
+        options: RunOptions,
+        only_suites: bool,
+    ) -> None:
+        self.config, self.plan, self.specs, self.options = config, plan, specs, options
+        self.only_suites = only_suites
+        # A test may change the working directory before the reports are written.
+        self.report_dir = config.invocation_params.dir / config.getoption("icl_report_dir")
+        self.warn_inconclusive = config.getoption("icl_inconclusive") == "warn"
+        self.progress = TerminalProgress(config)
+        self.runs = {
+            slug: ModelRun(spec, slug, plan, options, task=self.progress.task)
+            for slug, spec in specs.items()
+        }
+        self.gathered = {
+            slug: Results(ModelInfo(spec=spec.public, slug=slug)) for slug, spec in specs.items()
+        }
+        self.records: list[RunRecord] = []
+        self.paths: list[Path] = []
+        self.trouble: str | None = None
+        self._lost: dict[str, Lost] = {slug: {} for slug in specs}
+        self._ids = self._make_ids()
+        self._sent: dict[str, set[str]] = {slug: set() for slug in specs}
+
+    @property
+    def slugs(self) -> list[str]:
+        """The models' names in ids, in the order given."""
+        return list(self.specs)
+
+    def header(self) -> list[str]:
+        """Lines for pytest's header."""
+        names = ", ".join(suite.name for suite in self.plan.suites) or "none"
+        models = ", ".join(self.slugs) or "none given (--icl-model): checks are skipped"
+        lines = [f"icl_bench: model {models}; suite {names}"]
+        if self.only_suites:
+            lines.append("icl_bench: only the suites are collected; name paths to add other tests")
+        return lines
+
+    def find_suite(self, path: Path) -> Suite | None:
+        """Return the suite of the plan that was read from `path`."""
+        for suite in self.plan.suites:
+            if suite.path.resolve() == path.resolve():
+                return suite
+        return None
+
+    def _make_ids(self) -> dict[str, tuple[str, tuple[str, str]]]:
+        """Id of an item -> its slug, and the suite and id of its check."""
+        from icl_bench.items import item_name, node_id
+
+        return {
+            f"{node_id(suite.path, self.config.rootpath)}::{item_name(spec.id, slug)}": (
+                slug,
+                (suite.name, spec.id),
+            )
+            for suite, spec in self.plan.assertions()
+            for slug in self.specs
+        }
+
+    def run_of(self, slug: str) -> ModelRun:
+        """Return the run of one model; every other open model is let go of."""
+        close_others(self.runs, slug)
+        return self.runs[slug]
+
+    def open_for_test(self, slug: str) -> Model:
+        """Open a model for the `icl_model` fixture; a failure is the test's, without traceback."""
+        try:
+            return self.run_of(slug).model
+        except IclError as error:
+            pytest.fail(str(error), pytrace=False)
+
+    def pack(self, slug: str, check: Check) -> str:
+        """Return a check, and what was measured since the last call, as text to send."""
+        results = self.runs[slug].results
+        new = {
+            key: taken.model_dump(mode="json", exclude_none=True)
+            for key, taken in results.measurements.items()
+            if key not in self._sent[slug]
+        }
+        self._sent[slug].update(new)
+        return json.dumps(
+            {
+                "slug": slug,
+                "model": results.model.model_dump(mode="json"),
+                "environment": results.environment and results.environment.model_dump(mode="json"),
+                "measurements": new,
+                "check": check.model_dump(mode="json"),
+            }
+        )
+
+    def gather(self, report: pytest.TestReport) -> None:
+        """Take in what a check measured, in this process or another.
+
+        A report without a payload tells why there is none: another plugin skipped or failed the
+        item, or the worker that ran it died.
+        """
+        payload = getattr(report, PAYLOAD, None)
+        if payload:
+            self._absorb(payload)
+        elif report.nodeid in self._ids and not report.passed:
+            slug, check = self._ids[report.nodeid]
+            text = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+            last = text.strip().splitlines()[-1] if text.strip() else "no reason was given"
+            self._lost[slug][check] = ("skipped" if report.skipped else "error", f"not run: {last}")
+
+    def _absorb(self, payload: str) -> None:
+        data = json.loads(payload)
+        gathered = self.gathered[data["slug"]]
+        if data["environment"]:
+            gathered.environment = Environment.model_validate(data["environment"])
+            gathered.model = ModelInfo.model_validate(data["model"])
+        for key, taken in data["measurements"].items():
+            gathered.measurements[key] = Measurement.model_validate(taken)
+        check = Check.model_validate(data["check"])
+        gathered.checks[check.suite, check.id] = check
+
+    def finish(self, exitstatus: int, *, stopped: bool) -> bool:
+        """Write the reports of every model that was measured, finished or not.
+
+        Args:
+            exitstatus: pytest's.
+            stopped: whether the run ended itself early, as by `-x`.
+
+        Returns:
+            False when they could not be written.
+        """
+        broken_off = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
+        # Under xdist, -x ends in the exit code of an interruption.
+        interrupted = exitstatus in broken_off and not stopped
+        missing = "deselected"
+        if interrupted:
+            missing = "not run: interrupted"
+        elif stopped:
+            missing = "not run: the run stopped early"
+        for slug, gathered in self.gathered.items():
+            # What an interrupted item had measured by then was never sent.
+            own = self.runs[slug].results
+            for key, taken in own.measurements.items():
+                gathered.measurements.setdefault(key, taken)
+            if own.environment and not gathered.environment:
+                gathered.model, gathered.environment = own.model, own.environment
+            if gathered.checks or gathered.measurements:
+                lost = self._lost[slug]
+                self.records.append(
+                    assemble(
+                        gathered, self.plan, interrupted=interrupted, missing=missing, lost=lost
+                    )
+                )
+        if self.records:
+            from icl_bench.render.files import write_reports
+
+            try:
+                self.paths = write_reports(self.records, self.report_dir)
+            except IclError as error:
+                self.trouble = str(error)
+        return self.trouble is None
+
+    def print_summary(self, terminalreporter: Any) -> None:
+        """Print the tables and where the reports are."""
+        from icl_bench.render.terminal import summary
+
+        writer = terminalreporter._tw
+        encoding = getattr(writer._file, "encoding", None) or "ascii"
+        terminalreporter.section("icl_bench")
+        text = summary(
+            self.records,
+            width=min(writer.fullwidth, 100),
+            color=writer.hasmarkup,
+            unicode="utf" in encoding.lower(),
+            paths=[os.path.relpath(path) for path in self.paths],
+        )
+        terminalreporter.write_line(text)
+        if self.trouble:
+            terminalreporter.write_line(f"the reports were not written: {self.trouble}", red=True)
+
+
+def open_session(config: pytest.Config) -> IclSession:
+    """Check everything the user gave and return the run's state.
+
+    Raises:
+        pytest.UsageError: a mistake of the user's; pytest then exits with code 4.
+    """
+    try:
+        return _open(config)
+    except InputError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _open(config: pytest.Config) -> IclSession:
+    options = arguments.read_options(config)
+    specs = [parse_spec(text) for text in dict.fromkeys(config.getoption("icl_model") or [])]
+    with_paths = config.args_source is pytest.Config.ArgsSource.ARGS
+    suites = arguments.choose_suites(config, with_paths)
+    plan = make_plan(suites, seed=options.seed) if suites else Plan([])
+    by_slug = dict(zip(slugs(specs), specs))
+    arguments.check_ids(config, suites, list(by_slug))
+    if not hasattr(config, "workerinput"):
+        # The controller has checked what the workers are about to open.
+        for spec in specs:
+            check_spec(spec, allow_pickle=options.allow_pickle)
+        if specs and not config.getoption("collectonly", False):
+            folder = Path(config.getoption("icl_report_dir"))
+            arguments.check_report_dir(folder, "--icl-report-dir")
+    return IclSession(config, plan, by_slug, options, only_suites=not with_paths)

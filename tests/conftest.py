@@ -1,0 +1,139 @@
+"""Fixtures for tests of the pytest plugin through pytester."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+
+import pytest
+
+import icl_bench
+from icl_bench.probes import PROBES
+from icl_bench.runner import ModelRun
+
+pytest_plugins = ["pytester"]
+
+HERE = Path(__file__).parent
+
+MINE = """\
+icl_suite: 1
+name: mine
+description: What the tests of the plugin run.
+measure:
+  first: {probe: stub}
+  second: {probe: stub, tag: second}
+checks:
+  - {id: high, on: first, metric: level, above: 0.5, description: "Is it high?"}
+  - {id: there, on: first, metric: exact, above: -1}
+  - {id: low, on: second, metric: level, below: 2}
+"""
+
+TINY = """\
+icl_suite: 1
+name: tiny
+defaults: {sequences: 4, period: 8}
+measure:
+  repeats: {probe: induction, control: false}
+  collapse:
+    probe: ablation
+    heads: {from: repeats, where: {induction: {above: 0.4}}}
+    null_draws: 0
+checks:
+  - {id: has-induction-heads, on: repeats, metric: induction_max, above: 0.4}
+  - {id: copies, on: collapse, metric: gain, above: 1}
+"""
+"""A suite for real models, as small as one can be."""
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ICL_BENCH_CACHE", str(tmp_path / "icl_bench-cache"))
+
+
+class Stage:
+    """A folder with the suite `mine.yaml` and the stub at hand, and runs of pytest in it.
+
+    Args:
+        pytester: pytest's.
+        log: file that the stub writes to.
+    """
+
+    def __init__(self, pytester: pytest.Pytester, log: Path) -> None:
+        self.pytester, self.path, self._log = pytester, pytester.path, log
+
+    def run(self, *arguments: str) -> pytest.RunResult:
+        """Run pytest in this process."""
+        return self.pytester.runpytest_inprocess(*arguments, no_reraise_ctrlc=True)
+
+    def run_apart(self, *arguments: str) -> pytest.RunResult:
+        """Run pytest in a process of its own."""
+        return self.pytester.runpytest_subprocess(*arguments, timeout=120)
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file and return its path."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def log(self, event: str = "") -> list[str]:
+        """Lines of the stub's log about one event, without process ids and the event's name."""
+        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        parted = [line.split(" ", 1)[1] for line in lines]
+        return [line[len(event) :].strip() for line in parted if line.startswith(event)]
+
+    def processes(self, name: str) -> set[str]:
+        """Ids of the processes that measured the model called `name`."""
+        lines = [line.split() for line in self._log.read_text().splitlines()]
+        return {line[0] for line in lines if line[1:3] == ["measured", name]}
+
+    def record(self, slug: str, file: str = "results.json") -> icl_bench.RunRecord:
+        """Read the record of one model."""
+        return icl_bench.read_record(self.path / "reports" / slug / file)
+
+    def verdicts(self, slug: str, file: str = "results.json") -> dict[str, str]:
+        """Check id -> verdict in the record of one model."""
+        return {check.id: check.verdict for check in self.record(slug, file).checks}
+
+
+@pytest.fixture
+def stage(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, _loaded: None
+) -> Stage:
+    """A folder to run pytest in, with the suite `mine.yaml`, and the stub known to these runs."""
+    # Both are put back afterwards: the stub changes them in this process when it runs here.
+    monkeypatch.setitem(PROBES, "stub", "stub")
+    monkeypatch.setattr(ModelRun, "model", ModelRun.model)
+    monkeypatch.setenv("PYTEST_PLUGINS", "stub")
+    monkeypatch.setenv("STUB_LOG", str(tmp_path / "stub.log"))
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    known = [str(HERE), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, known)))
+    stage = Stage(pytester, tmp_path / "stub.log")
+    stage.write("mine.yaml", MINE)
+    return stage
+
+
+@pytest.fixture
+def real_stage(pytester: pytest.Pytester, tmp_path: Path, _opened: None) -> Stage:
+    """A folder to run pytest in, with the suite `tiny.yaml` for real models."""
+    stage = Stage(pytester, tmp_path / "stub.log")
+    stage.write("tiny.yaml", TINY)
+    return stage
+
+
+@pytest.fixture(scope="session")
+def _loaded() -> None:
+    """Import what pytester would forget after each run: numpy and torch can load once only."""
+    names = ["api", "cli", "items", "session", "render.files", "render.terminal"]
+    for name in ["torch", "pandas", *(f"icl_bench.{name}" for name in names)]:
+        importlib.import_module(name)
+
+
+@pytest.fixture(scope="session")
+def _opened(_loaded: None, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Open a model once, for what transformers loads lazily."""
+    suite = tmp_path_factory.mktemp("opened") / "tiny.yaml"
+    suite.write_text(TINY)
+    icl_bench.run([suite], "builtin:handwired")

@@ -1,0 +1,219 @@
+"""The `icl-bench` command: what each of its commands prints, and its exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+from conftest import MINE, Stage
+
+import icl_bench
+from icl_bench.cli import main
+from icl_bench.suite import document
+
+HERE = Path(__file__).parent
+COMMAND = [sys.executable, "-m", "icl_bench.cli"]
+
+
+@pytest.fixture
+def stubbed(stage: Stage) -> Iterator[Stage]:
+    """The stage with the stub known to this process."""
+    importlib.import_module("stub").install()
+    yield stage
+    # pytest warns of plugins that are loaded already when it loads them itself.
+    del sys.modules["stub"]
+
+
+def call(*arguments: str) -> int:
+    """Run the command in this process; argparse leaves by SystemExit."""
+    try:
+        return main(arguments)
+    except SystemExit as leaving:
+        assert isinstance(leaving.code, int)
+        return leaving.code
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = subprocess.run([*COMMAND, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"icl-bench {icl_bench.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["rnu"], ["run"], ["validate"], ["run", "x", "--seed=y"], ["list", "--all"]]
+)
+def test_a_command_line_that_cannot_be_read_is_exit_code_4(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*arguments) == 4
+    assert "icl-bench: " in capsys.readouterr().err
+
+
+def test_without_a_command_it_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call() == 4
+    assert "validate" in capsys.readouterr().out
+
+
+def test_validate_says_what_is_in_a_suite(
+    stubbed: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("validate", "mine.yaml") == 0
+    told = "mine.yaml: ok: suite 'mine', 2 measurements, 3 checks, 0 quiz items\n"
+    assert capsys.readouterr() == (told, "")
+
+
+def test_validate_names_the_place_of_every_mistake(
+    stubbed: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stubbed.write("bad.yaml", MINE.replace("metric: exact", "metric: exat"))
+    assert call("validate", "bad.yaml", "nowhere.yaml", "mine.yaml") == 4
+    out, err = capsys.readouterr()
+    assert out.startswith("mine.yaml: ok")
+    first, second = err.splitlines()
+    assert first.startswith("bad.yaml:9:") and "'exat'" in first
+    assert second == "nowhere.yaml: no such suite file"
+
+
+def test_schema_is_a_json_schema_that_the_core_suite_fits(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call("schema") == 0
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    core = HERE.parent / "suites" / "core.yaml"
+    jsonschema.validate(document.parse(core.read_text()).data, schema)
+
+
+def test_list_names_suites_models_and_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("list") == 0
+    words = capsys.readouterr().out.split()
+    assert {"core", "handwired", "induction", "induction_max", "null_p_value"} <= set(words)
+
+
+def test_run_measures_and_writes_reports(
+    stubbed: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("run", "stub:good", "--suite=mine.yaml") == 0
+    out, err = capsys.readouterr()
+    assert "3 passed" in out and "Reports in reports" in out and err == ""
+    assert stubbed.record("stub-good").status == "complete"
+
+
+def test_run_fails_when_a_check_does(stubbed: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("run", "stub:good", "stub:bad", "--suite=mine.yaml", "--report-dir=here") == 1
+    assert "FAIL" in capsys.readouterr().out
+    assert {path.name for path in (stubbed.path / "here").iterdir()} == {"stub-good", "stub-bad"}
+    assert stubbed.log("held") == []
+
+
+def test_run_goes_on_after_a_model_that_cannot_be_opened(
+    stubbed: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("run", "stub:broken", "stub:good", "--suite=mine.yaml") == 1
+    assert "calling 'broken' failed: no such luck" in " ".join(capsys.readouterr().out.split())
+    assert set(stubbed.verdicts("stub-good").values()) == {"pass"}
+
+
+def test_run_counts_doubt_as_asked(stubbed: Stage) -> None:
+    stubbed.write("mine.yaml", MINE.replace("metric: level, above", "metric: unsure, above"))
+    assert call("run", "stub:good", "--suite=mine.yaml") == 1
+    assert call("run", "stub:good", "--suite=mine.yaml", "--inconclusive=warn") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["builtin:handwire"], "did you mean 'handwired'?"),
+        (["stub:good", "--suite=cor"], "did you mean 'core'?"),
+        (["stub:good", "--suite=mine.yaml", "--seed=-1"], "must not be negative"),
+        (["stub:good", "--suite=mine.yaml", "--batch-size=0"], "must be at least 1"),
+        (["stub:good", "--device=gpu"], "unknown device 'gpu'"),
+        (["stub:good", "--dtype=int8"], "unknown dtype 'int8'"),
+        (["stub:good", "--report-dir=mine.yaml"], "--report-dir=mine.yaml: "),
+    ],
+)
+def test_mistakes_are_one_message_and_exit_code_4(
+    stubbed: Stage, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("run", *arguments) == 4
+    out, err = capsys.readouterr()
+    assert out == "" and message in err
+    assert err.startswith("icl-bench: ") and err.count("\n") == 1
+    assert stubbed.log() == []
+
+
+def test_an_interruption_keeps_what_was_measured(
+    stubbed: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second = "{probe: stub, tag: second"
+    stubbed.write("mine.yaml", MINE.replace(second, f"{second}, act: interrupt"))
+    assert call("run", "stub:good", "stub:bad", "--suite=mine.yaml") == 2
+    assert "icl-bench: interrupted" in capsys.readouterr().err
+    record = stubbed.record("stub-good")
+    assert record.status == "interrupted" and list(record.measurements) == ["mine/first"]
+    assert not (stubbed.path / "reports" / "stub-bad").exists()
+
+
+def test_an_interruption_before_anything_was_measured_writes_nothing(
+    stubbed: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stubbed.write("mine.yaml", MINE.replace("{probe: stub}", "{probe: stub, act: interrupt}"))
+    assert call("run", "stub:good", "--suite=mine.yaml") == 2
+    assert not (stubbed.path / "reports").exists()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+def test_ctrl_c_is_exit_code_2_without_a_traceback(stage: Stage) -> None:
+    stage.write("mine.yaml", MINE.replace("{probe: stub}", "{probe: stub, act: wait}"))
+    code = "import stub, sys; from icl_bench.cli import main; stub.install(); sys.exit(main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "run", "stub:good", "--suite=mine.yaml"],
+        cwd=stage.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(1200):
+        if (stage.path / "waiting").exists() or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (2, "icl-bench: interrupted\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a pipe")
+def test_a_reader_that_leaves_is_no_error() -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 0
+
+
+def test_a_fault_of_the_program_is_exit_code_3(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def break_down() -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr("icl_bench.suite.completion.json_schema", break_down)
+    assert call("schema") == 3
+    assert "planted" in capsys.readouterr().err
+
+
+def test_run_on_a_real_model(real_stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("run", "builtin:handwired", "--suite=tiny.yaml") == 0
+    assert "IclReferenceForCausalLM" in capsys.readouterr().out
+    assert set(real_stage.verdicts("builtin-handwired").values()) == {"pass"}

@@ -1,0 +1,142 @@
+"""What a run leaves behind: reports, and their state when it was cut short."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from conftest import MINE, Stage
+
+GOOD = "--icl-model=stub:good"
+BAD = "--icl-model=stub:bad"
+
+
+def test_a_run_with_a_model_writes_a_record_that_reads_back(stage: Stage) -> None:
+    result = stage.run(GOOD, "mine.yaml")
+    record = stage.record("stub-good")
+    assert record.status == "complete"
+    assert record.model.spec == "stub:good" and record.model.slug == "stub-good"
+    assert [suite.name for suite in record.suites] == ["mine"]
+    assert list(record.measurements) == ["mine/first", "mine/second"]
+    assert [check.id for check in record.checks] == ["high", "there", "low"]
+    written = {path.name for path in (stage.path / "reports" / "stub-good").iterdir()}
+    assert written == {"results.json", "report.md", "checks.csv", "heads.csv"}
+    result.stdout.fnmatch_lines(["Reports in reports?stub-good?", "  results.json, *"])
+
+
+def test_the_report_folder_can_be_chosen(stage: Stage) -> None:
+    stage.run(GOOD, "mine.yaml", "--icl-report-dir=here/below")
+    assert (stage.path / "here" / "below" / "stub-good" / "results.json").exists()
+    assert not (stage.path / "reports").exists()
+
+
+def test_a_test_that_changes_the_working_directory_does_not_move_the_reports(stage: Stage) -> None:
+    stage.write("test_it.py", "import os\ndef test_it(tmp_path): os.chdir(tmp_path)")
+    stage.run(GOOD, "test_it.py", "mine.yaml")
+    assert set(stage.verdicts("stub-good").values()) == {"pass"}
+
+
+@pytest.mark.parametrize("arguments", [["mine.yaml"], [GOOD, "mine.yaml", "--collect-only"]])
+def test_nothing_is_written_without_a_model_or_when_only_collecting(
+    stage: Stage, arguments: list[str]
+) -> None:
+    stage.write("taken", "a file")
+    assert stage.run(*arguments, "--icl-report-dir=taken").ret == 0
+    assert stage.run(*arguments).ret == 0
+    assert not (stage.path / "reports").exists()
+    assert stage.log() == []
+
+
+def test_deselected_checks_are_skipped_and_the_record_is_partial(stage: Stage) -> None:
+    stage.run(GOOD, "mine.yaml", "-k", "low")
+    record = stage.record("stub-good")
+    assert record.status == "partial"
+    told = {check.id: (check.verdict, check.reason) for check in record.checks}
+    assert told == {
+        "high": ("skipped", "deselected"),
+        "there": ("skipped", "deselected"),
+        "low": ("pass", None),
+    }
+    # What only the deselected checks need is not measured.
+    assert list(record.measurements) == ["mine/second"]
+
+
+def test_a_partial_run_does_not_replace_a_complete_record(stage: Stage) -> None:
+    stage.run(GOOD, "mine.yaml")
+    stage.run(GOOD, "mine.yaml", "-k", "low")
+    assert stage.record("stub-good").status == "complete"
+    assert stage.record("stub-good", "results.partial.json").status == "partial"
+    stage.run(GOOD, "mine.yaml")
+    assert not (stage.path / "reports" / "stub-good" / "results.partial.json").exists()
+
+
+def test_checks_after_the_first_failure_say_that_the_run_stopped(stage: Stage) -> None:
+    assert stage.run(BAD, "mine.yaml", "-x").ret == 1
+    record = stage.record("stub-bad")
+    assert record.status == "partial"
+    assert [check.verdict for check in record.checks] == ["fail", "skipped", "skipped"]
+    assert record.checks[1].reason == "not run: the run stopped early"
+
+
+def test_checks_that_another_plugin_skips_or_breaks_say_so(stage: Stage) -> None:
+    stage.write(
+        "conftest.py",
+        "import pytest\n"
+        "def pytest_runtest_setup(item):\n"
+        "    if item.name.startswith('high'): pytest.skip('not today')\n"
+        "    if item.name.startswith('low'): raise OSError('disk full')",
+    )
+    stage.run(GOOD, "mine.yaml").assert_outcomes(skipped=1, passed=1, errors=1)
+    record = stage.record("stub-good")
+    assert record.status == "partial"
+    told = {check.id: (check.verdict, check.reason) for check in record.checks}
+    assert told["high"] == ("skipped", "not run: Skipped: not today")
+    assert told["low"][0] == "error" and "OSError" in str(told["low"][1])
+
+
+def test_reports_that_cannot_be_written_fail_the_run(stage: Stage) -> None:
+    stage.write("reports/stub-good", "a file where the folder should be")
+    result = stage.run(GOOD, "mine.yaml")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["the reports were not written: report folder *stub-good: *"])
+    assert "Traceback" not in result.stdout.str()
+
+
+def test_every_model_has_a_record_of_its_own(stage: Stage) -> None:
+    result = stage.run(GOOD, BAD, "mine.yaml")
+    result.assert_outcomes(passed=5, failed=1)
+    assert stage.verdicts("stub-good") == {"high": "pass", "there": "pass", "low": "pass"}
+    assert stage.verdicts("stub-bad") == {"high": "fail", "there": "pass", "low": "pass"}
+    assert sorted(os.listdir(stage.path / "reports")) == ["stub-bad", "stub-good"]
+
+
+def test_the_summary_goes_to_a_terminal_that_knows_ascii_only(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    result = stage.run_apart(BAD, "mine.yaml")
+    assert result.ret == 1
+    assert "UnicodeEncodeError" not in result.stdout.str() + result.stderr.str()
+    result.stdout.fnmatch_lines(["*2 passed, 1 failed*", "Reports in reports?stub-bad?"])
+
+
+def test_two_runs_in_one_process_do_not_mix(stage: Stage) -> None:
+    stage.run(GOOD, "mine.yaml")
+    result = stage.run("mine.yaml")
+    assert "Reports in" not in result.stdout.str()
+    stage.write("again.yaml", MINE.replace("name: mine", "name: again"))
+    stage.run(GOOD, "again.yaml", "-k", "high", "--icl-report-dir=other")
+    assert stage.record("stub-good").status == "complete"
+
+
+def test_a_run_inside_a_test_does_not_take_the_outer_results(stage: Stage) -> None:
+    stage.write("conftest.py", "pytest_plugins = 'pytester'")
+    stage.write(
+        "test_it.py",
+        "def test_it(pytester): assert pytester.runpytest_inprocess('--version').ret == 0\n"
+        "def test_more(pytester):\n"
+        "    pytester.makepyfile('def test(): pass')\n"
+        "    assert pytester.runpytest_inprocess().ret == 0",
+    )
+    stage.run_apart(GOOD, "test_it.py", "mine.yaml").assert_outcomes(passed=5)
+    assert set(stage.verdicts("stub-good").values()) == {"pass"}
