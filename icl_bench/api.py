@@ -16,7 +16,8 @@ from icl_bench.models.model import Model
 from icl_bench.models.opening import open_model, wrap
 from icl_bench.models.spec import ModelSpec, check_spec, parse_spec, slugs
 from icl_bench.models.vocabulary import vocabulary_size
-from icl_bench.plan import RunOptions, make_plan
+from icl_bench.options import RunOptions
+from icl_bench.plan import make_plan
 from icl_bench.record import RunRecord
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from icl_bench.errors import SettingsError, nearest
-from icl_bench.models.loading import check_device_text, check_dtype_text
-from icl_bench.plan import RunOptions
+from icl_bench.models.loading import check_device, check_dtype
+from icl_bench.options import RunOptions
 from icl_bench.suite import Suite, find_suite, is_suite, load_suite, shipped_suites
 
 DEFAULT_SUITE = "core"
@@ -76,8 +76,8 @@ def read_options(config: pytest.Config) -> RunOptions:
     Raises:
         SettingsError: an option has a value that cannot be used.
     """
-    check_device_text(config.getoption("icl_device"))
-    check_dtype_text(config.getoption("icl_dtype"))
+    check_device(config.getoption("icl_device"))
+    check_dtype(config.getoption("icl_dtype"))
     inconclusive = config.getoption("icl_inconclusive")
     if inconclusive not in ("fail", "warn"):
         raise SettingsError(f"--icl-inconclusive={inconclusive}: use fail or warn")

@@ -108,9 +108,10 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _run(given: argparse.Namespace) -> int:
     from icl_bench.arguments import check_report_dir
-    from icl_bench.models.loading import check_device_text, check_dtype_text
+    from icl_bench.models.loading import check_device, check_dtype
     from icl_bench.models.spec import check_spec, parse_spec, slugs
-    from icl_bench.plan import RunOptions, make_plan
+    from icl_bench.options import RunOptions
+    from icl_bench.plan import make_plan
     from icl_bench.record import RunRecord
     from icl_bench.render.files import write_reports
     from icl_bench.render.terminal import summary
@@ -127,8 +128,8 @@ def _run(given: argparse.Namespace) -> int:
         allow_pickle=given.allow_pickle,
     )
     options.validate()
-    check_device_text(given.device)
-    check_dtype_text(given.dtype)
+    check_device(given.device)
+    check_dtype(given.dtype)
     plan = make_plan([find_suite(name) for name in given.suite or ["core"]], seed=given.seed)
     specs = [parse_spec(text) for text in dict.fromkeys(given.model)]
     for spec in specs:

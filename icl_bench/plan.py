@@ -10,12 +10,11 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from icl_bench.errors import InputError, SettingsError
+from icl_bench.errors import InputError
 from icl_bench.suite import CheckSpec, QuizSpec, Suite
 
 
@@ -119,37 +118,3 @@ def _add(plan: Plan, suite: Suite, name: str, seed: int | None) -> Planned:
     planned = Planned(key, spec.probe, settings, upstream.key if upstream else None, digest)
     plan.measurements[key] = planned
     return planned
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How models are opened and run; the same for every model of a run.
-
-    Args:
-        device: auto, cpu, cuda, cuda:N.
-        dtype: auto, float32, bfloat16 or float16.
-        batch_size: rows of a forward pass; None to choose.
-        seed: overrides the suites' seeds; None to keep them.
-        cache_dir: folder for float copies of GGUF files; None for the default.
-        trust_remote_code: run code that a model brings.
-        allow_pickle: read weights that are stored as pickles.
-    """
-
-    device: str = "auto"
-    dtype: str = "auto"
-    batch_size: int | None = None
-    seed: int | None = None
-    cache_dir: Path | None = None
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
-
-    def validate(self) -> None:
-        """Check values that can be judged without a model.
-
-        Raises:
-            SettingsError: a value cannot be used.
-        """
-        if self.batch_size is not None and self.batch_size < 1:
-            raise SettingsError(f"batch size {self.batch_size}: must be at least 1")
-        if self.seed is not None and self.seed < 0:
-            raise SettingsError(f"seed {self.seed}: must not be negative")

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Literal
 from icl_bench.checks import applies, evaluate
 from icl_bench.errors import IclError, NotMeasurable
 from icl_bench.models.spec import ModelSpec
-from icl_bench.plan import Plan, RunOptions
+from icl_bench.options import RunOptions
+from icl_bench.plan import Plan
 from icl_bench.probes import get_probe
 from icl_bench.probes.context import Context, Task, silent_task
 from icl_bench.record import Check, Environment, Measurement, ModelInfo, RunRecord, SuiteRef

@@ -12,7 +12,8 @@ import pytest
 from icl_bench import arguments
 from icl_bench.errors import IclError, InputError
 from icl_bench.models.spec import ModelSpec, check_spec, parse_spec, slugs
-from icl_bench.plan import Plan, RunOptions, make_plan
+from icl_bench.options import RunOptions
+from icl_bench.plan import Plan, make_plan
 from icl_bench.progress import TerminalProgress
 from icl_bench.record import Check, Environment, Measurement, ModelInfo, RunRecord
 from icl_bench.runner import Lost, ModelRun, Results, assemble, close_others

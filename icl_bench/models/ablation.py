@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,10 +19,14 @@ class Ablation:
     Args:
         off: layer -> which heads are off, boolean, shape (rows, heads).
         values: layer -> what stands in for a head's output, shape (heads, width); None for zeros.
+
+    After a pass:
+        applied: the layers in which it was applied.
     """
 
     off: dict[int, Tensor]
     values: dict[int, Tensor] | None = None
+    applied: set[int] = field(default_factory=set)
 
     @classmethod
     def build(
@@ -51,12 +55,13 @@ class Ablation:
         off = self.off.get(layer)
         if off is None:
             return output
+        self.applied.add(layer)
         mask = off.to(output.device)[:, None, :, None]
         if self.values is None:
             return output.masked_fill(mask, 0)
         return torch.where(mask, self.values[layer].to(output), output)
 
     @property
-    def first_layer(self) -> int | None:
-        """The earliest layer with a head off; None when no head is."""
-        return min(self.off, default=None)
+    def missed(self) -> set[int]:
+        """Layers with a head off in which no attention call has applied it yet."""
+        return self.off.keys() - self.applied

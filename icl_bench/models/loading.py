@@ -59,17 +59,21 @@ def default_cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "icl_bench"
 
 
-def check_device_text(text: str) -> None:
-    """Raise SettingsError when `text` cannot name a device; whether it exists is seen on loading.
+def check_device(text: str) -> None:
+    """Raise SettingsError when `text` names no device, or one that this machine has not.
+
+    Torch is imported only where an accelerator is asked for by name.
 
     Args:
         text: auto, cpu, cuda, cuda:N or mps.
     """
     if not _DEVICE.fullmatch(text):
         raise SettingsError(f"unknown device {text!r}; use auto, cpu, cuda, cuda:N or mps")
+    if text not in ("auto", "cpu"):
+        _find_device(text)
 
 
-def check_dtype_text(text: str) -> None:
+def check_dtype(text: str) -> None:
     """Raise SettingsError when `text` names no data type that models can be loaded in.
 
     Args:
@@ -104,8 +108,8 @@ def load_parts(
         ModelError: it cannot be loaded, or its weights are incomplete or not finite.
         UnsupportedModel: it is no causal language model that transformers knows.
     """
-    check_device_text(device)
-    check_dtype_text(dtype)
+    check_device(device)
+    check_dtype(dtype)
     place = _find_device(device)
     kind = _find_dtype(dtype, place)
     if spec.kind != "hub":

@@ -338,13 +338,17 @@ class Model:
         if self._path is None:
             return self.runner.run_plain(ids, keep)
         try:
-            return PATHS[self._path][1](self.runner, ids, work, keep, logits)
+            result = PATHS[self._path][1](self.runner, ids, work, keep, logits)
         except KernelMisfit as error:
             raise ModelError(f"{error} on {ids.shape[1]} tokens") from None
         except torch.OutOfMemoryError:
             raise ModelError(
                 f"memory ran out on {len(ids)} x {ids.shape[1]} tokens; set a smaller batch size"
             ) from None
+        if work.ablation is not None and work.ablation.missed:
+            layers = ", ".join(str(layer) for layer in sorted(work.ablation.missed))
+            raise ModelError(f"the ablation in layer {layers} did not act")
+        return result
 
 
 def _score_targets(logits: Tensor | None, answer: Tensor) -> TokenLosses:

@@ -8,7 +8,7 @@ from icl_bench.errors import ModelError
 from icl_bench.models.loading import load_parts
 from icl_bench.models.model import Model
 from icl_bench.models.spec import ModelSpec
-from icl_bench.plan import RunOptions
+from icl_bench.options import RunOptions
 
 
 def open_model(spec: ModelSpec, slug: str, options: RunOptions) -> Model:
