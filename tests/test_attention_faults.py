@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import icl_bench
-from icl_bench.errors import MeasurementError, ModelError, UnsupportedModel
+from icl_bench.errors import ModelError, UnsupportedModel
 from icl_bench.measures.tokens import Pairs, RepeatedTokens, draw_repeated, induction_pairs
 from icl_bench.models import attention, paths
 from icl_bench.models.ablation import Ablation
@@ -80,12 +80,13 @@ def test_an_ablation_that_stops_firing_later_is_an_error(monkeypatch):
     model = icl_bench.wrap(families.build("llama"))
     monkeypatch.setattr(Ablation, "apply", lambda self, layer, output: output)
     settings = ablation.Settings(heads=[[0, 0]], method="zero", sequences=2, period=8, null_draws=0)
-    with pytest.raises(MeasurementError, match="did not act"):
+    with pytest.raises(ModelError, match="the ablation in layer 0 did not act"):
         ablation.measure(model, settings, Context())
 
 
 def test_an_ablation_that_leaks_into_other_rows_is_refused(monkeypatch):
     def leak(self, layer, output):
+        self.applied.add(layer)
         off = self.off.get(layer)
         return output if off is None else output.masked_fill(off.any(0)[None, None, :, None], 0)
 

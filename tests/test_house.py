@@ -19,10 +19,11 @@ MAY_IMPORT = {
     "probes": {"errors", "record", "measures", "models"},
     "suite": {"errors", "probes"},
     "plan": {"errors", "suite"},
-    "models": {"errors", "measures", "reference", "plan"},
+    "options": {"errors"},
+    "models": {"errors", "measures", "reference", "options"},
     "render": {"errors", "record"},
     "checks": {"errors", "record", "suite", "probes", "render"},
-    "runner": {"errors", "record", "probes", "models", "plan", "checks"},
+    "runner": {"errors", "options", "record", "probes", "models", "plan", "checks"},
 }
 """Room -> rooms it may import; `api`, `session`, `items`, `plugin` and `cli` may import all."""
 

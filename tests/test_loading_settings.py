@@ -10,8 +10,8 @@ import torch
 
 from icl_bench.errors import SettingsError
 from icl_bench.models.loading import (
-    check_device_text,
-    check_dtype_text,
+    check_device,
+    check_dtype,
     default_cache_dir,
     load_parts,
 )
@@ -25,7 +25,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("text", ["auto", "cpu", "cuda", "cuda:0", "cuda:13", "mps"])
 def test_a_device_that_may_exist_passes(text: str) -> None:
-    check_device_text(text)
+    check_device(text)
 
 
 @pytest.mark.parametrize("text", ["", "gpu", "cuda:", "cuda:x", "CPU", "cpu:0", "tpu"])
@@ -33,13 +33,13 @@ def test_a_text_that_names_no_device_is_refused(text: str) -> None:
     with pytest.raises(
         SettingsError, match=r"unknown device .*; use auto, cpu, cuda, cuda:N or mps"
     ):
-        check_device_text(text)
+        check_device(text)
 
 
 @pytest.mark.parametrize("text", ["", "fp32", "float64", "int8", "torch.float32"])
 def test_a_text_that_names_no_dtype_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match=r"unknown dtype .*; use auto, float32, bfloat16 or"):
-        check_dtype_text(text)
+        check_dtype(text)
 
 
 def test_wrong_settings_are_refused_before_anything_is_loaded() -> None:

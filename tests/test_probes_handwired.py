@@ -124,6 +124,13 @@ def test_mean_ablation_differs_from_zero_only_where_heads_write(model, repeats, 
     assert mean.unmeasured["null_p_value"] == "null_draws: 0 in the suite"
 
 
+def test_heads_that_write_nothing_do_no_damage(model):
+    settings = ablation.Settings(heads=[[0, 5], [1, 7]], method="zero", null_draws=0, **SMALL)
+    found = ablation.measure(model, settings, Context())
+    assert value(found, "loss_ratio") == pytest.approx(1)
+    assert value(found, "copying_lost") == pytest.approx(0)
+
+
 def test_heads_can_be_listed_ranked_or_random(model, repeats):
     def choose(heads):
         settings = ablation.Settings(heads=heads, **SMALL)

@@ -10,9 +10,9 @@ import checkpoints
 
 SCRIPT = """
 import sys
-from icl_bench.models.loading import check_device_text, check_dtype_text, default_cache_dir
+from icl_bench.models.loading import check_device, check_dtype, default_cache_dir
 from icl_bench.models.spec import check_spec, parse_spec, slugs
-check_device_text("cuda:1"), check_dtype_text("auto"), default_cache_dir()
+check_device("cuda:1"), check_dtype("auto"), default_cache_dir()
 specs = [parse_spec(text) for text in sys.argv[2:]]
 slugs(specs)
 for spec in specs:
