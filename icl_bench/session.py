@@ -102,6 +102,7 @@ class IclSession:
     def run_of(self, slug: str) -> ModelRun:
         """Return the run of one model; every other open model is let go of."""
         close_others(self.runs, slug)
+        share_cores(self.config)
         return self.runs[slug]
 
     def open_for_test(self, slug: str) -> Model:
@@ -214,6 +215,18 @@ class IclSession:
         terminalreporter.write_line(text)
         if self.trouble:
             terminalreporter.write_line(f"the reports were not written: {self.trouble}", red=True)
+
+
+def share_cores(config: pytest.Config) -> None:
+    """Under xdist, give this worker its share of the cores.
+
+    With all of them in every worker, the workers' threads would wait for each other.
+    """
+    worker = getattr(config, "workerinput", None)
+    if worker is not None and "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(worker["workercount"])))
 
 
 def open_session(config: pytest.Config) -> IclSession:

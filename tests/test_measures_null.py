@@ -36,6 +36,13 @@ def test_a_layer_with_enough_sets_for_alpha_is_not_left():
     assert null.p_min == pytest.approx(1 / 24)
 
 
+def test_the_other_half_of_the_circuit_stays_out_of_a_null_that_can_decide():
+    """Ten other heads give 45 pairs: fewer than 99, but enough; layer 0 must not come in."""
+    null = matched_sets([(1, 0), (1, 4)], {0: 12, 1: 12}, draws=99, alpha=0.05)
+    assert (null.radius, null.exhaustive, len(null.sets)) == (0, True, 45)
+    assert {layer for some in null.sets for layer, _ in some} == {1}
+
+
 def test_too_few_sets_widen_to_neighbours_until_alpha_can_be_reached():
     heads = dict.fromkeys(range(6), 4)
     null = matched_sets([(3, 0)], heads, draws=99, alpha=0.05)

@@ -96,10 +96,11 @@ def test_any_registered_attention_function_is_called_once_per_layer(ids):
 def test_padding_changes_nothing(ids, side, attention):
     model = make()
     model.set_attn_implementation(attention)
-    padding, ones = torch.full((2, 3), 2), torch.ones(2, 9, dtype=torch.long)
-    order = [padding, ids] if side == "left" else [ids, padding]
-    mask = [torch.zeros_like(padding), ones] if side == "left" else [ones, torch.zeros_like(padding)]
-    padded = model(torch.cat(order, 1), attention_mask=torch.cat(mask, 1)).logits
+    parts = [torch.full((2, 3), 2), ids]
+    masks = [torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 9, dtype=torch.long)]
+    if side == "right":
+        parts, masks = parts[::-1], masks[::-1]
+    padded = model(torch.cat(parts, 1), attention_mask=torch.cat(masks, 1)).logits
     kept = padded[:, 3:] if side == "left" else padded[:, :9]
     torch.testing.assert_close(kept, model(ids).logits, atol=1e-5, rtol=1e-5)
 
@@ -145,9 +146,7 @@ def test_a_saved_model_comes_back_through_the_auto_classes(ids, tmp_path):
     assert torch.equal(again(ids).logits, model(ids).logits)
     assert AutoConfig.from_pretrained(tmp_path).head_dim == 8
     body = AutoModel.from_pretrained(tmp_path).eval()
-    torch.testing.assert_close(
-        body(ids).last_hidden_state, model.model(ids).last_hidden_state
-    )
+    torch.testing.assert_close(body(ids).last_hidden_state, model.model(ids).last_hidden_state)
 
 
 def test_there_are_no_biases_no_mlp_and_no_tied_weights():

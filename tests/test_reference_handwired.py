@@ -141,9 +141,7 @@ def test_all_earlier_copies_share_the_attention(model, bos, repeats):
 def test_a_shifted_previous_token_head_moves_the_peak_by_as_much(bos, shift):
     pattern, losses = run(fresh(shift=shift), make_tokens(bos))
     queries = torch.arange(N, 2 * N - shift) + bos
-    profile = [
-        pattern[1, :, 0, queries, queries - N + k].mean().item() for k in range(1 - bos, 12)
-    ]
+    profile = [pattern[1, :, 0, queries, queries - N + k].mean().item() for k in range(1 - bos, 12)]
     assert profile[shift - (1 - bos)] > 0.999 and sum(profile) < 1.001
     assert pattern[0, :, 0, queries, queries - shift].min() > 0.999
     assert (losses[:, bos : N - 1 + bos] - math.log(V)).abs().max() < 1e-5

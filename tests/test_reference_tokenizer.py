@@ -30,7 +30,15 @@ def test_the_word_list_is_what_the_models_were_trained_on():
 
 def test_a_word_is_a_token_and_bos_comes_first(tokenizer):
     ids = tokenizer("Harry Potter met Anna. Harry").input_ids
-    assert tokenizer.convert_ids_to_tokens(ids) == ["<bos>", "Harry", "Potter", "met", "Anna", ".", "Harry"]
+    assert tokenizer.convert_ids_to_tokens(ids) == [
+        "<bos>",
+        "Harry",
+        "Potter",
+        "met",
+        "Anna",
+        ".",
+        "Harry",
+    ]
 
 
 def test_a_choice_after_a_space_is_one_token(tokenizer):

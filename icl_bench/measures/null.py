@@ -46,9 +46,11 @@ def matched_sets(
 ) -> NullSets:
     """Draw sets with as many unselected heads, layer by layer, as `selected` has.
 
-    Where the layers themselves have fewer than `draws` distinct sets, heads may come from
-    neighbouring layers: first as far as needed for `draws` sets, else as far as needed for
-    p-values down to `alpha`. If neither helps, all sets of the layers themselves are used.
+    Where the layers themselves have too few distinct sets for a p-value of `alpha`, heads may
+    come from neighbouring layers, as far as needed. If that does not help, all sets of the
+    layers themselves are used. Layers that can decide at `alpha` are not left, even when they
+    have fewer than `draws` sets: a neighbour may hold the other half of the circuit, and a set
+    with that in it does as much damage without being a fair comparison.
 
     Args:
         selected: the heads under test.
@@ -57,18 +59,14 @@ def matched_sets(
         alpha: level that p-values should be able to reach.
         seed: seed of the draws.
     """
-    enough_for_alpha: NullSets | None = None
-    strict: NullSets | None = None
-    for radius in range(len(heads) + 1):
+    strict = _draw_within(set(selected), heads, 0, draws, seed)
+    found, radius = strict, 0
+    while not (len(found.sets) >= draws or found.p_min <= alpha):
+        radius += 1
+        if radius > max(heads) - min(heads):
+            return strict
         found = _draw_within(set(selected), heads, radius, draws, seed)
-        if len(found.sets) >= draws:
-            return found
-        if strict is None:
-            strict = found
-        if enough_for_alpha is None and found.sets and found.p_min <= alpha:
-            enough_for_alpha = found
-    assert strict is not None
-    return enough_for_alpha or strict
+    return found
 
 
 def uniform_sets(

@@ -1,0 +1,214 @@
+"""Training of the reference models, from fixed seeds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from icl_bench.reference.architecture import (
+    IclReferenceAttention,
+    IclReferenceConfig,
+    IclReferenceForCausalLM,
+)
+from icl_bench.reference.evaluation import evaluate
+from icl_bench.reference.tokenizer import build_tokenizer
+from icl_bench.reference.training_data import SequenceSource
+from icl_bench.reference.words import WORDS
+
+MODELS: dict[str, int] = {"induction-2l": 2, "control-1l": 1}
+"""Name -> number of layers."""
+
+STEPS = 2000
+"""Steps of the shipped models."""
+
+CONTEXT = 256
+_LENGTHS = (64, 64, 128, 128, 256)
+_TOKENS_PER_STEP = 4096
+_RATE, _WARM_UP, _COOL_DOWN = 3e-3, 50, 0.2
+_WAVES, _WAVE_RATIO, _WAVE_SIZE = 8, 0.72, 0.6
+_POSITION_RATE = 0.02
+
+_HEAD_RATES = 0.6
+"""Each head learns this much slower than the next faster one. Without it all heads of a layer
+become the same induction head by halves; with it two or three carry the circuit and the others
+stay what they are, so that a layer has heads of both kinds to compare."""
+
+Progress = Callable[[str], None]
+StepCallback = Callable[[int, IclReferenceForCausalLM, float], None]
+
+
+def train(
+    layers: int,
+    seed: int = 0,
+    steps: int = STEPS,
+    progress: Progress | None = None,
+    on_step: StepCallback | None = None,
+) -> IclReferenceForCausalLM:
+    """Return a freshly trained model; on one machine the same arguments give the same weights.
+
+    Args:
+        layers: number of attention layers.
+        seed: seed of the weights and of the sequences.
+        steps: optimizer steps.
+        progress: called with a line of text every 50 steps.
+        on_step: called after each step with its number from 1, the model and the step's loss in
+            nats; what it wants to keep of the model it has to copy.
+    """
+    model = _fresh_model(layers, seed)
+    rates = _HeadRates(model, seed)
+    places = model.model.embed_positions.weight
+    others = [p for p in model.parameters() if p is not places]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": others, "factor": 1.0, "weight_decay": 0.01},
+            {"params": [places], "factor": _POSITION_RATE, "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.98),
+    )
+    source = SequenceSource(seed)
+    model.train()
+    for step in range(1, steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = group["factor"] * _rate(step, steps)
+        length = _LENGTHS[source.integer(0, len(_LENGTHS) - 1)]
+        tokens = source.batch(_TOKENS_PER_STEP // length, length)
+        logits = model(tokens).logits
+        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        with rates:
+            optimizer.step()
+        value = float(loss.detach())
+        if progress is not None and (step % 50 == 0 or step == steps):
+            progress(f"{layers}-layer model, step {step} of {steps}: loss {value:.3f}")
+        if on_step is not None:
+            on_step(step, model, value)
+    return model.eval()
+
+
+def train_reference(
+    output_dir: Path | str, seed: int = 0, progress: Progress | None = None, steps: int = STEPS
+) -> dict[str, Any]:
+    """Train both reference models and save each, with the tokenizer, in a folder of its own.
+
+    Returns per model: `losses` (step -> nats, every 50 steps), `scores` as of `evaluate`,
+    `parameters`, `seconds` and `folder`.
+
+    Args:
+        output_dir: folder to write to; made if missing.
+        seed: seed of the weights and of the sequences.
+        progress: called with a line of text every 50 steps.
+        steps: optimizer steps.
+    """
+    summary: dict[str, Any] = {}
+    for name, layers in MODELS.items():
+        losses: dict[int, float] = {}
+
+        def keep(
+            step: int, model: nn.Module, loss: float, losses: dict[int, float] = losses
+        ) -> None:
+            if step % 50 == 0 or step == steps:
+                losses[step] = round(loss, 4)
+
+        started = time.monotonic()
+        model = train(layers, seed, steps, progress, keep)
+        seconds = time.monotonic() - started
+        folder = Path(output_dir) / name
+        save(model, folder)
+        summary[name] = {
+            "folder": str(folder),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "seconds": round(seconds, 1),
+            "scores": {key: round(value, 4) for key, value in evaluate(model).items()},
+            "losses": losses,
+        }
+    return summary
+
+
+def save(model: IclReferenceForCausalLM, folder: Path) -> None:
+    """Write config, weights and tokenizer so that transformers can load the folder.
+
+    Args:
+        model: the model to save.
+        folder: made if missing; files of these names in it are replaced.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    build_tokenizer(model.config.max_position_embeddings).save_pretrained(folder)
+    # transformers 5 writes a class name that 4.57 does not know; it reads the old one as well.
+    settings = folder / "tokenizer_config.json"
+    content = json.loads(settings.read_text(encoding="utf-8"))
+    content["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _fresh_model(layers: int, seed: int) -> IclReferenceForCausalLM:
+    """Return a model with weights of a generator of its own."""
+    config = IclReferenceConfig(
+        vocab_size=len(WORDS),
+        hidden_size=128,
+        num_hidden_layers=layers,
+        num_attention_heads=12,
+        head_dim=16,
+        max_position_embeddings=CONTEXT,
+    )
+    with torch.random.fork_rng(devices=[]):
+        model = IclReferenceForCausalLM(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, weight in sorted(model.named_parameters()):
+            if weight.dim() == 2:
+                weight.normal_(0, config.initializer_range, generator=generator)
+        model.model.embed_positions.weight.copy_(_waves(CONTEXT, config.hidden_size))
+    return model
+
+
+def _waves(positions: int, width: int) -> torch.Tensor:
+    """Return sines and cosines of few frequencies, (positions, width), zero beyond them.
+
+    A step back is one rotation, the same at every position. With few frequencies a head has no
+    room to learn it for the first positions only, as it does with 64 of them.
+    """
+    frequency = 3.0 * _WAVE_RATIO ** torch.arange(_WAVES)
+    angle = torch.arange(positions).unsqueeze(1) * frequency
+    waves = torch.zeros(positions, width)
+    waves[:, : 2 * _WAVES] = _WAVE_SIZE * torch.cat([angle.sin(), angle.cos()], dim=1)
+    return waves
+
+
+def _rate(step: int, steps: int) -> float:
+    return _RATE * min(1.0, step / _WARM_UP, (steps - step + 1) / (_COOL_DOWN * steps))
+
+
+class _HeadRates:
+    """Around an optimizer's step: each head goes only its own share of the way.
+
+    AdamW's steps do not depend on the size of gradients, so a head's learning rate can only be
+    set on the step itself. Which head is fast is drawn from the seed.
+    """
+
+    def __init__(self, model: IclReferenceForCausalLM, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self._weights: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for layer in model.model.layers:
+            attention: IclReferenceAttention = layer.self_attn
+            order = torch.randperm(attention.num_heads, generator=generator)
+            share = (_HEAD_RATES**order).repeat_interleave(attention.head_dim)
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+                self._weights.append((projection.weight, share.unsqueeze(1)))
+            self._weights.append((attention.o_proj.weight, share.unsqueeze(0)))
+
+    def __enter__(self) -> None:
+        self._before = [weight.detach().clone() for weight, _ in self._weights]
+
+    def __exit__(self, *_: object) -> None:
+        with torch.no_grad():
+            for (weight, share), before in zip(self._weights, self._before):
+                weight.copy_(before + share * (weight - before))
