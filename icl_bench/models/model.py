@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +17,7 @@ from icl_bench.models.ablation import Ablation
 from icl_bench.models.attention import Pass
 from icl_bench.models.families import NO_ATTENTION
 from icl_bench.models.kernels import KernelMisfit
+from icl_bench.models.losses import TokenLosses, join_losses, score_targets
 from icl_bench.models.paths import PATHS, Runner
 from icl_bench.models.prefix import Prefix, capture_prefix, resume, same_logits
 from icl_bench.models.selfcheck import choose_path
@@ -36,19 +36,6 @@ LOGIT_BYTES = 256 * 2**20
 """Memory that one batch of logits may take."""
 
 Advance = Callable[[int], None]
-
-
-@dataclass
-class TokenLosses:
-    """Losses of chosen targets.
-
-    Args:
-        nll: cross-entropy in nats, shape (rows, targets), float32.
-        correct: whether the target was ranked first, same shape.
-    """
-
-    nll: Tensor
-    correct: Tensor
 
 
 class Model:
@@ -269,10 +256,10 @@ class Model:
                 self.require_heads()
                 ablation = Ablation.build(sets[start : start + step], self.heads, values)
             logits = self._run(batch, Pass(ablation=ablation), wanted - 1, True)
-            parts.append(_score_targets(logits, batch[:, wanted]))
+            parts.append(score_targets(logits, batch[:, wanted]))
             if advance:
                 advance(len(batch))
-        return _join(parts)
+        return join_losses(parts)
 
     def losses_of_sets(
         self,
@@ -311,10 +298,10 @@ class Model:
             work = Pass(ablation=Ablation.build(off, self.heads, values))
             with nullcontext() if prefix is None else resume(self.runner, prefix, rows):
                 logits = self._run(input_ids[rows], work, targets - 1, True)
-            parts.append(_score_targets(logits, input_ids[rows][:, targets]))
+            parts.append(score_targets(logits, input_ids[rows][:, targets]))
             if advance:
                 advance(len(rows))
-        joined = _join(parts)
+        joined = join_losses(parts)
         shape = (len(sets), count, len(targets))
         return TokenLosses(joined.nll.reshape(shape), joined.correct.reshape(shape))
 
@@ -349,19 +336,3 @@ class Model:
             layers = ", ".join(str(layer) for layer in sorted(work.ablation.missed))
             raise ModelError(f"the ablation in layer {layers} did not act")
         return result
-
-
-def _score_targets(logits: Tensor | None, answer: Tensor) -> TokenLosses:
-    """Losses of `answer` (rows, targets) under logits (rows, targets, vocabulary)."""
-    assert logits is not None
-    answer = answer.to(logits.device)
-    logits = logits.float()
-    picked = logits.gather(-1, answer[..., None])[..., 0]
-    nll = (logits.logsumexp(-1) - picked).cpu()
-    if not bool(torch.isfinite(nll).all()):
-        raise ModelError("a loss is not a finite number")
-    return TokenLosses(nll, (logits.argmax(-1) == answer).cpu())
-
-
-def _join(parts: Sequence[TokenLosses]) -> TokenLosses:
-    return TokenLosses(torch.cat([p.nll for p in parts]), torch.cat([p.correct for p in parts]))

@@ -1,0 +1,41 @@
+"""Logits -> losses of chosen targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from icl_bench.errors import ModelError
+
+
+@dataclass
+class TokenLosses:
+    """Losses of chosen targets.
+
+    Args:
+        nll: cross-entropy in nats, shape (rows, targets), float32.
+        correct: whether the target was ranked first, same shape.
+    """
+
+    nll: Tensor
+    correct: Tensor
+
+
+def score_targets(logits: Tensor | None, answer: Tensor) -> TokenLosses:
+    """Losses of `answer` (rows, targets) under logits (rows, targets, vocabulary)."""
+    assert logits is not None
+    answer = answer.to(logits.device)
+    logits = logits.float()
+    picked = logits.gather(-1, answer[..., None])[..., 0]
+    nll = (logits.logsumexp(-1) - picked).cpu()
+    if not bool(torch.isfinite(nll).all()):
+        raise ModelError("a loss is not a finite number")
+    return TokenLosses(nll, (logits.argmax(-1) == answer).cpu())
+
+
+def join_losses(parts: Sequence[TokenLosses]) -> TokenLosses:
+    """Put the losses of consecutive batches together."""
+    return TokenLosses(torch.cat([p.nll for p in parts]), torch.cat([p.correct for p in parts]))
