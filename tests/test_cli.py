@@ -181,6 +181,8 @@ def test_ctrl_c_is_exit_code_2_without_a_traceback(stage: Stage) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Tests may run where the shell ignores Ctrl-C; what they start must not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for _ in range(1200):
         if (stage.path / "waiting").exists() or process.poll() is not None:

@@ -85,6 +85,8 @@ def start(stage: Stage, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # Tests may run where the shell ignores Ctrl-C; what they start must not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for _ in range(1200):
         if Path(stage.path, "waiting").exists() or process.poll() is not None:

@@ -12,7 +12,7 @@ SCRIPT = """
 import sys
 from icl_bench.models.loading import check_device, check_dtype, default_cache_dir
 from icl_bench.models.spec import check_spec, parse_spec, slugs
-check_device("cuda:1"), check_dtype("auto"), default_cache_dir()
+check_device("cpu"), check_dtype("auto"), default_cache_dir()
 specs = [parse_spec(text) for text in sys.argv[2:]]
 slugs(specs)
 for spec in specs:
