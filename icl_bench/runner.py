@@ -226,7 +226,9 @@ def describe_model(model: Model, spec: ModelSpec, slug: str) -> ModelInfo:
 def describe_environment(model: Model | None = None) -> Environment:
     """Describe this process for the record; without a model torch is not imported."""
     environment = Environment(
-        python=platform.python_version(), platform=platform.platform(), git=_git_commit()
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        git=_git_commit(),
     )
     if model is not None:
         import torch

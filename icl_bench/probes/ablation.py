@@ -57,6 +57,9 @@ METRICS: dict[str, MetricInfo] = {
     "null_p_value": MetricInfo(
         "p-value of the damage against layer-matched random heads", "down", "probability", True
     ),
+    "null_observed_ratio": MetricInfo(
+        "loss_ratio of the chosen heads on the null's sequences", "up", "ratio", True
+    ),
     "null_median_ratio": MetricInfo("median loss_ratio of the null", None, "ratio", True),
     "null_max_ratio": MetricInfo("largest loss_ratio of the null", None, "ratio", True),
     "uniform_median_ratio": MetricInfo(

@@ -62,7 +62,12 @@ def compare_with_null(
         ]
         return losses / base
 
-    names: tuple[str, ...] = ("null_p_value", "null_median_ratio", "null_max_ratio")
+    names: tuple[str, ...] = (
+        "null_p_value",
+        "null_observed_ratio",
+        "null_median_ratio",
+        "null_max_ratio",
+    )
     if base <= 0:
         why = "the clean loss on repeats is 0: nothing to divide by"
         names += ("uniform_median_ratio", "uniform_max_ratio")
@@ -80,6 +85,7 @@ def compare_with_null(
         else:
             losses = damage(drawn.sets, "layer-matched random heads")
             ratios = tabulate("null", drawn.sets, losses)
+            result.metrics["null_observed_ratio"] = exact_metric(observed / base, count)
             result.metrics["null_median_ratio"] = exact_metric(np.median(ratios), len(ratios))
             result.metrics["null_max_ratio"] = exact_metric(ratios.max(), len(ratios))
             if drawn.p_min > settings.alpha:

@@ -181,8 +181,10 @@ def _ablation(measurement: Measurement) -> Iterator[str]:
         yield ""
         yield "```text"
         yield from tables.histogram(drawn)
-        if "loss_ratio" in metrics:
-            yield f"observed: {numbers.number(metrics['loss_ratio'].value)}"
+        # On the null's own sequences, which may be fewer than the main effect's.
+        observed = metrics.get("null_observed_ratio") or metrics.get("loss_ratio")
+        if observed is not None:
+            yield f"observed: {numbers.number(observed.value)}"
         yield "```"
 
 
