@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from icl_bench import __version__
-from icl_bench.errors import IclError, InputError
+from icl_bench.errors import IclError, InputError, SettingsError
 
 OK, FAILED, INTERRUPTED, INTERNAL, USAGE = range(5)
 
@@ -100,8 +100,15 @@ def _make_parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train-reference", help="train the built-in models anew (minutes on 2 cores)"
     )
-    train.add_argument("output", metavar="DIR", help="folder for weights, configs and tokenizer")
+    train.add_argument(
+        "output",
+        metavar="DIR",
+        nargs="?",
+        default="reference-models",
+        help="folder for weights, configs and tokenizer (default: reference-models/)",
+    )
     train.add_argument("--seed", type=int, default=0, metavar="N")
+    train.add_argument("--steps", type=int, default=2000, metavar="N", help="default: 2000")
     train.set_defaults(command=_train)
     return parser
 
@@ -207,12 +214,21 @@ def _list(given: argparse.Namespace) -> int:
 
 
 def _train(given: argparse.Namespace) -> int:
+    from icl_bench.arguments import check_report_dir
+
+    if given.steps < 1 or given.seed < 0:
+        raise SettingsError("train-reference: --steps must be at least 1, --seed at least 0")
+    check_report_dir(Path(given.output), "DIR")
+    import torch
+
     from icl_bench.reference.training import train_reference
 
     def show(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    summary = train_reference(Path(given.output), seed=given.seed, progress=show)
+    # The order of sums depends on the number of threads, and the weights on that order.
+    torch.set_num_threads(1)
+    summary = train_reference(Path(given.output), seed=given.seed, progress=show, steps=given.steps)
     print(json.dumps(summary, indent=1))
     return OK
 

@@ -219,3 +219,25 @@ def test_run_on_a_real_model(real_stage: Stage, capsys: pytest.CaptureFixture[st
     assert call("run", "builtin:handwired", "--suite=tiny.yaml") == 0
     assert "IclReferenceForCausalLM" in capsys.readouterr().out
     assert set(real_stage.verdicts("builtin-handwired").values()) == {"pass"}
+
+
+def test_the_reference_models_can_be_trained_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        assert call("train-reference", str(tmp_path / "new"), "--steps=2") == 0
+    finally:
+        torch.set_num_threads(threads)
+    printed = capsys.readouterr()
+    assert set(json.loads(printed.out)) == {"induction-2l", "control-1l"}
+    assert "step 2 of 2: loss" in printed.err
+    model = icl_bench.load_model(str(tmp_path / "new" / "induction-2l"))
+    assert model.heads == {0: 12, 1: 12}
+
+
+def test_training_for_no_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("train-reference", "--steps=0") == 4
+    assert "--steps must be at least 1" in capsys.readouterr().err
