@@ -222,7 +222,7 @@ def test_run_on_a_real_model(real_stage: Stage, capsys: pytest.CaptureFixture[st
 
 
 def test_the_reference_models_can_be_trained_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch
 
