@@ -49,6 +49,7 @@ class Runner:
         """Evaluation mode, no gradients, and the given attention implementation."""
         before = [getattr(c, "_attn_implementation_internal", None) for c in self._configs]
         training = [m for m in self.model.modules() if m.training]
+        own_forward = {m for m in self.model.modules() if "forward" in vars(m)}
         try:
             for module in training:
                 module.training = False
@@ -62,6 +63,10 @@ class Runner:
                 config._attn_implementation_internal = old
             for module in training:
                 module.training = True
+            # Asked for attentions, transformers 4 sets each layer's own method on it as attribute.
+            for module in self.model.modules():
+                if "forward" in vars(module) and module not in own_forward:
+                    del module.forward
 
     def forward(
         self, input_ids: Tensor, keep: Tensor | None, need_logits: bool, **more: Any
