@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from icl_bench.errors import SettingsError
+from icl_bench.errors import SettingsError, nearest
 from icl_bench.measures.copying import repeated_targets
-from icl_bench.measures.tokens import RepeatedTokens, draw_plain, draw_repeated
+from icl_bench.measures.tokens import Pairs, RepeatedTokens, draw_repeated
+from icl_bench.models.ablation import Replacement
+from icl_bench.models.interventions import run_clean, switch_off
 from icl_bench.models.model import Model
 from icl_bench.models.opening import open_model, wrap
 from icl_bench.models.spec import ModelSpec, check_spec, parse_spec, slugs
 from icl_bench.models.vocabulary import vocabulary_size
 from icl_bench.options import RunOptions
 from icl_bench.plan import make_plan
+from icl_bench.probes.replacement import METHODS, Method, Patterns, prepare_replacement
 from icl_bench.record import RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Method = Literal["zero", "mean"]
+HELD_OUT = 32
+"""Held-out sequences behind a mean, at least."""
 
 
 def load_model(
@@ -124,6 +128,10 @@ def token_losses(
     ablate: Iterable[Sequence[int]] = (),
     method: Method = "zero",
     seed: int = 0,
+    *,
+    patterns: Patterns = "free",
+    keep: Iterable[Sequence[int]] | None = None,
+    edges: Iterable[Sequence[int]] | None = None,
 ) -> Tensor:
     """Cross-entropy of every token but the first, with heads switched off.
 
@@ -131,25 +139,42 @@ def token_losses(
         model: the model.
         input_ids: ids, shape (batch, seq).
         ablate: heads to switch off, [(layer, head), ...].
-        method: what replaces a head's output: `zero`, or its `mean` over held-out random tokens.
+        method: what replaces a head's output: `zero`, its `mean` over held-out random tokens, its
+            output at the same position of other random tokens (`resample`), `pattern_preserving`
+            (zero, with every pattern as in the clean run), or `edge_knockout` (the head stays on
+            and loses its attention along `edges`).
         seed: seed of the held-out tokens.
+        patterns: `frozen` to let every head attend as in the clean run.
+        keep: instead of `ablate`: switch every head off except these.
+        edges: for `edge_knockout`, [(query position, key position), ...], physical positions.
 
     Returns:
         losses in nats, shape (batch, seq - 1).
 
     Raises:
         SettingsError: ids of a wrong shape or range, an unknown method, or no such head.
+        NotMeasurable: the model has no heads, or its attention cannot be changed in this way.
     """
     ids = torch.as_tensor(input_ids)
-    if ids.ndim != 2 or ids.shape[1] < 2 or ids.dtype.is_floating_point:
+    if ids.ndim != 2 or 0 in ids.shape or ids.shape[1] < 2 or ids.dtype.is_floating_point:
         raise SettingsError(f"input_ids must be integers (batch, seq >= 2), not {tuple(ids.shape)}")
     rows = vocabulary_size(model.model)
     if int(ids.min()) < 0 or int(ids.max()) >= rows:
         raise SettingsError(f"input_ids must lie in 0..{rows - 1}")
-    heads = _check_heads(model, ablate)
-    values = _stand_ins(model, method, ids.shape[1], seed) if heads else None
-    sets = [heads] * len(ids) if heads else None
-    return model.losses(ids.long(), sets=sets, values=values).nll
+    ids = ids.long()
+    heads = check_heads(model, ablate)
+    if keep is not None:
+        if heads:
+            raise SettingsError("give either 'ablate' or 'keep'")
+        kept = set(check_heads(model, keep))
+        heads = [head for head in model.every_head if head not in kept]
+    pairs = _check_edges(edges, ids.shape[1]) if method == "edge_knockout" else None
+    clean = run_clean(model, ids, torch.arange(1, ids.shape[1]))
+    if not heads:
+        _check_method(method, patterns)
+        return clean.losses.nll
+    replacement = _replace(model, method, patterns, heads, ids, seed, pairs)
+    return switch_off(model, clean, [heads], replacement).nll[0]
 
 
 def ablation_sweep(
@@ -173,19 +198,18 @@ def ablation_sweep(
 
     if not exact:
         raise SettingsError("exact=False (an adaptive sweep) is not there yet; use exact=True")
-    model.require_heads()
-    values = _stand_ins(model, method, tokens.input_ids.shape[1], 0)
     targets = repeated_targets(tokens)
-    clean = float(model.losses(tokens.input_ids, targets).nll.double().mean())
-    rows = []
-    for layer, count in sorted(model.heads.items()):
-        sets = [((layer, head),) for head in range(count)]
-        losses = model.losses_of_sets(tokens.input_ids, targets, sets, values=values)
-        for head, loss in enumerate(losses.nll.double().mean(dim=(1, 2)).tolist()):
-            rows.append(
-                {"layer": layer, "head": head, "repeated_loss": loss, "delta": loss - clean}
-            )
-    return pd.DataFrame(rows)
+    heads = model.every_head
+    model.require_heads()
+    replacement = _replace(model, method, "free", heads, tokens.input_ids, 0, None)
+    clean = run_clean(model, tokens.input_ids, targets)
+    losses = switch_off(model, clean, [(head,) for head in heads], replacement)
+    means = losses.nll.double().mean(dim=(1, 2))
+    base = float(clean.losses.nll.double().mean())
+    return pd.DataFrame(
+        {"layer": layer, "head": head, "repeated_loss": loss, "delta": loss - base}
+        for (layer, head), loss in zip(heads, means.tolist())
+    )
 
 
 def run(suites: Sequence[str | Path], model: Model | str, *, seed: int | None = None) -> RunRecord:
@@ -248,8 +272,20 @@ class Bench:
         return run(suites, self.model)
 
 
-def _check_heads(model: Model, heads: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
-    found = sorted({(int(layer), int(head)) for layer, head in heads})
+def check_heads(model: Model, heads: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
+    """Return heads as sorted (layer, head) pairs.
+
+    Args:
+        model: the model.
+        heads: the heads, each two whole numbers.
+
+    Raises:
+        SettingsError: the model has no such head.
+    """
+    try:
+        found = sorted({(int(layer), int(head)) for layer, head in heads})
+    except (TypeError, ValueError):
+        raise SettingsError("heads are given as [(layer, head), ...]") from None
     if found:
         model.require_heads()
     for layer, head in found:
@@ -261,16 +297,50 @@ def _check_heads(model: Model, heads: Iterable[Sequence[int]]) -> list[tuple[int
     return found
 
 
-def _stand_ins(model: Model, method: str, length: int, seed: int) -> dict[int, Tensor] | None:
-    if method not in ("zero", "mean"):
-        raise SettingsError(f"unknown method {method!r}; valid: 'zero', 'mean'")
-    if method == "zero":
-        return None
-    prefix = 0 if model.bos is None else 1
-    plain = draw_plain(
-        model.vocabulary, sequences=32, length=length - prefix, seed=seed, bos=model.bos
+def _check_method(method: str, patterns: str) -> None:
+    if method not in METHODS:
+        raise SettingsError(f"unknown method {method!r}; {nearest(method, METHODS)}")
+    if patterns not in ("free", "frozen"):
+        raise SettingsError(f"unknown patterns {patterns!r}; valid: 'free', 'frozen'")
+    if method == "edge_knockout" and patterns == "frozen":
+        raise SettingsError("edge_knockout changes patterns: they cannot be frozen")
+
+
+def _check_edges(edges: Iterable[Sequence[int]] | None, length: int) -> Pairs:
+    found = torch.as_tensor([list(edge) for edge in edges or ()])
+    if found.ndim != 2 or found.shape[1] != 2 or found.dtype.is_floating_point:
+        raise SettingsError("edge_knockout needs edges=[(query position, key position), ...]")
+    query, key = found.unbind(1)
+    if int(found.min()) < 0 or int(query.max()) >= length or bool((key >= query).any()):
+        raise SettingsError(
+            f"edges go from a query to an earlier key, both in 0..{length - 1}: a query that "
+            "loses its own position may have nothing left to attend to"
+        )
+    return Pairs(query, key)
+
+
+def _replace(
+    model: Model,
+    method: Method,
+    patterns: Patterns,
+    heads: Sequence[tuple[int, int]],
+    input_ids: Tensor,
+    seed: int,
+    edges: Pairs | None,
+) -> Replacement:
+    _check_method(method, patterns)
+    prepared = prepare_replacement(
+        model,
+        method,
+        layers={layer for layer, _ in heads},
+        sequences=max(HELD_OUT, len(input_ids)) if method == "mean" else len(input_ids),
+        length=input_ids.shape[1],
+        bos=model.bos,
+        seed=seed,
+        patterns=patterns,
+        edges=edges,
     )
-    return model.mean_outputs(plain, prefix)
+    return prepared.replacement
 
 
 __all__ = [

@@ -23,6 +23,7 @@ from icl_bench.probes.context import Context, Task, silent_task
 from icl_bench.record import Check, Environment, Measurement, ModelInfo, RunRecord, SuiteRef
 
 if TYPE_CHECKING:
+    from icl_bench.models.interventions import CleanRun
     from icl_bench.models.model import Model
 
 
@@ -71,6 +72,7 @@ class ModelRun:
         self._given = model is not None
         self._failure: str | None = None
         self._by_digest: dict[str, Measurement] = {}
+        self._runs: dict[str, CleanRun] = {}
 
     @property
     def model(self) -> Model:
@@ -109,6 +111,7 @@ class ModelRun:
         if self._given or self._model is None:
             return False
         self._model = None
+        self._runs.clear()
         return True
 
     def measure(self, key: str) -> Measurement:
@@ -142,7 +145,9 @@ class ModelRun:
         try:
             model = self.model
             module = get_probe(probe).module
-            taken: Measurement = module.measure(model, settings, Context(upstream, self.task))
+            taken: Measurement = module.measure(
+                model, settings, Context(upstream, self.task, self._runs)
+            )
             taken.seconds = round(time.perf_counter() - started, 3)
             return taken
         except NotMeasurable as error:

@@ -6,12 +6,14 @@ with surgery on the weights.
 
 from __future__ import annotations
 
+import ablating
 import families
 import pytest
 import torch
 
 import icl_bench
 from icl_bench.measures.tokens import draw_repeated
+from icl_bench.models.interventions import run_clean, switch_off
 
 PERIOD, SEQUENCES = 12, 3
 EVERY = list(families.CONFIGS)
@@ -105,7 +107,7 @@ def test_zero_ablation_equals_surgery_on_the_weights(family, model, tokens, head
 
 def test_rows_of_one_batch_are_ablated_apart(model, tokens):
     sets = [[(0, 1)], [], [(1, 0), (2, 2)]]
-    together = model.losses(tokens.input_ids, sets=sets).nll
+    together = ablating.losses(model, tokens.input_ids, sets)
     for row, heads in enumerate(sets):
         alone = icl_bench.token_losses(model, tokens.input_ids[row : row + 1], ablate=heads)
         assert torch.allclose(together[row], alone[0], atol=1e-5)
@@ -114,23 +116,23 @@ def test_rows_of_one_batch_are_ablated_apart(model, tokens):
 def test_shared_lower_layers_change_no_loss(model, tokens):
     sets = [[(1, 0)], [(2, 3)], []]
     targets = torch.arange(2, 2 * PERIOD)
-    shared = model.losses_of_sets(tokens.input_ids, targets, sets).nll
+    shared = switch_off(model, run_clean(model, tokens.input_ids, targets), sets).nll
     for index, heads in enumerate(sets):
-        plain = model.losses(tokens.input_ids, targets, sets=[heads] * SEQUENCES).nll
+        plain = ablating.losses(model, tokens.input_ids, [heads] * SEQUENCES, targets)
         assert torch.allclose(shared[index], plain, atol=1e-5)
 
 
 def test_mean_ablation_puts_the_mean_output_in_place(model, tokens):
     means = model.mean_outputs(tokens.input_ids, tokens.prefix)
     heads = [(layer, head) for layer, count in model.heads.items() for head in range(count)]
-    silent = model.losses(tokens.input_ids, sets=[heads] * SEQUENCES, values=means).nll
-    zeroed = model.losses(tokens.input_ids, sets=[heads] * SEQUENCES).nll
+    silent = ablating.losses(model, tokens.input_ids, [heads] * SEQUENCES, values=means)
+    zeroed = ablating.losses(model, tokens.input_ids, [heads] * SEQUENCES)
     assert not torch.allclose(silent, zeroed, atol=1e-4)
     # With every output constant, only the token itself and its place are left: a change of an
     # earlier token changes nothing later.
     other = tokens.input_ids.clone()
     other[:, tokens.prefix] = other[:, tokens.prefix + 1]
-    changed = model.losses(other, sets=[heads] * SEQUENCES, values=means).nll
+    changed = ablating.losses(model, other, [heads] * SEQUENCES, values=means)
     assert torch.allclose(
         changed[:, tokens.prefix + 1 :], silent[:, tokens.prefix + 1 :], atol=1e-4
     )
@@ -151,7 +153,7 @@ def test_the_module_is_left_as_it_was(model, tokens):
     module.train()
     icl_bench.head_scores(model, tokens)
     icl_bench.token_losses(model, tokens.input_ids, ablate=[(0, 0)])
-    model.losses_of_sets(tokens.input_ids, torch.arange(2, 8), [[(1, 0)]])
+    switch_off(model, run_clean(model, tokens.input_ids, torch.arange(2, 8)), [[(1, 0)]])
     assert all(m.training for m in module.modules())
     module.eval()
     assert (module.config._attn_implementation, module.training) == before

@@ -9,6 +9,8 @@ from real_model import find_smollm2
 import icl_bench
 from icl_bench.measures.copying import repeated_targets
 from icl_bench.measures.tokens import draw_plain, draw_repeated
+from icl_bench.models.ablation import Replacement
+from icl_bench.models.interventions import run_clean, switch_off
 
 EIGHT = {(17, 3), (17, 4), (17, 5), (18, 6), (18, 7), (20, 6), (23, 2), (23, 7)}
 
@@ -68,15 +70,17 @@ def test_switching_the_eight_off_breaks_copying_and_nothing_else(model):
     )
     targets = torch.cat([torch.arange(2, 51), repeated_targets(tokens)])
 
-    def losses(**options):
-        nll = model.losses(tokens.input_ids, targets, **options).nll
-        return float(nll[:, :49].mean()), float(nll[:, 49:].mean())
-
-    off = [sorted(EIGHT)] * 8
     means = model.mean_outputs(
         draw_plain(model.vocabulary, sequences=8, length=100, bos=model.bos), 1
     )
-    clean, zero, mean = losses(), losses(sets=off), losses(sets=off, values=means)
+
+    def parts(nll):
+        return float(nll[:, :49].mean()), float(nll[:, 49:].mean())
+
+    run = run_clean(model, tokens.input_ids, targets)
+    clean = parts(run.losses.nll)
+    zero = parts(switch_off(model, run, [sorted(EIGHT)]).nll[0])
+    mean = parts(switch_off(model, run, [sorted(EIGHT)], Replacement(means)).nll[0])
     assert clean[0] == pytest.approx(13.95, abs=0.5) and clean[1] == pytest.approx(2.66, abs=0.5)
     assert zero[1] / clean[1] == pytest.approx(4.7, abs=0.7)
     assert mean[1] / clean[1] == pytest.approx(4.4, abs=0.7)

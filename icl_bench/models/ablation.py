@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from icl_bench.measures.tokens import Pairs
+
 Head = tuple[int, int]
 """(layer, head), both 0-based."""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What becomes of heads that are switched off.
+
+    Args:
+        values: layer -> what stands in for their outputs: one vector for every position, shape
+            (heads, width), or the outputs on other sequences, shape (sequences, length, heads,
+            width), of which sequence i of the input gets number i modulo their count; None for
+            zeros.
+        frozen: whether every head, on or off, attends as in the clean run (the queries and keys
+            of the clean run are swapped in), so that only what is read along these patterns
+            changes. With zeros this is the pattern-preserving ablation of Olsson et al. 2022.
+        edges: when given, the heads stay on and only their attention along these pairs is
+            removed before the softmax (attention knockout, Geva et al. 2023; Crosbie & Shutova
+            2024).
+    """
+
+    values: Mapping[int, Tensor] | None = None
+    frozen: bool = False
+    edges: Pairs | None = None
+
+
+ZEROS = Replacement()
+"""Heads that are off write nothing."""
 
 
 @dataclass
@@ -18,14 +46,17 @@ class Ablation:
 
     Args:
         off: layer -> which heads are off, boolean, shape (rows, heads).
-        values: layer -> what stands in for a head's output, shape (heads, width); None for zeros.
+        values: layer -> what stands in for a head's output, as in `Replacement`; None for zeros.
+        sequences: for each row its sequence, which chooses the stand-in where there are several;
+            None when row i is sequence i.
 
     After a pass:
         applied: the layers in which it was applied.
     """
 
     off: dict[int, Tensor]
-    values: dict[int, Tensor] | None = None
+    values: Mapping[int, Tensor] | None = None
+    sequences: Tensor | None = None
     applied: set[int] = field(default_factory=set)
 
     @classmethod
@@ -33,7 +64,8 @@ class Ablation:
         cls,
         rows: Sequence[Iterable[Head]],
         heads_per_layer: dict[int, int],
-        values: dict[int, Tensor] | None = None,
+        values: Mapping[int, Tensor] | None = None,
+        sequences: Tensor | None = None,
     ) -> Ablation:
         """Make an ablation from one set of heads per row.
 
@@ -41,14 +73,9 @@ class Ablation:
             rows: for each row of the batch, the heads that are off in it.
             heads_per_layer: layer -> number of its heads.
             values: stand-ins as in the class.
+            sequences: the rows' sequences as in the class.
         """
-        off: dict[int, Tensor] = {}
-        for row, heads in enumerate(rows):
-            for layer, head in heads:
-                if layer not in off:
-                    off[layer] = torch.zeros(len(rows), heads_per_layer[layer], dtype=torch.bool)
-                off[layer][row, head] = True
-        return cls(off, values)
+        return cls(mark_heads(rows, heads_per_layer), values, sequences)
 
     def apply(self, layer: int, output: Tensor) -> Tensor:
         """Return head outputs (rows, length, heads, width) with those that are off replaced."""
@@ -59,9 +86,26 @@ class Ablation:
         mask = off.to(output.device)[:, None, :, None]
         if self.values is None:
             return output.masked_fill(mask, 0)
-        return torch.where(mask, self.values[layer].to(output), output)
+        values = self.values[layer]
+        if values.ndim == 4:
+            rows = torch.arange(len(output)) if self.sequences is None else self.sequences
+            values = values[(rows % len(values)).to(values.device)]
+        return torch.where(mask, values.to(output), output)
 
     @property
     def missed(self) -> set[int]:
         """Layers with a head off in which no attention call has applied it yet."""
         return self.off.keys() - self.applied
+
+
+def mark_heads(
+    rows: Sequence[Iterable[Head]], heads_per_layer: Mapping[int, int]
+) -> dict[int, Tensor]:
+    """Turn one set of heads per row into layer -> boolean (rows, heads)."""
+    marked: dict[int, Tensor] = {}
+    for row, heads in enumerate(rows):
+        for layer, head in heads:
+            if layer not in marked:
+                marked[layer] = torch.zeros(len(rows), heads_per_layer[layer], dtype=torch.bool)
+            marked[layer][row, head] = True
+    return marked

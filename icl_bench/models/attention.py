@@ -11,7 +11,7 @@ behave like plain attention.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_
 from icl_bench.errors import ModelError
 from icl_bench.measures.tokens import Pairs
 from icl_bench.models.ablation import Ablation
+from icl_bench.models.edges import Knockout
 from icl_bench.models.kernels import KernelMisfit, attend
 
 FUSED = "icl_bench"
@@ -53,6 +54,10 @@ ROUNDING = 5e-7
 """How much further for each unit of the row's log-sum-exp: a score of 600 has few digits left."""
 
 
+class Enough(Exception):
+    """Ends a forward pass whose rest nobody needs; never leaves the function that runs it."""
+
+
 @dataclass
 class Pass:
     """What one forward pass reads and changes.
@@ -61,20 +66,33 @@ class Pass:
         pairs: name -> pairs whose attention is wanted.
         raw: keep every pair's value instead of the mean over pairs.
         ablation: heads to switch off, per row of the batch; None for none.
+        knockout: edges to remove, per row of the batch; None for none.
+        clean_rows: for each row, the row whose queries and keys it attends with, so that its
+            patterns are that row's, shape (rows,); None when every row has its own.
         mean_over: physical positions whose head outputs are summed, or None.
+        keep_outputs: layers whose heads' outputs are kept.
+        stop_after: layer after whose attention the pass may end, when no logits are wanted.
 
     After the pass:
         scores: name -> layer -> (batch, heads), or (batch, heads, pairs) when raw.
         output_sums: layer -> (batch, heads, width), sums over `mean_over` in float64.
-        shapes: layer -> (heads, kv_heads, width of a head's output).
+        outputs: layer -> (batch, length, heads, width).
+        shapes: layer -> (heads, kv_heads, width of a head's output), in the order of the calls.
+        frozen: layers that attended with the queries and keys of `clean_rows`.
     """
 
     pairs: dict[str, Pairs] = field(default_factory=dict)
     raw: bool = False
     ablation: Ablation | None = None
+    knockout: Knockout | None = None
+    clean_rows: Tensor | None = None
     mean_over: slice | None = None
+    keep_outputs: Collection[int] = ()
+    stop_after: int | None = None
     scores: dict[str, dict[int, Tensor]] = field(default_factory=dict)
     output_sums: dict[int, Tensor] = field(default_factory=dict)
+    outputs: dict[int, Tensor] = field(default_factory=dict)
+    frozen: set[int] = field(default_factory=set)
     shapes: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     _masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -120,13 +138,39 @@ class Pass:
             kept = values.mean(-1)
         self.scores.setdefault(name, {})[layer] = kept
 
+    def freeze(self, layer: int, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the queries and keys (batch, heads, length, width) to attend with in `layer`."""
+        if self.clean_rows is None:
+            return query, key
+        self.frozen.add(layer)
+        rows = self.clean_rows.to(query.device)
+        return query[rows], key[rows]
+
     def finish_layer(self, layer: int, output: Tensor) -> Tensor:
-        """Read and change the heads' outputs (batch, length, heads, width) of `layer`."""
+        """Read and change the heads' outputs (batch, length, heads, width) of `layer`.
+
+        Raises:
+            Enough: nothing after this layer is wanted.
+        """
         if self.mean_over is not None:
             self.output_sums[layer] = output[:, self.mean_over].double().sum(1)
+        if layer in self.keep_outputs:
+            self.outputs[layer] = output.clone()
+        if self.stop_after == layer:
+            raise Enough
         if self.ablation is not None:
             return self.ablation.apply(layer, output)
         return output
+
+    @property
+    def missed(self) -> set[int]:
+        """Layers in which something was to be changed and has not been."""
+        missed = self.ablation.missed if self.ablation else set()
+        if self.knockout:
+            missed = missed | self.knockout.missed
+        if self.clean_rows is not None:
+            missed = missed | (self.shapes.keys() - self.frozen)
+        return missed
 
 
 _active: ContextVar[Pass | None] = ContextVar("icl_bench_pass", default=None)
@@ -229,13 +273,16 @@ def fused_attention(
         causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
     if query.shape[2] != key.shape[2]:
         raise KernelMisfit("queries and keys differ in number")
+    layer = number_layer(module, work)
+    query, key = work.freeze(layer, query, key)
     output, lse = attend(query, key, value, mask, causal, scale)
+    if work.knockout is not None:
+        output = work.knockout.apply(layer, output, query, key, value, mask, causal, scale)
     if isinstance(sinks, Tensor):
         total = torch.logaddexp(lse, sinks.float().reshape(1, -1, 1))
         output = output * torch.exp(lse - total)[..., None].to(output.dtype)
         lse = total
 
-    layer = number_layer(module, work)
     work.shapes[layer] = (query.shape[1], key.shape[1], output.shape[-1])
     magnitude = float(lse.abs().max()) if work.pairs else 0.0
     for name, pairs in work.pairs.items():
@@ -262,8 +309,11 @@ def eager_attention(
     own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     if own is None:
         raise KernelMisfit(f"{type(module).__module__} has no eager attention function")
-    output, weights = own(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    if work.knockout is not None:
+        raise KernelMisfit("single edges cannot be removed from the model's own eager attention")
     layer = number_layer(module, work)
+    query, key = work.freeze(layer, query, key)
+    output, weights = own(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     work.shapes[layer] = (query.shape[1], key.shape[1], output.shape[-1])
     read_matrix(work, layer, weights)
     return work.finish_layer(layer, output), None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection
 from functools import cached_property
 from typing import Any
 
@@ -13,13 +12,13 @@ from transformers import PreTrainedModel
 
 from icl_bench.errors import MeasurementError, ModelError, NotMeasurable
 from icl_bench.measures.tokens import Pairs
-from icl_bench.models.ablation import Ablation
 from icl_bench.models.attention import Pass
+from icl_bench.models.batching import Advance, BatchLimit, run_in_batches
 from icl_bench.models.families import NO_ATTENTION
+from icl_bench.models.interventions import run_clean
 from icl_bench.models.kernels import KernelMisfit
-from icl_bench.models.losses import TokenLosses, join_losses, score_targets
+from icl_bench.models.losses import TokenLosses
 from icl_bench.models.paths import PATHS, Runner
-from icl_bench.models.prefix import Prefix, capture_prefix, resume, same_logits
 from icl_bench.models.selfcheck import choose_path
 from icl_bench.models.vocabulary import (
     bos_id,
@@ -29,13 +28,6 @@ from icl_bench.models.vocabulary import (
     usable_ids,
     vocabulary_size,
 )
-
-TOKENS_PER_BATCH = 2048
-"""Tokens in one forward pass when the batch size is found automatically."""
-LOGIT_BYTES = 256 * 2**20
-"""Memory that one batch of logits may take."""
-
-Advance = Callable[[int], None]
 
 
 class Model:
@@ -70,8 +62,8 @@ class Model:
         self.tokenizer_note = tokenizer_note or "the model has no tokenizer"
         self.tokenizer = tokenizer
         self.spec, self.slug, self.revision = spec, slug, revision
-        self.batch_size = batch_size
         self.runner = Runner(model)
+        self.limit = BatchLimit(self.runner.device.type, batch_size, 4 * vocabulary_size(model))
         self.vocabulary = usable_ids(model, tokenizer)
         if len(self.vocabulary) < 2:
             raise ModelError("fewer than two token ids are usable for probes")
@@ -81,12 +73,15 @@ class Model:
         self.attention_note: str | None = None
         self.shapes: dict[int, tuple[int, int, int]] = {}
         self._path: str | None = None
-        self._resumes: dict[int, bool] = {}
+        self._in_order = False
+        self.resumes: dict[int, bool] = {}
         kind = model.config.model_type
         if kind in NO_ATTENTION:
             self.no_heads = f"{kind} is {NO_ATTENTION[kind]}: it has no attention heads"
         else:
-            self._path, self.shapes, self.attention_note = choose_path(self.runner, self.vocabulary)
+            self._path, found, self.attention_note = choose_path(self.runner, self.vocabulary)
+            self.shapes = dict(sorted(found.items()))
+            self._in_order = list(found) == list(self.shapes)
 
     @property
     def attention(self) -> str:
@@ -94,9 +89,33 @@ class Model:
         return "none" if self._path is None else PATHS[self._path][0]
 
     @property
+    def through_interface(self) -> bool:
+        """Whether attention runs through transformers' attention interface."""
+        return self._path in ("fused", "chunked", "eager")
+
+    @property
+    def batch_size(self) -> int | None:
+        """Rows of a forward pass as the user asked for; None where they are chosen."""
+        return self.limit.fixed
+
+    @batch_size.setter
+    def batch_size(self, rows: int | None) -> None:
+        self.limit.fixed = rows
+
+    @property
+    def embedding(self) -> Tensor:
+        """Token embedding (vocabulary, width)."""
+        return embedding_weight(self.model)
+
+    @property
     def heads(self) -> dict[int, int]:
         """Layer -> number of query heads, for the layers that have attention."""
         return {layer: shape[0] for layer, shape in self.shapes.items()}
+
+    @property
+    def every_head(self) -> list[tuple[int, int]]:
+        """Every (layer, head), in order."""
+        return [(layer, head) for layer, count in self.heads.items() for head in range(count)]
 
     @property
     def layers(self) -> int:
@@ -144,16 +163,6 @@ class Model:
             raise MeasurementError("bos: always, but neither tokenizer nor config defines a BOS id")
         return self.bos
 
-    def rows_per_batch(self, length: int, targets: int = 0) -> int:
-        """Return how many rows of `length` tokens to run at once, for logits of `targets`."""
-        if self.batch_size is not None:
-            return self.batch_size
-        rows = max(1, TOKENS_PER_BATCH // length)
-        if targets:
-            row_bytes = 4 * targets * vocabulary_size(self.model)
-            rows = min(rows, max(1, LOGIT_BYTES // row_bytes))
-        return rows
-
     def head_scores(
         self,
         input_ids: Tensor,
@@ -178,161 +187,128 @@ class Model:
             MeasurementError: the sequences are longer than the context.
         """
         self.require_heads()
-        rows, length = input_ids.shape
-        self.require_context(length)
         parts: dict[str, dict[int, list[Tensor]]] = {
             name: {layer: [] for layer in self.shapes} for name in pairs
         }
-        step = self.rows_per_batch(length)
-        for start in range(0, rows, step):
-            stop = min(rows, start + step)
+
+        def work(start: int, stop: int) -> None:
             chosen = {name: some.rows(start, stop) for name, some in pairs.items()}
-            work = Pass(pairs=chosen, raw=raw)
-            self._run(input_ids[start:stop], work, None, False)
+            work = Pass(pairs=chosen, raw=raw, stop_after=self.last_layer(self.shapes))
+            self.run_pass(input_ids[start:stop], work, None, logits=False)
             for name in pairs:
                 for layer in self.shapes:
                     parts[name][layer].append(work.scores[name][layer].cpu())
-            if advance:
-                advance(stop - start)
+
+        run_in_batches(input_ids.shape, self.limit, work, advance=advance)
         return {
             name: {layer: torch.cat(tensors) for layer, tensors in layers.items()}
             for name, layers in parts.items()
         }
 
-    def mean_outputs(self, input_ids: Tensor, prefix: int) -> dict[int, Tensor]:
+    def mean_outputs(
+        self, input_ids: Tensor, prefix: int, layers: Collection[int] | None = None
+    ) -> dict[int, Tensor]:
         """Mean output of every head over the content positions of a batch.
 
         Args:
             input_ids: (rows, prefix + length).
             prefix: positions to leave out at the front.
+            layers: the layers wanted; None for all.
 
         Returns:
             layer -> (heads, width), float32.
         """
         self.require_heads()
         rows, length = input_ids.shape
-        self.require_context(length)
+        wanted = sorted(self.shapes if layers is None else layers)
         sums: dict[int, Tensor] = {}
-        step = self.rows_per_batch(length)
-        for start in range(0, rows, step):
-            work = Pass(mean_over=slice(prefix, length))
-            self._run(input_ids[start : start + step], work, None, False)
-            for layer, part in work.output_sums.items():
-                total = part.sum(0).cpu()
+
+        def work(start: int, stop: int) -> None:
+            work = Pass(mean_over=slice(prefix, length), stop_after=self.last_layer(wanted))
+            self.run_pass(input_ids[start:stop], work, None, logits=False)
+            for layer in wanted:
+                total = work.output_sums[layer].sum(0).cpu()
                 sums[layer] = sums[layer] + total if layer in sums else total
+
+        run_in_batches(input_ids.shape, self.limit, work)
         count = rows * (length - prefix)
         return {layer: (total / count).float() for layer, total in sums.items()}
+
+    def head_outputs(self, input_ids: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
+        """Output of every head of some layers at every position.
+
+        Args:
+            input_ids: (rows, length).
+            layers: the layers wanted.
+
+        Returns:
+            layer -> (rows, length, heads, width), in the model's dtype.
+        """
+        self.require_heads()
+        parts: dict[int, list[Tensor]] = {layer: [] for layer in sorted(layers)}
+
+        def work(start: int, stop: int) -> None:
+            work = Pass(keep_outputs=parts.keys(), stop_after=self.last_layer(parts))
+            self.run_pass(input_ids[start:stop], work, None, logits=False)
+            for layer, kept in parts.items():
+                kept.append(work.outputs[layer])
+
+        run_in_batches(input_ids.shape, self.limit, work)
+        return {layer: torch.cat(kept) for layer, kept in parts.items()}
 
     def losses(
         self,
         input_ids: Tensor,
         targets: Tensor | None = None,
         *,
-        sets: Sequence[Sequence[tuple[int, int]]] | None = None,
-        values: dict[int, Tensor] | None = None,
         advance: Advance | None = None,
     ) -> TokenLosses:
-        """Cross-entropy of chosen targets, with heads switched off per row.
+        """Cross-entropy of chosen targets.
 
         Args:
             input_ids: (rows, length).
             targets: physical positions of the target tokens, each >= 1; None for all.
-            sets: for each row the heads that are off, or None for none.
-            values: what stands in for their outputs, layer -> (heads, width); None for zeros.
             advance: called with the number of rows done.
 
         Returns:
             losses of shape (rows, targets).
         """
-        rows, length = input_ids.shape
-        self.require_context(length)
-        wanted = torch.arange(1, length) if targets is None else targets
-        parts = []
-        step = self.rows_per_batch(length, len(wanted))
-        for start in range(0, rows, step):
-            batch = input_ids[start : start + step]
-            ablation = None
-            if sets is not None:
-                self.require_heads()
-                ablation = Ablation.build(sets[start : start + step], self.heads, values)
-            logits = self._run(batch, Pass(ablation=ablation), wanted - 1, True)
-            parts.append(score_targets(logits, batch[:, wanted]))
-            if advance:
-                advance(len(batch))
-        return join_losses(parts)
+        wanted = torch.arange(1, input_ids.shape[1]) if targets is None else targets
+        return run_clean(self, input_ids, wanted, advance=advance).losses
 
-    def losses_of_sets(
-        self,
-        input_ids: Tensor,
-        targets: Tensor,
-        sets: Sequence[Sequence[tuple[int, int]]],
-        *,
-        values: dict[int, Tensor] | None = None,
-        advance: Advance | None = None,
-    ) -> TokenLosses:
-        """Losses of every sequence under every set of heads switched off.
+    def last_layer(self, layers: Collection[int]) -> int | None:
+        """Return the layer after which a pass may end, or None where it has to run through.
 
-        The layers below the earliest head of all sets are run once and shared.
+        A pass ends early only where the layers' attention is known to be called in order.
+        """
+        return max(layers) if self.through_interface and self._in_order and layers else None
+
+    def run_pass(
+        self, ids: Tensor, work: Pass, keep: Tensor | None, *, logits: bool = True
+    ) -> Tensor | None:
+        """Run one batch through the model's attention path.
 
         Args:
-            input_ids: (sequences, length).
-            targets: physical positions of the target tokens, each >= 1.
-            sets: the sets of heads to switch off, one after the other.
-            values: stand-ins as in `losses`.
-            advance: called with the number of rows done, sets * sequences in all.
+            ids: (rows, length).
+            work: what to read and change.
+            keep: positions whose logits are wanted; None for all.
+            logits: False to stop before the language-modelling head.
 
         Returns:
-            losses of shape (sets, sequences, targets).
+            logits (rows, positions, vocabulary), or None when none were asked for.
+
+        Raises:
+            MeasurementError: the sequences are longer than the context.
+            ModelError: the kernel does not fit, or something that was to be changed was not.
         """
-        self.require_heads()
-        count, length = input_ids.shape
-        self.require_context(length)
-        earliest = min((layer for heads in sets for layer, _ in heads), default=0)
-        prefix = self._shared_prefix(input_ids, earliest)
-        parts = []
-        step = self.rows_per_batch(length, len(targets))
-        for start in range(0, len(sets) * count, step):
-            index = torch.arange(start, min(start + step, len(sets) * count))
-            rows = index % count
-            off = [sets[i] for i in (index // count).tolist()]
-            work = Pass(ablation=Ablation.build(off, self.heads, values))
-            with nullcontext() if prefix is None else resume(self.runner, prefix, rows):
-                logits = self._run(input_ids[rows], work, targets - 1, True)
-            parts.append(score_targets(logits, input_ids[rows][:, targets]))
-            if advance:
-                advance(len(rows))
-        joined = join_losses(parts)
-        shape = (len(sets), count, len(targets))
-        return TokenLosses(joined.nll.reshape(shape), joined.correct.reshape(shape))
-
-    def _shared_prefix(self, input_ids: Tensor, layer: int) -> Prefix | None:
-        """Return what enters `layer`, when resuming there is proven to change nothing."""
-        prefix = capture_prefix(self.runner, input_ids, layer)
-        if prefix is None:
-            return None
-        if layer not in self._resumes:
-            # Rows are switched, so that a pass that ignores the stand-in would be noticed.
-            rows = torch.arange(min(2, len(input_ids))).flip(0)
-            ids, keep = input_ids[rows], torch.tensor([input_ids.shape[1] - 1])
-            full = self._run(ids, Pass(), keep, True)
-            with resume(self.runner, prefix, rows):
-                short = self._run(ids, Pass(), keep, True)
-            assert full is not None and short is not None
-            self._resumes[layer] = same_logits(full, short)
-        return prefix if self._resumes[layer] else None
-
-    def _run(self, ids: Tensor, work: Pass, keep: Tensor | None, logits: bool) -> Tensor | None:
+        self.require_context(ids.shape[1])
         if self._path is None:
             return self.runner.run_plain(ids, keep)
         try:
             result = PATHS[self._path][1](self.runner, ids, work, keep, logits)
         except KernelMisfit as error:
             raise ModelError(f"{error} on {ids.shape[1]} tokens") from None
-        except torch.OutOfMemoryError:
-            raise ModelError(
-                f"memory ran out on {len(ids)} x {ids.shape[1]} tokens; set a smaller batch size"
-            ) from None
-        if work.ablation is not None and work.ablation.missed:
-            layers = ", ".join(str(layer) for layer in sorted(work.ablation.missed))
+        if work.missed:
+            layers = ", ".join(str(layer) for layer in sorted(work.missed))
             raise ModelError(f"the ablation in layer {layers} did not act")
         return result

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from icl_bench.errors import ModelError
-from icl_bench.models.attention import EAGER, FUSED, Pass, activate, read_matrix
+from icl_bench.models.attention import EAGER, FUSED, Enough, Pass, activate, read_matrix
 from icl_bench.models.families import FAMILIES, find_projections
 from icl_bench.models.vocabulary import embedding_weight
 
@@ -125,7 +125,8 @@ def _run_interface(implementation: str) -> Run:
     def run(
         runner: Runner, input_ids: Tensor, work: Pass, keep: Tensor | None, need_logits: bool
     ) -> Tensor | None:
-        with runner.prepared(implementation), activate(work):
+        logits = None
+        with runner.prepared(implementation), activate(work), suppress(Enough):
             logits, _ = runner.forward(input_ids, keep, need_logits)
         if not work.shapes:
             raise ModelError("the model does not call transformers' attention interface")

@@ -1,27 +1,28 @@
 """Prefix reuse: an ablation in layer l leaves the layers below l as they were.
 
-While many sets of heads are tried on the same sequences, the residual stream that enters the
-earliest ablated layer is computed once; the layers below hand on what they get. Whether that
-gives the same logits is checked once per model and layer list, because families that share keys
-and values across layers would break it.
+While many sets of heads are tried on the same sequences, the residual stream that enters each
+layer is computed once; a pass that changes nothing below layer l starts there, and the layers
+below hand on what they get. Whether that gives the same logits is checked once per model and
+layer, because families that share keys and values across layers would break it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from icl_bench.models.attention import Enough
 from icl_bench.models.families import find_decoder_layers
 from icl_bench.models.paths import Runner
 
 
 @dataclass
-class Prefix:
+class Stream:
     """The residual stream of some sequences before one layer.
 
     Args:
@@ -42,52 +43,74 @@ def decoder_layers(runner: Runner) -> nn.ModuleList | None:
     return layers if layers is not None and len(layers) == count else None
 
 
-def capture_prefix(runner: Runner, input_ids: Tensor, layer: int) -> Prefix | None:
-    """Run the sequences once and keep what enters `layer`; None when that cannot be had.
+class Capture:
+    """Keeps what enters chosen layers while a forward pass runs.
 
     Args:
-        runner: the model.
-        input_ids: (sequences, length).
-        layer: index of the decoder layer, at least 1.
+        layers: indices of decoder layers.
+        stop: whether the pass ends where the highest of them begins.
+
+    After a pass:
+        streams: layer -> its stream, for the layers where it could be had.
     """
-    layers = decoder_layers(runner)
-    if layers is None or not 0 < layer < len(layers):
-        return None
-    seen: dict[str, Any] = {}
 
-    def keep_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen["residual"] = args[0] if args else kwargs.get("hidden_states")
+    def __init__(self, layers: Collection[int], *, stop: bool) -> None:
+        self.layers, self.stop = sorted(layers), stop
+        self.streams: dict[int, Stream] = {}
+        self._wrapped: dict[int, bool] = {}
 
-    def keep_kind(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        seen["wrapped"] = isinstance(output, tuple)
+    @contextmanager
+    def watching(self, runner: Runner) -> Iterator[Capture]:
+        """Watch the passes inside the block; `Enough` ends it early where `stop` is set."""
+        modules = decoder_layers(runner)
+        with ExitStack() as stack:
+            for layer in self.layers if modules is not None else []:
+                assert modules is not None
+                if not 0 <= layer < len(modules):
+                    continue
+                handle = modules[layer].register_forward_pre_hook(
+                    self._keeper(layer), with_kwargs=True
+                )
+                stack.callback(handle.remove)
+                if layer:
+                    before = modules[layer - 1]
+                    stack.callback(before.register_forward_hook(self._judge(layer)).remove)
+            with suppress(Enough):
+                yield self
 
-    with ExitStack() as stack:
-        stack.enter_context(runner.prepared(None))
-        handle = layers[layer].register_forward_pre_hook(keep_input, with_kwargs=True)
-        stack.callback(handle.remove)
-        stack.callback(layers[layer - 1].register_forward_hook(keep_kind).remove)
-        runner.forward(input_ids, None, False)
-    residual = seen.get("residual")
-    if not isinstance(residual, Tensor):
-        return None
-    return Prefix(layer, residual, bool(seen["wrapped"]))
+    def _keeper(self, layer: int) -> Any:
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            residual = args[0] if args else kwargs.get("hidden_states")
+            if isinstance(residual, Tensor):
+                wrapped = self._wrapped.get(layer, False)
+                self.streams[layer] = Stream(layer, residual.detach(), wrapped)
+            if self.stop and layer == self.layers[-1]:
+                raise Enough
+
+        return keep
+
+    def _judge(self, layer: int) -> Any:
+        def judge(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self._wrapped[layer] = isinstance(output, tuple)
+
+        return judge
 
 
 @contextmanager
-def resume(runner: Runner, prefix: Prefix, rows: Tensor) -> Iterator[None]:
-    """Let every forward pass inside the block start at `prefix.layer`.
+def resume(runner: Runner, stream: Stream, rows: Tensor) -> Iterator[None]:
+    """Let every forward pass inside the block start at `stream.layer`.
 
     Args:
         runner: the model.
-        prefix: what enters that layer.
-        rows: for each row of the coming batch, its sequence in `prefix.residual`.
+        stream: what enters that layer.
+        rows: for each row of the coming batch, its sequence in `stream.residual`.
     """
     layers = decoder_layers(runner)
     assert layers is not None
-    start = prefix.residual[rows.to(prefix.residual.device)]
+    start = stream.residual[rows.to(stream.residual.device)]
 
     def hand_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return (hidden_states,) if prefix.wrapped else hidden_states
+        return (hidden_states,) if stream.wrapped else hidden_states
 
     def replace(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -96,9 +119,9 @@ def resume(runner: Runner, prefix: Prefix, rows: Tensor) -> Iterator[None]:
             return (start, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": start}
 
-    lower = [layers[index] for index in range(prefix.layer)]
+    lower = [layers[index] for index in range(stream.layer)]
     own = [module.__dict__.get("forward") for module in lower]
-    handle = layers[prefix.layer].register_forward_pre_hook(replace, with_kwargs=True)
+    handle = layers[stream.layer].register_forward_pre_hook(replace, with_kwargs=True)
     try:
         for module in lower:
             module.forward = hand_on

@@ -36,13 +36,14 @@ def choose_path(runner: Runner, vocabulary: list[int]) -> tuple[str, dict[int, t
         vocabulary: usable ids to make the tiny batch from.
 
     Returns:
-        name of the path in `PATHS`; layer -> (heads, kv_heads, width of a head's output); and
+        name of the path in `PATHS`; layer -> (heads, kv_heads, width of a head's output), in the
+        order in which their attention was called; and
         why the paths before it were not taken, or None.
 
     Raises:
         UnsupportedModel: no path passes; the message says why each one failed.
     """
-    ids = _tiny_batch(vocabulary)
+    ids = tiny_batch(vocabulary)
     tried: list[str] = []
     try:
         plain = runner.run_plain(ids).float()
@@ -67,7 +68,8 @@ def choose_path(runner: Runner, vocabulary: list[int]) -> tuple[str, dict[int, t
     )
 
 
-def _tiny_batch(vocabulary: list[int]) -> Tensor:
+def tiny_batch(vocabulary: list[int]) -> Tensor:
+    """Return two rows of `LENGTH` ids spread over the vocabulary."""
     spread = max(1, len(vocabulary) // (2 * LENGTH))
     ids = [vocabulary[(i * spread) % len(vocabulary)] for i in range(2 * LENGTH)]
     return torch.tensor(ids).reshape(2, LENGTH)
@@ -82,7 +84,7 @@ def _check(runner: Runner, run: Run, ids: Tensor, plain: Tensor) -> dict[int, tu
     _compare_logits(logits.float(), plain, dtype)
     _compare_scores(runner, ids, work, query, key, dtype)
     _check_ablation(runner, run, ids, work, logits.float())
-    return dict(sorted(work.shapes.items()))
+    return work.shapes
 
 
 def _compare_logits(logits: Tensor, plain: Tensor, dtype: torch.dtype) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from icl_bench.errors import MeasurementError
 from icl_bench.probes import MetricInfo
-from icl_bench.probes.ablation_null import compare_with_null
+from icl_bench.probes.ablation_null import NULL_METRICS, UNIFORM_METRICS, compare_with_null
 from icl_bench.probes.context import Context
+from icl_bench.probes.replacement import Method, Patterns, prepare_replacement
 from icl_bench.probes.settings import HeadList, HeadSelection, TokenSettings
 from icl_bench.record import Measurement
 
@@ -25,8 +26,12 @@ class Settings(TokenSettings):
 
     heads: HeadSelection | HeadList
     """Which heads to switch off."""
-    method: Literal["zero", "mean"] = "mean"
+    method: Method = "mean"
     """What replaces a head's output."""
+    patterns: Patterns = "free"
+    """Whether every head attends as in the clean run (`frozen`)."""
+    keep_only: bool = False
+    """Switch every head off except the chosen ones."""
     repeats: Annotated[int, Field(ge=2)] = 2
     """Copies of the block in a sequence."""
     null_draws: Annotated[int, Field(ge=0)] = 99
@@ -37,6 +42,12 @@ class Settings(TokenSettings):
     """Random sets from any layer, reported and never gated on."""
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Level that the null must be able to reach for its p-value to count."""
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Settings:
+        if self.method == "edge_knockout" and self.patterns == "frozen":
+            raise ValueError("edge_knockout changes patterns: it cannot have 'patterns: frozen'")
+        return self
 
 
 METRICS: dict[str, MetricInfo] = {
@@ -80,13 +91,14 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         context: the measurement that heads are chosen from, and progress.
 
     Raises:
-        NotMeasurable: the model has no attention heads.
+        NotMeasurable: the model has no attention heads, or they cannot be changed in this way.
         MeasurementError: a head does not exist, or the sequences do not fit the model.
     """
     import torch
 
     from icl_bench.measures import copying
     from icl_bench.measures import tokens as tk
+    from icl_bench.models.interventions import require_support, switch_off
 
     model.require_heads()
     bos = model.choose_bos(settings.bos)
@@ -100,48 +112,53 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         stream="test",
     )
     model.require_context(tokens.input_ids.shape[1])
-    heads = choose_heads(model, settings, context.upstream)
-    batches = [tokens.input_ids]
-    values = None
-    if settings.method == "mean" and heads:
-        length = settings.period * settings.repeats
-        plain = tk.draw_plain(
-            model.vocabulary,
-            sequences=settings.sequences,
-            length=length,
-            seed=settings.seed,
-            bos=bos,
-        )
-        batches.append(plain)
-        values = model.mean_outputs(plain, tokens.prefix)
+    chosen = choose_heads(model, settings, context.upstream)
+    heads = chosen
+    if settings.keep_only:
+        heads = [head for head in model.every_head if head not in set(chosen)]
+    prepared = prepare_replacement(
+        model,
+        settings.method,
+        layers={layer for layer, _ in heads},
+        sequences=settings.sequences,
+        length=tokens.input_ids.shape[1],
+        bos=bos,
+        seed=settings.seed,
+        patterns=settings.patterns,
+        edges=tk.induction_pairs(tokens),
+    )
+    replacement = prepared.replacement
+    require_support(model, replacement)
 
     targets = torch.cat([copying.first_targets(tokens), copying.repeated_targets(tokens)])
-    sets: list[list[Head]] = [[], heads] if heads else [[]]
-    with context.task("losses, clean and ablated", len(sets) * settings.sequences) as advance:
-        # Two calls, so that the clean run never goes through the ablation's code.
-        runs = [
-            model.losses(
-                tokens.input_ids,
-                targets,
-                sets=[off] * settings.sequences if off else None,
-                values=values,
-                advance=advance,
-            )
-            for off in sets
-        ]
-    clean = copying.split_losses(tokens, runs[0].nll, runs[0].correct)
+    rows = settings.sequences * (2 if heads else 1)
+    with context.task("losses, clean and ablated", rows) as advance:
+        first = {min(layer for layer, _ in heads)} if heads else set()
+        run = context.clean_run(model, tokens.input_ids, targets, first, advance)
+        if heads:
+            off = switch_off(model, run, [heads], replacement, advance=advance)
+    clean = copying.split_losses(tokens, run.losses.nll, run.losses.correct)
     result = Measurement(
         probe="ablation",
         settings=settings.model_dump(by_alias=True, exclude_none=True),
-        tokens_sha256=tk.digest_tokens(*batches),
-        tables={"ablated_heads": [{"layer": layer, "head": head} for layer, head in heads]},
+        tokens_sha256=tk.digest_tokens(tokens.input_ids, *prepared.batches),
+        tables={
+            "ablated_heads": [{"layer": layer, "head": head} for layer, head in heads],
+            "chosen_heads": [{"layer": layer, "head": head} for layer, head in chosen],
+        },
     )
     if not heads:
         _report_nothing_ablated(result, clean, settings)
         return result
-    ablated = copying.split_losses(tokens, runs[1].nll, runs[1].correct)
+    ablated = copying.split_losses(tokens, off.nll[0], off.correct[0])
     _compare(result, clean, ablated)
-    compare_with_null(result, model, settings, context, tokens, heads, values, clean, ablated)
+    if settings.keep_only:
+        why = "keep_only: there is no null of kept heads"
+        result.unmeasured |= dict.fromkeys((*NULL_METRICS, *UNIFORM_METRICS), why)
+    else:
+        compare_with_null(
+            result, model, settings, context, tokens, heads, replacement, run, clean, ablated
+        )
     return result
 
 
@@ -164,7 +181,7 @@ def choose_heads(model: Model, settings: Settings, upstream: Measurement | None)
                 )
         return heads
     if chosen.random is not None:
-        pool = [(layer, head) for layer, count in model.heads.items() for head in range(count)]
+        pool = model.every_head
         if chosen.random > len(pool):
             raise MeasurementError(f"{chosen.random} random heads asked of {len(pool)}")
         return sorted(Draws(settings.seed, "heads").choose(pool, chosen.random))
@@ -186,7 +203,7 @@ def choose_heads(model: Model, settings: Settings, upstream: Measurement | None)
 
 
 def _report_nothing_ablated(result: Measurement, clean: CopyLosses, settings: Settings) -> None:
-    """No head qualifies: what an empty ablation changes is known without measuring it."""
+    """No head is to be switched off: what an empty ablation changes needs no measuring."""
     from icl_bench.measures.statistics import exact_metric, mean_metric
 
     rule = settings.heads
@@ -197,7 +214,8 @@ def _report_nothing_ablated(result: Measurement, clean: CopyLosses, settings: Se
         for side, limit in (("above", bound.above), ("below", bound.below))
         if limit is not None
     )
-    result.reason = f"no head has {words}: nothing was switched off"
+    why = f"no head has {words}" if words else "every head is kept"
+    result.reason = f"{why}: nothing was switched off"
     result.metrics = {
         "heads": exact_metric(0),
         "first_loss": mean_metric(clean.first),

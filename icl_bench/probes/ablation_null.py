@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,10 +13,15 @@ if TYPE_CHECKING:
     from icl_bench.measures import null
     from icl_bench.measures.copying import CopyLosses
     from icl_bench.measures.tokens import RepeatedTokens
+    from icl_bench.models.ablation import Replacement
+    from icl_bench.models.interventions import CleanRun
     from icl_bench.models.model import Model
     from icl_bench.probes.ablation import Settings
 
 Head = tuple[int, int]
+
+NULL_METRICS = ("null_p_value", "null_observed_ratio", "null_median_ratio", "null_max_ratio")
+UNIFORM_METRICS = ("uniform_median_ratio", "uniform_max_ratio")
 
 
 def compare_with_null(
@@ -26,7 +31,8 @@ def compare_with_null(
     context: Context,
     tokens: RepeatedTokens,
     heads: list[Head],
-    values: dict[int, Any] | None,
+    replacement: Replacement,
+    run: CleanRun,
     clean: CopyLosses,
     ablated: CopyLosses,
 ) -> None:
@@ -34,18 +40,21 @@ def compare_with_null(
     from icl_bench.measures import null
     from icl_bench.measures.copying import repeated_targets
     from icl_bench.measures.statistics import exact_metric, monte_carlo_p
+    from icl_bench.models.interventions import switch_off
 
     count = min(settings.null_sequences, settings.sequences)
+    few = run.part(0, count)
     base = float(clean.repeated[:count].mean())
     observed = float(ablated.repeated[:count].mean())
 
     def damage(sets: list[null.HeadSet], what: str) -> np.ndarray:
         with context.task(what, len(sets) * count) as advance:
-            losses = model.losses_of_sets(
-                tokens.input_ids[:count],
-                repeated_targets(tokens),
+            losses = switch_off(
+                model,
+                few,
                 sets,
-                values=values,
+                replacement,
+                targets=repeated_targets(tokens),
                 advance=advance,
             )
         return losses.nll.double().numpy().mean(axis=(1, 2))
@@ -62,16 +71,10 @@ def compare_with_null(
         ]
         return losses / base
 
-    names: tuple[str, ...] = (
-        "null_p_value",
-        "null_observed_ratio",
-        "null_median_ratio",
-        "null_max_ratio",
-    )
+    names = NULL_METRICS
     if base <= 0:
         why = "the clean loss on repeats is 0: nothing to divide by"
-        names += ("uniform_median_ratio", "uniform_max_ratio")
-        result.unmeasured |= dict.fromkeys(names, why)
+        result.unmeasured |= dict.fromkeys((*NULL_METRICS, *UNIFORM_METRICS), why)
         return
     if settings.null_draws == 0:
         result.unmeasured |= dict.fromkeys(names, "null_draws: 0 in the suite")
@@ -106,4 +109,4 @@ def compare_with_null(
         result.metrics["uniform_max_ratio"] = exact_metric(ratios.max(), len(ratios))
     else:
         why = "uniform_draws: 0 in the suite"
-        result.unmeasured |= {"uniform_median_ratio": why, "uniform_max_ratio": why}
+        result.unmeasured |= dict.fromkeys(UNIFORM_METRICS, why)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from icl_bench.record import Measurement
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from icl_bench.models.interventions import CleanRun
+    from icl_bench.models.model import Model
+
+RUNS_KEPT = 2
+"""Clean runs held at once; each may hold residual streams."""
 
 Advance = Callable[[int], None]
 Task = Callable[[str, int], AbstractContextManager[Advance]]
@@ -26,7 +36,37 @@ class Context:
     Args:
         upstream: the measurement that heads are chosen from, when the settings name one.
         task: opens a progress line.
+        runs: clean runs that measurements of one model share; its weights must not change.
     """
 
     upstream: Measurement | None = None
     task: Task = field(default=silent_task)
+    runs: dict[str, CleanRun] = field(default_factory=dict)
+
+    def clean_run(
+        self,
+        model: Model,
+        input_ids: Tensor,
+        targets: Tensor,
+        layers: Collection[int],
+        advance: Advance,
+    ) -> CleanRun:
+        """Return the untouched run of some sequences, taken once for all measurements.
+
+        Args:
+            model: the model.
+            input_ids: (sequences, length).
+            targets: physical positions of the target tokens.
+            layers: layers whose input will be wanted.
+            advance: called with the number of sequences done.
+        """
+        from icl_bench.models.interventions import digest_run, run_clean
+
+        key = digest_run(input_ids, targets)
+        if key in self.runs:
+            advance(len(input_ids))
+        else:
+            while len(self.runs) >= RUNS_KEPT:
+                self.runs.pop(next(iter(self.runs)))
+            self.runs[key] = run_clean(model, input_ids, targets, layers, advance)
+        return self.runs[key]

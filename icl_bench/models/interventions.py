@@ -1,0 +1,297 @@
+"""Losses with heads switched off: many sets on the same sequences, sharing what they can.
+
+Sets are grouped by their earliest layer. What enters that layer is computed once, in the clean
+run, and every set of the group starts there; many sets share one forward pass, because an
+ablation is per row of the batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from icl_bench.errors import NotMeasurable
+from icl_bench.models.ablation import ZEROS, Ablation, Head, Replacement, mark_heads
+from icl_bench.models.attention import Pass
+from icl_bench.models.batching import STREAM_BYTES, Advance, run_in_batches
+from icl_bench.models.edges import Knockout
+from icl_bench.models.losses import TokenLosses, join_losses, score_targets
+from icl_bench.models.prefix import Capture, Stream, resume, same_logits
+from icl_bench.models.selfcheck import tiny_batch
+
+if TYPE_CHECKING:
+    from icl_bench.models.model import Model
+
+
+@dataclass
+class CleanRun:
+    """The untouched run of some sequences.
+
+    Args:
+        input_ids: (sequences, length).
+        targets: physical positions of the target tokens, each >= 1.
+        losses: of these targets, shape (sequences, targets).
+        streams: layer -> what enters it, for the layers that have been asked for.
+    """
+
+    input_ids: Tensor
+    targets: Tensor
+    losses: TokenLosses
+    streams: dict[int, Stream] = field(default_factory=dict)
+
+    def part(self, start: int, stop: int) -> CleanRun:
+        """Return the run of sequences start..stop-1, sharing memory with this one."""
+        chosen = slice(start, stop)
+        streams = {
+            layer: Stream(layer, stream.residual[chosen], stream.wrapped)
+            for layer, stream in self.streams.items()
+        }
+        losses = TokenLosses(self.losses.nll[chosen], self.losses.correct[chosen])
+        return CleanRun(self.input_ids[chosen], self.targets, losses, streams)
+
+
+def run_clean(
+    model: Model,
+    input_ids: Tensor,
+    targets: Tensor,
+    layers: Collection[int] = (),
+    advance: Advance | None = None,
+) -> CleanRun:
+    """Run sequences untouched; what enters the given layers is kept on the way.
+
+    Args:
+        model: the model.
+        input_ids: (sequences, length).
+        targets: physical positions of the target tokens, each >= 1.
+        layers: layers whose input is wanted; as many are kept as memory is meant for.
+        advance: called with the number of sequences done.
+    """
+    parts: list[TokenLosses] = []
+    captured: list[dict[int, Stream]] = []
+    wanted = [layer for layer in sorted(layers) if layer > 0]
+    wanted = wanted[: _layers_that_fit(model, input_ids)]
+
+    def work(start: int, stop: int) -> None:
+        batch = input_ids[start:stop]
+        capture = Capture(wanted, stop=False)
+        with capture.watching(model.runner):
+            logits = model.run_pass(batch, Pass(), targets - 1)
+        parts.append(score_targets(logits, batch[:, targets]))
+        captured.append(capture.streams)
+
+    run_in_batches(input_ids.shape, model.limit, work, targets=len(targets), advance=advance)
+    return CleanRun(input_ids, targets, join_losses(parts), _join_streams(captured, wanted))
+
+
+def switch_off(
+    model: Model,
+    clean: CleanRun,
+    sets: Sequence[Sequence[Head]],
+    replacement: Replacement = ZEROS,
+    *,
+    targets: Tensor | None = None,
+    advance: Advance | None = None,
+) -> TokenLosses:
+    """Losses of every sequence under every set of heads switched off.
+
+    Args:
+        model: the model.
+        clean: the untouched run of the sequences; streams that are missing are added to it.
+        sets: the sets of heads; an empty one gives the clean losses.
+        replacement: what becomes of the heads.
+        targets: physical positions of the target tokens; None for those of `clean`.
+        advance: called with the number of rows done, sets * sequences in all.
+
+    Returns:
+        losses of shape (sets, sequences, targets).
+
+    Raises:
+        NotMeasurable: the model has no heads, or its attention cannot be changed in this way.
+        ModelError: a pass fails, or an ablation did not act.
+    """
+    model.require_heads()
+    require_support(model, replacement)
+    wanted = clean.targets if targets is None else targets
+    count = len(clean.input_ids)
+    if count > 1 and _layers_that_fit(model, clean.input_ids) == 0:
+        # Not even one layer's stream of all sequences: some sequences at a time.
+        halves = [clean.part(0, count // 2), clean.part(count // 2, count)]
+        parts = [
+            switch_off(model, half, sets, replacement, targets=wanted, advance=advance)
+            for half in halves
+        ]
+        return TokenLosses(
+            torch.cat([part.nll for part in parts], 1),
+            torch.cat([part.correct for part in parts], 1),
+        )
+    shape = (len(sets), count, len(wanted))
+    nll, correct = torch.empty(shape), torch.empty(shape, dtype=torch.bool)
+
+    groups: dict[int, list[int]] = {}
+    for place, heads in enumerate(sets):
+        groups.setdefault(min((layer for layer, _ in heads), default=-1), []).append(place)
+    if -1 in groups:
+        places = torch.tensor(groups.pop(-1))
+        position = {int(target): index for index, target in enumerate(clean.targets)}
+        columns = torch.tensor([position[int(target)] for target in wanted])
+        nll[places], correct[places] = (
+            clean.losses.nll[:, columns],
+            clean.losses.correct[:, columns],
+        )
+        if advance:
+            advance(len(places) * count)
+    check_resumes(model, groups)
+    for layer in sorted(groups):
+        stream = _stream_into(model, clean, layer, [one for one in sorted(groups) if one > layer])
+        chosen = [sets[place] for place in groups[layer]]
+        part = _run_group(model, clean.input_ids, wanted, chosen, replacement, stream, advance)
+        places = torch.tensor(groups[layer])
+        nll[places] = part.nll.reshape(len(places), *shape[1:])
+        correct[places] = part.correct.reshape(len(places), *shape[1:])
+    return TokenLosses(nll, correct)
+
+
+def require_support(model: Model, replacement: Replacement) -> None:
+    """Raise NotMeasurable when the model's attention path cannot do what a replacement asks."""
+    if replacement.frozen and not model.through_interface:
+        raise NotMeasurable(
+            "patterns cannot be frozen: this family does not hand its queries and keys out "
+            "(attention: eager, by hooks)"
+        )
+    if replacement.edges is not None and model.attention not in ("fused", "chunked"):
+        raise NotMeasurable(
+            "single edges cannot be removed: this family's attention runs in its own code "
+            f"(attention: {model.attention})"
+        )
+
+
+def _run_group(
+    model: Model,
+    input_ids: Tensor,
+    targets: Tensor,
+    sets: Sequence[Sequence[Head]],
+    replacement: Replacement,
+    stream: Stream | None,
+    advance: Advance | None,
+) -> TokenLosses:
+    """Losses of (sets * sequences) rows, set by set, starting at `stream` where there is one."""
+    count, length = input_ids.shape
+    parts: list[TokenLosses] = []
+
+    def work(start: int, stop: int) -> None:
+        index = torch.arange(start, stop)
+        rows, off = index % count, [sets[i] for i in (index // count).tolist()]
+        clean_rows = None
+        if replacement.frozen:
+            # The clean run of the same sequences goes along in the same batch.
+            present, place = rows.unique(return_inverse=True)
+            clean_rows = torch.cat([len(rows) + place, len(rows) + torch.arange(len(present))])
+            rows, off = torch.cat([rows, present]), [*off, *[()] * len(present)]
+        work = Pass(clean_rows=clean_rows)
+        if replacement.edges is not None:
+            work.knockout = Knockout(mark_heads(off, model.heads), replacement.edges)
+        else:
+            work.ablation = Ablation.build(off, model.heads, replacement.values, rows)
+        with nullcontext() if stream is None else resume(model.runner, stream, rows):
+            logits = model.run_pass(input_ids[rows], work, targets - 1)
+        assert logits is not None
+        wanted = input_ids[rows[: stop - start]][:, targets]
+        parts.append(score_targets(logits[: stop - start], wanted))
+
+    shape = (len(sets) * count, length)
+    run_in_batches(shape, model.limit, work, targets=len(targets), advance=advance)
+    return join_losses(parts)
+
+
+def _stream_into(model: Model, clean: CleanRun, layer: int, later: Sequence[int]) -> Stream | None:
+    """Return what enters `layer`, when resuming there is proven to change nothing.
+
+    Args:
+        model: the model.
+        clean: keeps streams; one pass adds those of `layer` and of `later` layers, as many as
+            memory is meant for.
+        layer: the layer.
+        later: layers that will be asked for next, ascending.
+    """
+    if not model.resumes.get(layer, False):
+        return None
+    if layer not in clean.streams:
+        room = _layers_that_fit(model, clean.input_ids)
+        if room == 0:
+            return None
+        if len(clean.streams) + 1 > room:
+            clean.streams.clear()
+        wanted = [one for one in (layer, *later) if one not in clean.streams]
+        wanted = wanted[: room - len(clean.streams)]
+        captured: list[dict[int, Stream]] = []
+
+        def work(start: int, stop: int) -> None:
+            capture = Capture(wanted, stop=True)
+            with capture.watching(model.runner):
+                model.run_pass(clean.input_ids[start:stop], Pass(), None, logits=False)
+            captured.append(capture.streams)
+
+        run_in_batches(clean.input_ids.shape, model.limit, work)
+        clean.streams.update(_join_streams(captured, wanted))
+    return clean.streams.get(layer)
+
+
+def _join_streams(parts: Sequence[dict[int, Stream]], layers: Sequence[int]) -> dict[int, Stream]:
+    return {
+        layer: Stream(
+            layer, torch.cat([part[layer].residual for part in parts]), parts[0][layer].wrapped
+        )
+        for layer in layers
+        if all(layer in part for part in parts)
+    }
+
+
+def _layers_that_fit(model: Model, input_ids: Tensor) -> int:
+    """How many layers' residual streams of these sequences may be kept at once."""
+    weight = model.embedding
+    return STREAM_BYTES // (input_ids.numel() * weight.shape[1] * weight.element_size())
+
+
+def check_resumes(model: Model, layers: Collection[int]) -> None:
+    """Find out at which layers a pass may start and still give the logits of a whole one.
+
+    Done on a tiny batch, once per model and layer, and kept in `model.resumes`; rows are
+    switched, so that a pass that ignores the stand-in is noticed.
+    """
+    unknown = sorted(layer for layer in layers if layer > 0 and layer not in model.resumes)
+    if not unknown:
+        return
+    ids = tiny_batch(model.vocabulary)
+    keep, rows = torch.arange(ids.shape[1]), torch.arange(len(ids)).flip(0)
+    capture = Capture(unknown, stop=False)
+    with capture.watching(model.runner):
+        full = model.run_pass(ids, Pass(), keep)
+    assert full is not None
+    for layer in unknown:
+        stream = capture.streams.get(layer)
+        model.resumes[layer] = False
+        if stream is None:
+            continue
+        try:
+            with resume(model.runner, stream, rows):
+                short = model.run_pass(ids[rows], Pass(), keep)
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError):
+            # A family whose layers want more from those below than the residual stream.
+            continue
+        assert short is not None
+        model.resumes[layer] = same_logits(full[rows], short)
+
+
+def digest_run(input_ids: Tensor, targets: Tensor) -> str:
+    """Return a key that two clean runs share only when they are the same."""
+    digest = hashlib.sha256()
+    for tensor in (input_ids, targets):
+        digest.update(f"{tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
