@@ -13,14 +13,16 @@ from icl_bench.errors import SettingsError, nearest
 from icl_bench.measures.copying import repeated_targets
 from icl_bench.measures.tokens import Pairs, RepeatedTokens, draw_repeated
 from icl_bench.models.ablation import Replacement
-from icl_bench.models.interventions import run_clean, switch_off
+from icl_bench.models.interventions import run_base, switch_off
 from icl_bench.models.model import Model
 from icl_bench.models.opening import open_model, wrap
 from icl_bench.models.spec import ModelSpec, check_spec, parse_spec, slugs
 from icl_bench.models.vocabulary import vocabulary_size
 from icl_bench.options import RunOptions
 from icl_bench.plan import make_plan
+from icl_bench.probes.context import Advance, Context
 from icl_bench.probes.replacement import METHODS, Method, Patterns, prepare_replacement
+from icl_bench.probes.sweeping import sweep_adaptively, sweep_exactly
 from icl_bench.record import RunRecord
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 HELD_OUT = 32
 """Held-out sequences behind a mean, at least."""
+SWEEP_METHODS = ("zero", "mean", "resample")
 
 
 def load_model(
@@ -169,7 +172,7 @@ def token_losses(
         kept = set(check_heads(model, keep))
         heads = [head for head in model.every_head if head not in kept]
     pairs = _check_edges(edges, ids.shape[1]) if method == "edge_knockout" else None
-    clean = run_clean(model, ids, torch.arange(1, ids.shape[1]))
+    clean = run_base(model, ids, torch.arange(1, ids.shape[1]))
     if not heads:
         _check_method(method, patterns)
         return clean.losses.nll
@@ -178,38 +181,88 @@ def token_losses(
 
 
 def ablation_sweep(
-    model: Model, tokens: RepeatedTokens, method: Method = "zero", exact: bool = True
+    model: Model,
+    tokens: RepeatedTokens,
+    method: Method = "zero",
+    exact: bool = True,
+    *,
+    top: int = 10,
+    advance: Advance | None = None,
 ) -> pd.DataFrame:
     """Switch every head off on its own and see what the loss on repeats does.
 
     Args:
         model: the model.
         tokens: repeated sequences.
-        method: `zero` or `mean`.
-        exact: measure every head on every sequence; the only way in this version.
+        method: `zero`, `mean` or `resample`.
+        exact: measure every head on every sequence; otherwise all heads on one sequence, and
+            only those that may be among the `top` on more.
+        top: how many heads with the largest effect an adaptive sweep looks for.
+        advance: called with the number of rows done, at most heads * sequences.
 
     Returns:
-        one row per head: layer, head, repeated_loss (nats), delta (nats, against the clean run).
+        one row per head: layer, head, repeated_loss (nats), delta (its rise over the clean run,
+        nats), delta_stderr (over random sequences; missing for one), delta_low and delta_high
+        (bounds of what `exact=True` gives on these tokens, 95% for all heads at once; equal to
+        delta for a head measured on every sequence), sequences (how many it was measured on).
 
     Raises:
-        SettingsError: `exact=False`.
+        SettingsError: an unknown method, or `top` below 1.
+        NotMeasurable: the model has no attention heads.
     """
     import pandas as pd
 
-    if not exact:
-        raise SettingsError("exact=False (an adaptive sweep) is not there yet; use exact=True")
-    targets = repeated_targets(tokens)
-    heads = model.every_head
+    from icl_bench.probes.sweep import sweep_rows
+
+    if top < 1:
+        raise SettingsError(f"top={top}: must be at least 1")
+    if method not in SWEEP_METHODS:
+        raise SettingsError(f"unknown method {method!r}; {nearest(method, SWEEP_METHODS)}")
     model.require_heads()
-    replacement = _replace(model, method, "free", heads, tokens.input_ids, 0, None)
-    clean = run_clean(model, tokens.input_ids, targets)
-    losses = switch_off(model, clean, [(head,) for head in heads], replacement)
-    means = losses.nll.double().mean(dim=(1, 2))
-    base = float(clean.losses.nll.double().mean())
-    return pd.DataFrame(
-        {"layer": layer, "head": head, "repeated_loss": loss, "delta": loss - base}
-        for (layer, head), loss in zip(heads, means.tolist())
-    )
+    replacement = _replace(model, method, "free", model.every_head, tokens.input_ids, 0, None)
+    base = run_base(model, tokens.input_ids, repeated_targets(tokens))
+    if exact:
+        sweep = sweep_exactly(model, base, replacement, advance)
+    else:
+        sweep = sweep_adaptively(model, base, replacement, top, advance)
+    frame = pd.DataFrame(sweep_rows(sweep))
+    bounds = ["delta_stderr", "delta_low", "delta_high"]
+    return frame.astype(dict.fromkeys(bounds, float))
+
+
+def minimal_set(
+    model: Model,
+    tokens: RepeatedTokens,
+    share: float = 0.9,
+    method: Method = "mean",
+) -> list[tuple[int, int]]:
+    """Find a small set of heads that keeps a share of the gain from repetition on its own.
+
+    Heads are switched off, least needed first, until none can be spared. How much the set keeps
+    on other tokens is measured by `token_losses(..., keep=...)`, or by the probe `minimal_set`.
+
+    Args:
+        model: the model.
+        tokens: repeated sequences to choose on.
+        share: share of first_loss - repeated_loss that the loss on repeats has to keep.
+        method: `zero`, `mean` or `resample`.
+
+    Returns:
+        the heads as (layer, head), most needed first.
+
+    Raises:
+        SettingsError: an unknown method, or a share outside (0, 1).
+        NotMeasurable: the model has no heads, or gains nothing from repetition.
+    """
+    from icl_bench.probes.minimal_set import find_minimal_set
+
+    if not 0 < share < 1:
+        raise SettingsError(f"share={share}: must lie between 0 and 1")
+    if method not in SWEEP_METHODS:
+        raise SettingsError(f"unknown method {method!r}; {nearest(method, SWEEP_METHODS)}")
+    model.require_heads()
+    replacement = _replace(model, method, "free", model.every_head, tokens.input_ids, 0, None)
+    return list(find_minimal_set(model, tokens, share, replacement, Context()).kept)
 
 
 def run(suites: Sequence[str | Path], model: Model | str, *, seed: int | None = None) -> RunRecord:
@@ -347,6 +400,7 @@ __all__ = [
     "ablation_sweep",
     "head_scores",
     "load_model",
+    "minimal_set",
     "repeated_tokens",
     "run",
     "token_losses",

@@ -23,7 +23,7 @@ from icl_bench.probes.context import Context, Task, silent_task
 from icl_bench.record import Check, Environment, Measurement, ModelInfo, RunRecord, SuiteRef
 
 if TYPE_CHECKING:
-    from icl_bench.models.interventions import CleanRun
+    from icl_bench.models.interventions import BaseRun
     from icl_bench.models.model import Model
 
 
@@ -72,7 +72,7 @@ class ModelRun:
         self._given = model is not None
         self._failure: str | None = None
         self._by_digest: dict[str, Measurement] = {}
-        self._runs: dict[str, CleanRun] = {}
+        self._runs: dict[str, BaseRun] = {}
 
     @property
     def model(self) -> Model:

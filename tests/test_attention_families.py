@@ -13,7 +13,7 @@ import torch
 
 import icl_bench
 from icl_bench.measures.tokens import draw_repeated
-from icl_bench.models.interventions import run_clean, switch_off
+from icl_bench.models.interventions import run_base, switch_off
 
 PERIOD, SEQUENCES = 12, 3
 EVERY = list(families.CONFIGS)
@@ -116,7 +116,7 @@ def test_rows_of_one_batch_are_ablated_apart(model, tokens):
 def test_shared_lower_layers_change_no_loss(model, tokens):
     sets = [[(1, 0)], [(2, 3)], []]
     targets = torch.arange(2, 2 * PERIOD)
-    shared = switch_off(model, run_clean(model, tokens.input_ids, targets), sets).nll
+    shared = switch_off(model, run_base(model, tokens.input_ids, targets), sets).nll
     for index, heads in enumerate(sets):
         plain = ablating.losses(model, tokens.input_ids, [heads] * SEQUENCES, targets)
         assert torch.allclose(shared[index], plain, atol=1e-5)
@@ -153,7 +153,7 @@ def test_the_module_is_left_as_it_was(model, tokens):
     module.train()
     icl_bench.head_scores(model, tokens)
     icl_bench.token_losses(model, tokens.input_ids, ablate=[(0, 0)])
-    switch_off(model, run_clean(model, tokens.input_ids, torch.arange(2, 8)), [[(1, 0)]])
+    switch_off(model, run_base(model, tokens.input_ids, torch.arange(2, 8)), [[(1, 0)]])
     assert all(m.training for m in module.modules())
     module.eval()
     assert (module.config._attn_implementation, module.training) == before

@@ -11,7 +11,7 @@ import icl_bench
 from icl_bench.errors import NotMeasurable, SettingsError
 from icl_bench.measures.tokens import draw_plain, draw_repeated, induction_pairs
 from icl_bench.models.ablation import Replacement
-from icl_bench.models.interventions import run_clean, switch_off
+from icl_bench.models.interventions import run_base, switch_off
 
 EVERY = ("gpt2", "llama", "qwen3", "gemma3", "gpt_neox")
 HEADS = [(0, 1), (1, 2), (2, 3)]
@@ -124,7 +124,7 @@ def test_many_sets_at_once_equal_each_alone(model, tokens, method):
     """Prefix reuse, shared batches and sorting by layer change nothing."""
     sets = [[(2, 3)], [], [(0, 1), (2, 0)], [(1, 2)], [(2, 1)]]
     ids = tokens.input_ids
-    run = run_clean(model, ids, torch.arange(1, ids.shape[1]))
+    run = run_base(model, ids, torch.arange(1, ids.shape[1]))
     values = None
     if method == "mean":
         values = model.mean_outputs(ids, tokens.prefix)

@@ -10,7 +10,7 @@ import icl_bench
 from icl_bench.measures.copying import repeated_targets
 from icl_bench.measures.tokens import draw_plain, draw_repeated
 from icl_bench.models.ablation import Replacement
-from icl_bench.models.interventions import run_clean, switch_off
+from icl_bench.models.interventions import run_base, switch_off
 
 EIGHT = {(17, 3), (17, 4), (17, 5), (18, 6), (18, 7), (20, 6), (23, 2), (23, 7)}
 
@@ -77,7 +77,7 @@ def test_switching_the_eight_off_breaks_copying_and_nothing_else(model):
     def parts(nll):
         return float(nll[:, :49].mean()), float(nll[:, 49:].mean())
 
-    run = run_clean(model, tokens.input_ids, targets)
+    run = run_base(model, tokens.input_ids, targets)
     clean = parts(run.losses.nll)
     zero = parts(switch_off(model, run, [sorted(EIGHT)]).nll[0])
     mean = parts(switch_off(model, run, [sorted(EIGHT)], Replacement(means)).nll[0])

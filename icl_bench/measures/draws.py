@@ -18,6 +18,7 @@ STREAMS = {
     "heldout": 4,  # non-repeated sequences for mean ablation
     "null": 5,  # random sets of heads
     "heads": 6,  # heads chosen at random
+    "orders": 7,  # random orders of all heads
 }
 """Independent streams of one seed. The numbers are part of every result: never reuse one."""
 

@@ -92,6 +92,16 @@ class Ablation:
             values = values[(rows % len(values)).to(values.device)]
         return torch.where(mask, values.to(output), output)
 
+    def below(self, layer: int) -> Ablation:
+        """Return the part of this ablation that acts in the layers below `layer`."""
+        off = {index: heads for index, heads in self.off.items() if index < layer}
+        return Ablation(off, self.values, self.sequences)
+
+    def since(self, layer: int) -> Ablation:
+        """Return the part of this ablation that acts in `layer` and above."""
+        off = {index: heads for index, heads in self.off.items() if index >= layer}
+        return Ablation(off, self.values, self.sequences)
+
     @property
     def missed(self) -> set[int]:
         """Layers with a head off in which no attention call has applied it yet."""

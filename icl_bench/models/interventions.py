@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,22 +30,28 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class CleanRun:
-    """The untouched run of some sequences.
+class BaseRun:
+    """A run that others start from: the untouched one, or one in which some heads are off.
 
     Args:
         input_ids: (sequences, length).
         targets: physical positions of the target tokens, each >= 1.
         losses: of these targets, shape (sequences, targets).
         streams: layer -> what enters it, for the layers that have been asked for.
+        off: heads that are off in it.
+        replacement: what stands in for them.
+        offset: number of the first sequence, when these are a part of more.
     """
 
     input_ids: Tensor
     targets: Tensor
     losses: TokenLosses
     streams: dict[int, Stream] = field(default_factory=dict)
+    off: tuple[Head, ...] = ()
+    replacement: Replacement = ZEROS
+    offset: int = 0
 
-    def part(self, start: int, stop: int) -> CleanRun:
+    def part(self, start: int, stop: int) -> BaseRun:
         """Return the run of sequences start..stop-1, sharing memory with this one."""
         chosen = slice(start, stop)
         streams = {
@@ -53,45 +59,68 @@ class CleanRun:
             for layer, stream in self.streams.items()
         }
         losses = TokenLosses(self.losses.nll[chosen], self.losses.correct[chosen])
-        return CleanRun(self.input_ids[chosen], self.targets, losses, streams)
+        return replace(
+            self,
+            input_ids=self.input_ids[chosen],
+            losses=losses,
+            streams=streams,
+            offset=self.offset + start,
+        )
 
 
-def run_clean(
+def run_base(
     model: Model,
     input_ids: Tensor,
     targets: Tensor,
     layers: Collection[int] = (),
+    *,
+    off: Sequence[Head] = (),
+    replacement: Replacement = ZEROS,
     advance: Advance | None = None,
-) -> CleanRun:
-    """Run sequences untouched; what enters the given layers is kept on the way.
+) -> BaseRun:
+    """Run sequences, untouched or with some heads off; what enters layers is kept on the way.
 
     Args:
         model: the model.
         input_ids: (sequences, length).
         targets: physical positions of the target tokens, each >= 1.
         layers: layers whose input is wanted; as many are kept as memory is meant for.
+        off: heads that are off.
+        replacement: what stands in for their outputs.
         advance: called with the number of sequences done.
     """
     parts: list[TokenLosses] = []
     captured: list[dict[int, Stream]] = []
     wanted = [layer for layer in sorted(layers) if layer > 0]
     wanted = wanted[: _layers_that_fit(model, input_ids)]
+    base = BaseRun(input_ids, targets, TokenLosses.none(), off=tuple(off), replacement=replacement)
 
     def work(start: int, stop: int) -> None:
         batch = input_ids[start:stop]
         capture = Capture(wanted, stop=False)
         with capture.watching(model.runner):
-            logits = model.run_pass(batch, Pass(), targets - 1)
+            logits = model.run_pass(batch, _base_pass(model, base, start, stop), targets - 1)
         parts.append(score_targets(logits, batch[:, targets]))
         captured.append(capture.streams)
 
     run_in_batches(input_ids.shape, model.limit, work, targets=len(targets), advance=advance)
-    return CleanRun(input_ids, targets, join_losses(parts), _join_streams(captured, wanted))
+    base.losses = join_losses(parts)
+    base.streams.update(_join_streams(captured, wanted))
+    return base
+
+
+def _base_pass(model: Model, base: BaseRun, start: int, stop: int) -> Pass:
+    if not base.off:
+        # The clean run never goes through the ablation's code.
+        return Pass()
+    rows = torch.arange(start, stop) + base.offset
+    off = [base.off] * len(rows)
+    return Pass(ablation=Ablation.build(off, model.heads, base.replacement.values, rows))
 
 
 def switch_off(
     model: Model,
-    clean: CleanRun,
+    base: BaseRun,
     sets: Sequence[Sequence[Head]],
     replacement: Replacement = ZEROS,
     *,
@@ -102,10 +131,11 @@ def switch_off(
 
     Args:
         model: the model.
-        clean: the untouched run of the sequences; streams that are missing are added to it.
-        sets: the sets of heads; an empty one gives the clean losses.
+        base: the run that they are compared with; streams that are missing are added to it, and
+            what is off in it stays off.
+        sets: the sets of heads; an empty one gives the losses of `base`.
         replacement: what becomes of the heads.
-        targets: physical positions of the target tokens; None for those of `clean`.
+        targets: physical positions of the target tokens; None for those of `base`.
         advance: called with the number of rows done, sets * sequences in all.
 
     Returns:
@@ -117,11 +147,11 @@ def switch_off(
     """
     model.require_heads()
     require_support(model, replacement)
-    wanted = clean.targets if targets is None else targets
-    count = len(clean.input_ids)
-    if count > 1 and _layers_that_fit(model, clean.input_ids) == 0:
+    wanted = base.targets if targets is None else targets
+    count = len(base.input_ids)
+    if count > 1 and _layers_that_fit(model, base.input_ids) == 0:
         # Not even one layer's stream of all sequences: some sequences at a time.
-        halves = [clean.part(0, count // 2), clean.part(count // 2, count)]
+        halves = [base.part(0, count // 2), base.part(count // 2, count)]
         parts = [
             switch_off(model, half, sets, replacement, targets=wanted, advance=advance)
             for half in halves
@@ -133,24 +163,27 @@ def switch_off(
     shape = (len(sets), count, len(wanted))
     nll, correct = torch.empty(shape), torch.empty(shape, dtype=torch.bool)
 
+    if base.off and (replacement.frozen or replacement.edges is not None):
+        raise ValueError("patterns and edges are those of a clean run: nothing may be off in it")
     groups: dict[int, list[int]] = {}
     for place, heads in enumerate(sets):
-        groups.setdefault(min((layer for layer, _ in heads), default=-1), []).append(place)
+        added = [layer for layer, head in heads if (layer, head) not in base.off]
+        groups.setdefault(min(added, default=-1), []).append(place)
     if -1 in groups:
         places = torch.tensor(groups.pop(-1))
-        position = {int(target): index for index, target in enumerate(clean.targets)}
+        position = {int(target): index for index, target in enumerate(base.targets)}
         columns = torch.tensor([position[int(target)] for target in wanted])
         nll[places], correct[places] = (
-            clean.losses.nll[:, columns],
-            clean.losses.correct[:, columns],
+            base.losses.nll[:, columns],
+            base.losses.correct[:, columns],
         )
         if advance:
             advance(len(places) * count)
     check_resumes(model, groups)
     for layer in sorted(groups):
-        stream = _stream_into(model, clean, layer, [one for one in sorted(groups) if one > layer])
+        stream = _stream_into(model, base, layer, [one for one in sorted(groups) if one > layer])
         chosen = [sets[place] for place in groups[layer]]
-        part = _run_group(model, clean.input_ids, wanted, chosen, replacement, stream, advance)
+        part = _run_group(model, base, wanted, chosen, replacement, stream, advance)
         places = torch.tensor(groups[layer])
         nll[places] = part.nll.reshape(len(places), *shape[1:])
         correct[places] = part.correct.reshape(len(places), *shape[1:])
@@ -173,7 +206,7 @@ def require_support(model: Model, replacement: Replacement) -> None:
 
 def _run_group(
     model: Model,
-    input_ids: Tensor,
+    base: BaseRun,
     targets: Tensor,
     sets: Sequence[Sequence[Head]],
     replacement: Replacement,
@@ -181,12 +214,13 @@ def _run_group(
     advance: Advance | None,
 ) -> TokenLosses:
     """Losses of (sets * sequences) rows, set by set, starting at `stream` where there is one."""
+    input_ids = base.input_ids
     count, length = input_ids.shape
     parts: list[TokenLosses] = []
 
     def work(start: int, stop: int) -> None:
         index = torch.arange(start, stop)
-        rows, off = index % count, [sets[i] for i in (index // count).tolist()]
+        rows, off = index % count, [(*base.off, *sets[i]) for i in (index // count).tolist()]
         clean_rows = None
         if replacement.frozen:
             # The clean run of the same sequences goes along in the same batch.
@@ -197,7 +231,8 @@ def _run_group(
         if replacement.edges is not None:
             work.knockout = Knockout(mark_heads(off, model.heads), replacement.edges)
         else:
-            work.ablation = Ablation.build(off, model.heads, replacement.values, rows)
+            ablation = Ablation.build(off, model.heads, replacement.values, rows + base.offset)
+            work.ablation = ablation if stream is None else ablation.since(stream.layer)
         with nullcontext() if stream is None else resume(model.runner, stream, rows):
             logits = model.run_pass(input_ids[rows], work, targets - 1)
         assert logits is not None
@@ -209,37 +244,41 @@ def _run_group(
     return join_losses(parts)
 
 
-def _stream_into(model: Model, clean: CleanRun, layer: int, later: Sequence[int]) -> Stream | None:
+def _stream_into(model: Model, base: BaseRun, layer: int, later: Sequence[int]) -> Stream | None:
     """Return what enters `layer`, when resuming there is proven to change nothing.
 
     Args:
         model: the model.
-        clean: keeps streams; one pass adds those of `layer` and of `later` layers, as many as
+        base: keeps streams; one pass adds those of `layer` and of `later` layers, as many as
             memory is meant for.
         layer: the layer.
         later: layers that will be asked for next, ascending.
     """
     if not model.resumes.get(layer, False):
         return None
-    if layer not in clean.streams:
-        room = _layers_that_fit(model, clean.input_ids)
+    if layer not in base.streams:
+        room = _layers_that_fit(model, base.input_ids)
         if room == 0:
             return None
-        if len(clean.streams) + 1 > room:
-            clean.streams.clear()
-        wanted = [one for one in (layer, *later) if one not in clean.streams]
-        wanted = wanted[: room - len(clean.streams)]
+        if len(base.streams) + 1 > room:
+            base.streams.clear()
+        wanted = [one for one in (layer, *later) if one not in base.streams]
+        wanted = wanted[: room - len(base.streams)]
         captured: list[dict[int, Stream]] = []
 
         def work(start: int, stop: int) -> None:
             capture = Capture(wanted, stop=True)
+            work = _base_pass(model, base, start, stop)
+            if work.ablation is not None:
+                # Layers from the highest wanted one on are never reached.
+                work.ablation = work.ablation.below(wanted[-1])
             with capture.watching(model.runner):
-                model.run_pass(clean.input_ids[start:stop], Pass(), None, logits=False)
+                model.run_pass(base.input_ids[start:stop], work, None, logits=False)
             captured.append(capture.streams)
 
-        run_in_batches(clean.input_ids.shape, model.limit, work)
-        clean.streams.update(_join_streams(captured, wanted))
-    return clean.streams.get(layer)
+        run_in_batches(base.input_ids.shape, model.limit, work)
+        base.streams.update(_join_streams(captured, wanted))
+    return base.streams.get(layer)
 
 
 def _join_streams(parts: Sequence[dict[int, Stream]], layers: Sequence[int]) -> dict[int, Stream]:

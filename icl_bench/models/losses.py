@@ -23,6 +23,11 @@ class TokenLosses:
     nll: Tensor
     correct: Tensor
 
+    @classmethod
+    def none(cls) -> TokenLosses:
+        """Losses of nothing, before anything has been run."""
+        return cls(torch.empty(0, 0), torch.empty(0, 0, dtype=torch.bool))
+
 
 def score_targets(logits: Tensor | None, answer: Tensor) -> TokenLosses:
     """Losses of `answer` (rows, targets) under logits (rows, targets, vocabulary)."""

@@ -15,7 +15,7 @@ from icl_bench.measures.tokens import Pairs
 from icl_bench.models.attention import Pass
 from icl_bench.models.batching import Advance, BatchLimit, run_in_batches
 from icl_bench.models.families import NO_ATTENTION
-from icl_bench.models.interventions import run_clean
+from icl_bench.models.interventions import run_base
 from icl_bench.models.kernels import KernelMisfit
 from icl_bench.models.losses import TokenLosses
 from icl_bench.models.paths import PATHS, Runner
@@ -274,7 +274,7 @@ class Model:
             losses of shape (rows, targets).
         """
         wanted = torch.arange(1, input_ids.shape[1]) if targets is None else targets
-        return run_clean(self, input_ids, wanted, advance=advance).losses
+        return run_base(self, input_ids, wanted, advance=advance).losses
 
     def last_layer(self, layers: Collection[int]) -> int | None:
         """Return the layer after which a pass may end, or None where it has to run through.

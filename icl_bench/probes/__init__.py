@@ -20,6 +20,8 @@ from icl_bench.errors import SettingsError, nearest
 PROBES: dict[str, str] = {
     "induction": "icl_bench.probes.induction",
     "ablation": "icl_bench.probes.ablation",
+    "sweep": "icl_bench.probes.sweep",
+    "minimal_set": "icl_bench.probes.minimal_set",
     "choice": "icl_bench.probes.choice",
 }
 

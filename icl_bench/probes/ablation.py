@@ -134,7 +134,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     rows = settings.sequences * (2 if heads else 1)
     with context.task("losses, clean and ablated", rows) as advance:
         first = {min(layer for layer, _ in heads)} if heads else set()
-        run = context.clean_run(model, tokens.input_ids, targets, first, advance)
+        run = context.base_run(model, tokens.input_ids, targets, first, advance)
         if heads:
             off = switch_off(model, run, [heads], replacement, advance=advance)
     clean = copying.split_losses(tokens, run.losses.nll, run.losses.correct)
@@ -188,11 +188,13 @@ def choose_heads(model: Model, settings: Settings, upstream: Measurement | None)
     if upstream is None:
         raise MeasurementError(f"the measurement {chosen.from_!r} to choose heads from is missing")
     rows = upstream.heads
-    if chosen.top is not None:
-        rows = sorted(rows, key=lambda row: -row[chosen.by])[: chosen.top]
-    for name, bound in (chosen.where or {}).items():
+    by = chosen.by or ("delta" if upstream.probe == "sweep" else "induction")
+    for name in (*(chosen.where or {}), *([by] if chosen.top else [])):
         if rows and name not in rows[0]:
             raise MeasurementError(f"{chosen.from_!r} has not measured {name!r}")
+    if chosen.top is not None:
+        rows = sorted(rows, key=lambda row: -row[by])[: chosen.top]
+    for name, bound in (chosen.where or {}).items():
         rows = [
             row
             for row in rows

@@ -12,7 +12,7 @@ from icl_bench.record import Measurement
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from icl_bench.models.interventions import CleanRun
+    from icl_bench.models.interventions import BaseRun
     from icl_bench.models.model import Model
 
 RUNS_KEPT = 2
@@ -41,16 +41,16 @@ class Context:
 
     upstream: Measurement | None = None
     task: Task = field(default=silent_task)
-    runs: dict[str, CleanRun] = field(default_factory=dict)
+    runs: dict[str, BaseRun] = field(default_factory=dict)
 
-    def clean_run(
+    def base_run(
         self,
         model: Model,
         input_ids: Tensor,
         targets: Tensor,
         layers: Collection[int],
         advance: Advance,
-    ) -> CleanRun:
+    ) -> BaseRun:
         """Return the untouched run of some sequences, taken once for all measurements.
 
         Args:
@@ -60,7 +60,7 @@ class Context:
             layers: layers whose input will be wanted.
             advance: called with the number of sequences done.
         """
-        from icl_bench.models.interventions import digest_run, run_clean
+        from icl_bench.models.interventions import digest_run, run_base
 
         key = digest_run(input_ids, targets)
         if key in self.runs:
@@ -68,5 +68,5 @@ class Context:
         else:
             while len(self.runs) >= RUNS_KEPT:
                 self.runs.pop(next(iter(self.runs)))
-            self.runs[key] = run_clean(model, input_ids, targets, layers, advance)
+            self.runs[key] = run_base(model, input_ids, targets, layers, advance=advance)
         return self.runs[key]

@@ -14,8 +14,11 @@ SCORES = Literal[
     "previous_token",
     "duplicate_token",
     "first_token",
+    "delta",
 ]
-"""The per-head columns of the `induction` probe that heads can be chosen by."""
+"""The per-head columns that heads can be chosen by: scores of `induction`, effect of `sweep`."""
+Writing = Literal["zero", "mean", "resample"]
+"""What heads that are off write: nothing, their mean, or what they write on other tokens."""
 
 
 class StrictSettings(BaseModel):
@@ -44,13 +47,13 @@ class HeadSelection(StrictSettings):
     """
 
     from_: str | None = Field(default=None, alias="from")
-    """Name of the `induction` measurement whose heads are chosen from."""
+    """Name of the `induction` or `sweep` measurement whose heads are chosen from."""
     where: dict[SCORES, Threshold] | None = None
     """Score -> bound; a head is chosen when all bounds hold."""
     top: Annotated[int, Field(ge=1)] | None = None
     """Choose this many heads with the highest `by` score."""
-    by: SCORES = "induction"
-    """The score that `top` orders by."""
+    by: SCORES | None = None
+    """The score that `top` orders by; `delta` of a sweep, else `induction`, when not given."""
     random: Annotated[int, Field(ge=1)] | None = None
     """Choose this many heads uniformly at random."""
 

@@ -139,7 +139,7 @@ class Measurements:
             self.notes.add((*base, *one.path), one.message, one.at_key)
 
     def _check_source(self, name: str) -> None:
-        """Check that heads are taken from an `induction` measurement of this suite."""
+        """Check that heads are taken from an `induction` or `sweep` measurement of this suite."""
         probe, entry = self.probes[name], self.entries[name]
         if probe is None or not probe.reads_heads:
             return
@@ -150,6 +150,9 @@ class Measurements:
             return
         path = (*section, "heads", "from")
         origin = self.probe_of(source, path)
-        if origin is not None and origin.name != "induction":
-            message = f"heads come from an 'induction' measurement; {source!r} is {origin.name!r}"
+        if origin is not None and origin.name not in ("induction", "sweep"):
+            message = (
+                "heads come from an 'induction' or 'sweep' measurement; "
+                f"{source!r} is {origin.name!r}"
+            )
             self.notes.add(path, message)

@@ -1,0 +1,142 @@
+"""Probe `sweep`: the effect of every head on its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from icl_bench.probes import MetricInfo
+from icl_bench.probes.context import Context
+from icl_bench.probes.replacement import prepare_replacement
+from icl_bench.probes.settings import TokenSettings, Writing
+from icl_bench.record import Measurement
+
+if TYPE_CHECKING:
+    from icl_bench.models.model import Model
+    from icl_bench.probes.sweeping import Sweep
+
+
+class Settings(TokenSettings):
+    """What a suite may set for the `sweep` probe."""
+
+    sequences: Annotated[int, Field(ge=1)] = 8
+    """Number of sequences."""
+    repeats: Annotated[int, Field(ge=2)] = 2
+    """Copies of the block in a sequence."""
+    method: Writing = "zero"
+    """What replaces a head's output."""
+    exact: bool = True
+    """Measure every head on every sequence; otherwise only the undecided ones on more."""
+    top: Annotated[int, Field(ge=1)] = 10
+    """How many heads an adaptive sweep looks for."""
+    threshold: Annotated[float, Field(gt=0)] = 0.5
+    """Rise of the loss, in nats, above which a head counts."""
+
+
+METRICS: dict[str, MetricInfo] = {
+    "repeated_loss": MetricInfo("clean loss on the later copies", "down", "nats"),
+    "delta_max": MetricInfo(
+        "largest rise of the loss by one head, chosen and read on different sequences",
+        "up",
+        "nats",
+    ),
+    "delta_median": MetricInfo("median rise over heads", None, "nats"),
+    "heads_above": MetricInfo("heads whose rise is above the threshold", None, "heads"),
+    "rows": MetricInfo("sequences x heads measured, as a share of all", None, "ratio", True),
+}
+
+
+def measure(model: Model, settings: Settings, context: Context) -> Measurement:
+    """Switch every head off on its own.
+
+    Args:
+        model: the model.
+        settings: how.
+        context: progress.
+
+    Raises:
+        NotMeasurable: the model has no attention heads.
+        MeasurementError: the sequences do not fit the model.
+    """
+    from icl_bench.measures import statistics as st
+    from icl_bench.measures import tokens as tk
+    from icl_bench.measures.copying import repeated_targets
+    from icl_bench.models.interventions import run_base
+    from icl_bench.probes.sweeping import sweep_adaptively, sweep_exactly
+
+    model.require_heads()
+    bos = model.choose_bos(settings.bos)
+    tokens = tk.draw_repeated(
+        model.vocabulary,
+        sequences=settings.sequences,
+        period=settings.period,
+        repeats=settings.repeats,
+        seed=settings.seed,
+        bos=bos,
+    )
+    prepared = prepare_replacement(
+        model,
+        settings.method,
+        layers=model.heads,
+        sequences=settings.sequences,
+        length=tokens.input_ids.shape[1],
+        bos=bos,
+        seed=settings.seed,
+    )
+    base = run_base(model, tokens.input_ids, repeated_targets(tokens))
+    rows = len(model.every_head) * settings.sequences
+    with context.task("every head on its own", rows) as advance:
+        if settings.exact:
+            sweep = sweep_exactly(model, base, prepared.replacement, advance)
+        else:
+            sweep = sweep_adaptively(model, base, prepared.replacement, settings.top, advance)
+    metrics = {
+        "repeated_loss": st.mean_metric(sweep.clean),
+        "rows": st.exact_metric(sweep.counts.sum() / rows),
+    }
+    unmeasured = {}
+    if settings.exact:
+        metrics["delta_max"] = st.mean_metric(st.cross_fitted_max(sweep.deltas.T))
+        metrics["delta_median"] = st.mean_metric(np.median(sweep.deltas, axis=0))
+        metrics["heads_above"] = st.count_above(sweep.deltas.T, settings.threshold)
+    else:
+        best = sweep.order()[0]
+        metrics["delta_max"] = st.mean_metric(sweep.deltas[best])
+        why = "exact: false in the suite: most heads were measured on few sequences"
+        unmeasured = dict.fromkeys(("delta_median", "heads_above"), why)
+    return Measurement(
+        probe="sweep",
+        settings=settings.model_dump(),
+        tokens_sha256=tk.digest_tokens(tokens.input_ids, *prepared.batches),
+        metrics=metrics,
+        unmeasured=unmeasured,
+        heads=sweep_rows(sweep),
+    )
+
+
+def sweep_rows(sweep: Sweep) -> list[dict[str, Any]]:
+    """One row per head: its effect, standard error, bounds, and sequences; None where unknown."""
+    columns = zip(
+        sweep.heads,
+        sweep.losses.tolist(),
+        sweep.means.tolist(),
+        sweep.stderrs.tolist(),
+        sweep.low.tolist(),
+        sweep.high.tolist(),
+        sweep.counts.tolist(),
+    )
+    return [
+        {
+            "layer": layer,
+            "head": head,
+            "repeated_loss": loss,
+            "delta": delta,
+            "delta_stderr": None if np.isnan(stderr) else stderr,
+            "delta_low": None if np.isinf(low) else low,
+            "delta_high": None if np.isinf(high) else high,
+            "sequences": count,
+        }
+        for (layer, head), loss, delta, stderr, low, high, count in columns
+    ]
