@@ -87,6 +87,21 @@ def _make_parser() -> argparse.ArgumentParser:
     run.add_argument("--allow-pickle", action="store_true")
     run.set_defaults(command=_run)
 
+    sweep = commands.add_parser(
+        "sweep", help="switch every head off on its own and list what that does"
+    )
+    sweep.add_argument("model", metavar="SPEC", help="as --icl-model of the plugin")
+    sweep.add_argument("--adaptive", action="store_true", help="few tokens for most heads")
+    sweep.add_argument("--top", type=int, default=10, metavar="N", help="default: 10")
+    sweep.add_argument("--method", default="zero", help="zero (default), mean or resample")
+    sweep.add_argument("--sequences", type=int, default=8, metavar="N", help="default: 8")
+    sweep.add_argument("--period", type=int, default=50, metavar="N", help="default: 50")
+    sweep.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    sweep.add_argument("--csv", metavar="FILE", help="write every head's row there")
+    sweep.add_argument("--device", default="auto")
+    sweep.add_argument("--dtype", default="auto")
+    sweep.set_defaults(command=_sweep)
+
     validate = commands.add_parser("validate", help="check suite files without running them")
     validate.add_argument("files", metavar="FILE", nargs="+")
     validate.set_defaults(command=_validate)
@@ -165,6 +180,37 @@ def _run(given: argparse.Namespace) -> int:
     if code == OK and any(counts_as_failure(r, given.inconclusive == "fail") for r in records):
         code = FAILED
     return code
+
+
+def _sweep(given: argparse.Namespace) -> int:
+    import icl_bench
+    from icl_bench.record import write_atomically
+
+    if given.top < 1:
+        raise SettingsError(f"--top={given.top}: must be at least 1")
+    model = icl_bench.load_model(given.model, device=given.device, dtype=given.dtype)
+    tokens = icl_bench.repeated_tokens(model, given.sequences, given.period, seed=given.seed)
+    rows = len(model.every_head) * given.sequences
+    done = 0
+
+    def show(more: int) -> None:
+        nonlocal done
+        done += more
+        if sys.stderr.isatty():
+            print(f"\r{100 * done // rows}% of {rows} rows", end="", file=sys.stderr, flush=True)
+
+    frame = icl_bench.ablation_sweep(
+        model, tokens, given.method, not given.adaptive, top=given.top, advance=show
+    )
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)
+    if given.csv:
+        write_atomically(given.csv, frame.to_csv(index=False))
+    # Heads that were dropped early come after those that are known.
+    best = frame.sort_values(["sequences", "delta"], ascending=False).head(given.top)
+    columns = ["layer", "head", "repeated_loss", "delta", "delta_stderr"]
+    print(best[columns].to_string(index=False, float_format="{:.4f}".format))
+    return OK
 
 
 def _validate(given: argparse.Namespace) -> int:

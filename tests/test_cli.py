@@ -241,3 +241,20 @@ def test_the_reference_models_can_be_trained_again(
 def test_training_for_no_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("train-reference", "--steps=0") == 4
     assert "--steps must be at least 1" in capsys.readouterr().err
+
+
+def test_sweep_lists_the_heads_that_matter_and_writes_all(tmp_path, capsys):
+    file = tmp_path / "heads.csv"
+    arguments = ["sweep", "builtin:induction-2l", "--sequences=2", "--period=12", "--top=2"]
+    assert main([*arguments, f"--csv={file}"]) == 0
+    listed = [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert ["0", "9"] in listed and len(listed) == 2
+    assert len(file.read_text().splitlines()) == 1 + 24
+    assert main([*arguments, "--adaptive"]) == 0
+
+
+def test_sweep_refuses_what_cannot_be_in_one_sentence(capsys):
+    assert main(["sweep", "builtin:induction-2l", "--top=0"]) == 4
+    assert main(["sweep", "builtin:induction-2l", "--method=median"]) == 4
+    assert "unknown method 'median'" in capsys.readouterr().err
+    assert main(["sweep", "builtin:induction-3l"]) == 4

@@ -37,7 +37,6 @@ class BatchLimit:
         self.fixed = rows
         self._tokens = TOKENS.get(device, TOKENS["cuda"])
         self._logit_bytes = logit_bytes
-        self._logit_room = LOGIT_BYTES
 
     def rows(self, length: int, targets: int = 0) -> int:
         """Return how many rows of `length` tokens to run at once, for logits of `targets`."""
@@ -45,13 +44,12 @@ class BatchLimit:
             return self.fixed
         rows = max(1, self._tokens // length)
         if targets:
-            rows = min(rows, max(1, self._logit_room // (self._logit_bytes * targets)))
+            rows = min(rows, max(1, LOGIT_BYTES // (self._logit_bytes * targets)))
         return rows
 
-    def halve(self, rows: int) -> None:
-        """Halve every bound after a batch of `rows` did not fit."""
-        self._tokens = max(1, self._tokens // 2)
-        self._logit_room //= 2
+    def halve(self, rows: int, length: int) -> None:
+        """Take at most half as much from now on as a batch of `rows` that did not fit."""
+        self._tokens = max(1, rows * length // 2)
         if self.fixed is not None:
             self.fixed = max(1, min(self.fixed, rows) // 2)
 
@@ -87,7 +85,7 @@ def run_in_batches(
                     f"memory ran out on a single row of {length} tokens; use shorter sequences, "
                     "a smaller dtype or another device"
                 )
-            limit.halve(size)
+            limit.halve(size, length)
             # The failed batch's tensors are free only now that its frames are gone.
             gc.collect()
             if torch.cuda.is_available():
