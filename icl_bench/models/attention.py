@@ -11,7 +11,7 @@ behave like plain attention.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -53,6 +53,12 @@ ROUNDING = 5e-7
 """How much further for each unit of the row's log-sum-exp: a score of 600 has few digits left."""
 
 
+Swap = Callable[
+    [Tensor, Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor, Tensor, "Tensor | None"]
+]
+"""Stand-ins for what an attention call was given; the batch may grow, for all alike."""
+
+
 @dataclass
 class Pass:
     """What one forward pass reads and changes.
@@ -62,6 +68,7 @@ class Pass:
         raw: keep every pair's value instead of the mean over pairs.
         ablation: heads to switch off, per row of the batch; None for none.
         mean_over: physical positions whose head outputs are summed, or None.
+        swap: gets queries, keys, values and mask of a call and returns those to go on with.
 
     After the pass:
         scores: name -> layer -> (batch, heads), or (batch, heads, pairs) when raw.
@@ -73,6 +80,7 @@ class Pass:
     raw: bool = False
     ablation: Ablation | None = None
     mean_over: slice | None = None
+    swap: Swap | None = None
     scores: dict[str, dict[int, Tensor]] = field(default_factory=dict)
     output_sums: dict[int, Tensor] = field(default_factory=dict)
     shapes: dict[int, tuple[int, int, int]] = field(default_factory=dict)
@@ -214,6 +222,8 @@ def fused_attention(
         KernelMisfit: the call asks for something that a fused kernel cannot reproduce.
     """
     work = _active.get() or Pass()
+    if work.swap is not None:
+        query, key, value, attention_mask = work.swap(query, key, value, attention_mask)
     # Sinks join the softmax's denominator: out and lse are corrected for them below.
     sinks = kwargs.pop("s_aux", None)
     unknown = [n for n, given in kwargs.items() if n not in HARMLESS and _changes_numbers(given)]
@@ -259,6 +269,8 @@ def eager_attention(
 ) -> tuple[Tensor, None]:
     """The model file's own eager attention, one layer's matrix at a time."""
     work = _active.get() or Pass()
+    if work.swap is not None:
+        query, key, value, attention_mask = work.swap(query, key, value, attention_mask)
     own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     if own is None:
         raise KernelMisfit(f"{type(module).__module__} has no eager attention function")

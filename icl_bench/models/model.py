@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from icl_bench.errors import MeasurementError, ModelError, NotMeasurable
 from icl_bench.measures.tokens import Pairs
 from icl_bench.models.ablation import Ablation
+from icl_bench.models.anatomy import Anatomy, find_anatomy
 from icl_bench.models.attention import Pass
 from icl_bench.models.families import NO_ATTENTION
 from icl_bench.models.kernels import KernelMisfit
@@ -108,6 +109,11 @@ class Model:
     def fingerprint(self) -> str:
         """SHA-256 over every weight."""
         return fingerprint(self.model)
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """Which module writes what into the residual stream, found once on a tiny batch."""
+        return find_anatomy(self)
 
     @property
     def dtype(self) -> str:
@@ -320,6 +326,22 @@ class Model:
             assert full is not None and short is not None
             self._resumes[layer] = same_logits(full, short)
         return prefix if self._resumes[layer] else None
+
+    def run_pass(
+        self, ids: Tensor, work: Pass, keep: Tensor | None = None, logits: bool = False
+    ) -> Tensor | None:
+        """Run one batch by the model's path, as it is: no batching, no shared prefix.
+
+        Args:
+            ids: (rows, length).
+            work: what to read and change.
+            keep: positions whose logits are wanted; None for all.
+            logits: False to stop before the language-modelling head.
+
+        Returns:
+            logits (rows, positions, vocabulary), or None.
+        """
+        return self._run(ids, work, keep, logits)
 
     def _run(self, ids: Tensor, work: Pass, keep: Tensor | None, logits: bool) -> Tensor | None:
         if self._path is None:
