@@ -13,7 +13,7 @@ write nothing on a few tokens cannot hide a mistake.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -94,7 +94,6 @@ class Anatomy:
     modules: nn.ModuleList
     unembedding: Unembedding | None = None
     problem: str | None = None
-    _checked: dict[str, bool] = field(default_factory=dict)
 
     def require_heads(self, layers: Iterable[int]) -> None:
         """Raise NotMeasurable where what the heads of these layers write is not known."""
@@ -181,6 +180,9 @@ def _read_layer(model: Model, trace: LayerTrace, values: Tensor | None) -> Layer
     if not trace.untouched:
         layer.problem = "it changes the residual stream in place"
         return layer
+    if trace.before.ndim != 3 or trace.after.shape != trace.before.shape:
+        layer.problem = "its residual stream is not one vector for each position"
+        return layer
     if values is not None:
         layer.heads, layer.width = values.shape
         layer.problem = _read_attention(layer, trace, values)
@@ -262,6 +264,8 @@ def _read_sum(model: Model, layer: LayerAnatomy, trace: LayerTrace) -> None:
     elif len(chosen) == 2:
         # A layer with another mixer in the attention's place: the MLP is the later one.
         chosen, factors = chosen[1:], factors[1:]
+    elif chosen:
+        layer.mlp_problem = "it has no attention, and its one module may be anything"
     if len(set(factors)) > 1:
         layer.mlp_problem = "two modules write with different factors"
     layer.mlps = tuple(call.module for call in chosen)
