@@ -50,7 +50,7 @@ class LayerAnatomy:
         multiplier: factor of the attention's contribution.
         mlps: the modules whose outputs are the rest of what the layer adds: an MLP, or the norm
             after it; none in an attention-only layer.
-        mlp_multiplier: factor of theirs.
+        mlp_multipliers: the factor of each.
         problem: why the heads' contributions are not known, or None.
         mlp_problem: why the MLP's contribution is not known, or None.
     """
@@ -64,7 +64,7 @@ class LayerAnatomy:
     norm: FrozenNorm | None = None
     multiplier: float = 1.0
     mlps: tuple[nn.Module, ...] = ()
-    mlp_multiplier: float = 1.0
+    mlp_multipliers: tuple[float, ...] = ()
     problem: str | None = None
     mlp_problem: str | None = None
 
@@ -266,10 +266,8 @@ def _read_sum(model: Model, layer: LayerAnatomy, trace: LayerTrace) -> None:
         chosen, factors = chosen[1:], factors[1:]
     elif chosen:
         layer.mlp_problem = "it has no attention, and its one module may be anything"
-    if len(set(factors)) > 1:
-        layer.mlp_problem = "two modules write with different factors"
     layer.mlps = tuple(call.module for call in chosen)
-    layer.mlp_multiplier = factors[0] if factors else 1.0
+    layer.mlp_multipliers = tuple(factors)
 
 
 def _check_gates(model: Model, anatomy: Anatomy, ids: Tensor) -> None:

@@ -95,6 +95,11 @@ class Model:
         return "none" if self._path is None else PATHS[self._path][0]
 
     @property
+    def path(self) -> str | None:
+        """Name of the way in which heads are reached (`icl_bench.models.paths.PATHS`), or None."""
+        return self._path
+
+    @property
     def heads(self) -> dict[int, int]:
         """Layer -> number of query heads, for the layers that have attention."""
         return {layer: shape[0] for layer, shape in self.shapes.items()}

@@ -23,7 +23,6 @@ class Unembedding:
         bias: its bias (vocabulary,), or None.
         scale: factor of the logits.
         cap: bound of a final soft-cap, or None; attributions are to the logit before it.
-        mean_row: mean of the matrix over the vocabulary (width,).
     """
 
     norm_module: nn.Module | None
@@ -32,7 +31,6 @@ class Unembedding:
     bias: Tensor | None
     scale: float
     cap: float | None
-    mean_row: Tensor
 
     def directions(self, answer: Tensor) -> Tensor:
         """Return what raises the answers' logits over the vocabulary's mean.
@@ -44,7 +42,7 @@ class Unembedding:
             (..., width), float32, to be multiplied with the final norm's output.
         """
         rows = self.matrix[answer.to(self.matrix.device)].float()
-        return (rows - self.mean_row) * self.scale
+        return (rows - self.matrix.mean(0, dtype=torch.float32)) * self.scale
 
     def offset(self, answer: Tensor) -> Tensor:
         """Return the part of the answers' centred logits that no residual stream changes."""
@@ -94,9 +92,7 @@ def find_unembedding(
     scale, cap = _find_scale(module, raw, logits.float(), within)
     if scale is None:
         return None, "the logits are not a multiple of the unembedding's output, nor soft-capped"
-    mean_row = head.weight.float().mean(0)
-    matrix = head.weight.detach()
-    return Unembedding(norm_module, norm, matrix, bias, scale, cap, mean_row), None
+    return Unembedding(norm_module, norm, head.weight.detach(), bias, scale, cap), None
 
 
 def _equal(ours: Tensor, theirs: Tensor) -> bool:
