@@ -261,6 +261,7 @@ def component_losses(
     _check_components(model, [part for components in sets for part in components])
     if heads is not None:
         model.require_heads()
+    anatomy = model.anatomy  # found now, not in the middle of a shared run
     named = [layer for components in sets for _, layer in components]
     named += [layer for off in heads or [] for layer, _ in off]
     prefix = model._shared_prefix(input_ids, min(named, default=0))
@@ -276,7 +277,7 @@ def component_losses(
             work.ablation = Ablation.build(off, model.heads, head_values)
         with (
             nullcontext() if prefix is None else resume(model.runner, prefix, rows),
-            switched_off(model.anatomy, components),
+            switched_off(anatomy, components),
         ):
             logits = model.run_pass(input_ids[rows], work, targets - 1, True)
         if components.missed:
