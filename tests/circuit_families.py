@@ -33,6 +33,23 @@ MORE: dict[str, Callable[[], Any]] = {
     # The MLP adds the residual stream itself, or is no module.
     "mpt": lambda: tf.MptConfig(d_model=64, n_heads=4, n_layers=3, max_seq_len=128, **_OLD),
     "biogpt": lambda: tf.BioGptConfig(**_COMMON),
+    # A norm between heads and output projection; latent attention, values wider than queries.
+    "bitnet": lambda: tf.BitNetConfig(**_GROUPED),
+    "deepseek_v3": lambda: tf.DeepseekV3Config(
+        **_COMMON,
+        num_key_value_heads=4,
+        n_routed_experts=4,
+        n_group=1,
+        topk_group=1,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=24,
+        first_k_dense_replace=1,
+    ),
     # Sinks.
     "gpt_oss": lambda: tf.GptOssConfig(
         **_GROUPED,
@@ -74,7 +91,7 @@ DOWN = {
 }
 """Where a family's MLPs write; elsewhere `mlp.down_proj`, or what `EXPERTS` lists."""
 
-EXPERTS = {"mixtral", "gpt_oss", "granitemoeshared"}
+EXPERTS = {"mixtral", "gpt_oss", "granitemoeshared", "deepseek_v3"}
 _WRITES = ("down_proj", "output_linear", "w2.")
 
 OUT = {

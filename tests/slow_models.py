@@ -22,12 +22,12 @@ def rotate(x, theta=10000.0):
     length, width = x.shape
     half = width // 2
     result = torch.empty_like(x)
-    for position in range(length):
-        for i in range(half):
-            angle = torch.tensor(position / theta ** (2 * i / width), dtype=x.dtype)
-            a, b = x[position, i], x[position, half + i]
-            result[position, i] = a * angle.cos() - b * angle.sin()
-            result[position, half + i] = b * angle.cos() + a * angle.sin()
+    places = torch.arange(length, dtype=x.dtype)
+    for i in range(half):
+        angle = places / theta ** (2 * i / width)
+        a, b = x[:, i], x[:, half + i]
+        result[:, i] = a * angle.cos() - b * angle.sin()
+        result[:, half + i] = b * angle.cos() + a * angle.sin()
     return result
 
 
@@ -165,9 +165,7 @@ class SlowOlmo2(SlowLlama):
         return qs, ks, vs
 
     def post(self, layer, summed):
-        return rms(
-            summed, self.name(layer, "post_attention_layernorm"), self.config.rms_norm_eps
-        )
+        return rms(summed, self.name(layer, "post_attention_layernorm"), self.config.rms_norm_eps)
 
     def freeze(self, layer, part, summed):
         power = summed.pow(2).mean(-1, keepdim=True) + self.config.rms_norm_eps
@@ -183,9 +181,7 @@ class SlowGPT2(SlowModel):
         return self.w[f"transformer.h.{layer}.{rest}"]
 
     def embed(self, ids):
-        return (
-            self.w["transformer.wte.weight"][ids] + self.w["transformer.wpe.weight"][: len(ids)]
-        )
+        return self.w["transformer.wte.weight"][ids] + self.w["transformer.wpe.weight"][: len(ids)]
 
     def norm(self, layer, which, stream):
         weight, bias = self.get(layer, f"{which}.weight"), self.get(layer, f"{which}.bias")

@@ -47,9 +47,7 @@ def tokens(model):
 def plain_losses(module, ids):
     with torch.no_grad():
         logits = module(ids, use_cache=False).logits[:, :-1].float()
-    return torch.nn.functional.cross_entropy(
-        logits.transpose(1, 2), ids[:, 1:], reduction="none"
-    )
+    return torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
 
 
 def losses(model, tokens, sets, **options):

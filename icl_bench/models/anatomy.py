@@ -157,9 +157,9 @@ def find_anatomy(model: Model) -> Anatomy:
     layers = []
     for index in range(len(modules)):
         layer = found.get(index) or LayerAnatomy(index, problem="it takes or returns no tensor")
-        if index in found and index - 1 in found:
-            if not torch.equal(streams[index][0], streams[index - 1][1]):
-                layer.problem = f"its input is not what layer {index - 1} returned"
+        both = index in found and index - 1 in found
+        if both and not torch.equal(streams[index][0], streams[index - 1][1]):
+            layer.problem = f"its input is not what layer {index - 1} returned"
         layer.mlp_problem = layer.mlp_problem or layer.problem
         layers.append(layer)
     anatomy = Anatomy(layers, modules)

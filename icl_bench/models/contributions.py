@@ -67,7 +67,9 @@ class CleanRun:
     normed: Tensor | None = None
     wrapped: bool = False
 
-    def contribution(self, heads: Sequence[Head], values: dict[int, Tensor] | None = None) -> Tensor:
+    def contribution(
+        self, heads: Sequence[Head], values: dict[int, Tensor] | None = None
+    ) -> Tensor:
         """Return what some heads write together into the residual stream, (..., width).
 
         Args:
@@ -109,7 +111,7 @@ class CleanRun:
         return flat.reshape(*flat.shape[:-1], layer.heads, layer.width)
 
     def constant(self, index: int) -> Tensor | None:
-        """Return what the biases of a layer's attention write, (..., width) or (width,), or None."""
+        """Return what biases of a layer's attention write, (..., width) or (width,), or None."""
         layer = self.anatomy.layers[index]
         bias = layer.output_bias()
         part = None if bias is None else bias.detach().float()
@@ -253,10 +255,10 @@ def read_logits(run: CleanRun, answer: Tensor) -> LogitReading:
     if unembedding.norm is None:
         return LogitReading(direction, (run.last.float() * direction).sum(-1) + fixed, fixed)
     assert run.normed is not None
-    total = (run.normed.float() * direction).sum(-1) + fixed
-    fixed = fixed + direction @ unembedding.norm.bias
     try:
         scale = unembedding.norm.fit_scale(run.last, run.normed)
     except NotLinear as error:
         raise NotMeasurable(f"the final norm cannot be frozen: {error}") from None
+    total = (run.normed.float() * direction).sum(-1) + fixed
+    fixed = fixed + direction @ unembedding.norm.bias
     return LogitReading(unembedding.norm.pull_back(direction, scale), total, fixed)

@@ -32,14 +32,22 @@ class FrozenNorm:
     """
 
     def __init__(self, module: nn.Module, width: int, like: Tensor) -> None:
+        self.module = module
         # Without zeros and of mean 0, so that centring leaves it alone and every gain shows.
         signs = torch.ones(width, dtype=like.dtype, device=like.device)
         signs[1::2] = -1
         if width % 2:
             signs[-3:] = torch.tensor([1.0, 1.0, -2.0], dtype=like.dtype)
+        self._signs = signs
+        self._read()
+
+    @torch.no_grad()
+    def _read(self) -> None:
+        signs = self._signs
         probes = torch.stack([torch.zeros_like(signs), torch.ones_like(signs), signs])[None]
         try:
-            zero, level, answer = module(probes)[0].float()
+            # Not by a call, which would run the hooks that watch the module.
+            zero, level, answer = self.module.forward(probes)[0].float()
         except (RuntimeError, TypeError, ValueError) as error:
             raise NotLinear(f"it cannot be called on vectors: {error}") from None
         self.bias = zero
@@ -50,15 +58,17 @@ class FrozenNorm:
     def fit_scale(self, before: Tensor, after: Tensor) -> Tensor:
         """Return the scale of every position (..., 1) from what went in and what came out.
 
+        Gain and bias are read again: the weights may have changed since the last run.
+
         Raises:
             NotLinear: no scale explains the output.
         """
+        self._read()
         base = self._centre(before.float()) * self.gain
         wanted = after.float() - self.bias
         power = base.pow(2).sum(-1, keepdim=True)
         scale = (wanted * base).sum(-1, keepdim=True) / power.clamp_min(1e-30)
         off = (base * scale - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp_min(1e-20)
-        off = torch.where(wanted.norm(dim=-1) > 0, off, torch.zeros_like(off))
         within = WITHIN if after.dtype in (torch.float32, torch.float64) else WITHIN_HALF
         if not float(off.max()) <= within:
             raise NotLinear(f"its output is not gain * x * scale + bias ({float(off.max()):.2g})")

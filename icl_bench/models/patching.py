@@ -245,9 +245,7 @@ class _Batch:
         weight = None if self.pairs.weight is None else self.pairs.weight.repeat(times, 1)
         return Pairs(self.pairs.query.repeat(times, 1), self.pairs.key.repeat(times, 1), weight)
 
-    def _scores(
-        self, side: Side, layer: int, work: _Halfway, place: int, times: int = 1
-    ) -> Tensor:
+    def _scores(self, side: Side, layer: int, work: _Halfway, place: int, times: int = 1) -> Tensor:
         """Return the scores (times * rows, heads) of one side's block of the batch."""
         count = times * len(self.ids)
         block = slice(place * count, (place + 1) * count)

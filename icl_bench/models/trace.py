@@ -164,9 +164,9 @@ class Tracer:
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> None:
             given, gave = first_tensor((*args, *kwargs.values())), first_tensor(output)
-            if self._open is None and self.last is not None and given is not None:
-                if gave is not None:
-                    self.tail.append(Call(name, module, given.clone(), gave.clone()))
+            ended = self._open is None and self.last is not None
+            if ended and given is not None and gave is not None:
+                self.tail.append(Call(name, module, given.clone(), gave.clone()))
 
         return keep
 
