@@ -247,6 +247,27 @@ class Bench:
         """See `icl_bench.run`."""
         return run(suites, self.model)
 
+    def path_patching(
+        self,
+        receivers: Sequence[Sequence[int]],
+        tokens: RepeatedTokens | None = None,
+        senders: Sequence[Sequence[int]] | None = None,
+        side: str | Sequence[str] = "key",
+        *,
+        together: bool = False,
+    ) -> pd.DataFrame:
+        """See `icl_bench.path_patching`; without tokens, on the default ones."""
+        from icl_bench.circuits import path_patching
+
+        tokens = tokens or self.repeated_tokens()
+        return path_patching(self.model, tokens, receivers, senders, side, together=together)
+
+    def logit_attribution(self, tokens: RepeatedTokens | None = None) -> pd.DataFrame:
+        """See `icl_bench.logit_attribution`; without tokens, on the default ones."""
+        from icl_bench.circuits import logit_attribution
+
+        return logit_attribution(self.model, tokens or self.repeated_tokens())
+
 
 def _check_heads(model: Model, heads: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
     found = sorted({(int(layer), int(head)) for layer, head in heads})

@@ -150,7 +150,7 @@ def find_anatomy(model: Model) -> Anatomy:
 
     def look(trace: LayerTrace) -> None:
         found[trace.index] = _read_layer(model, trace, values.get(trace.index))
-        streams[trace.index] = (trace.before, trace.after)
+        streams[trace.index] = (trace.before.cpu(), trace.after.cpu())
 
     tracer = Tracer(model, modules, look)
     logits = tracer.run(ids, Pass(ablation=Ablation(off, values)) if off else None)
