@@ -8,6 +8,7 @@ import torch
 from slow_models import SLOW
 
 import icl_bench
+from icl_bench.api import Bench
 from icl_bench.errors import NotMeasurable, SettingsError
 from icl_bench.measures.tokens import draw_repeated, draw_varied
 from icl_bench.models.patching import patch_paths
@@ -282,3 +283,21 @@ def test_wrong_arguments_get_one_clear_message():
     ]:
         with pytest.raises(SettingsError, match=message):
             icl_bench.path_patching(model, tokens, **options)
+
+
+def test_the_value_side_starts_from_direct_logit_attribution():
+    model = icl_bench.wrap(families.build("olmo2"))
+    tokens = draw(model)
+    frame = icl_bench.path_patching(model, tokens, HEADS[4:], [(0, 0)], "value")
+    written = icl_bench.logit_attribution(model, tokens).set_index(["layer", "head"])["logit"]
+    for row in frame.itertuples():
+        assert row.clean == pytest.approx(written[row.layer, row.head], abs=1e-6)
+
+
+def test_the_fixture_has_the_same_functions():
+    model = icl_bench.wrap(families.build("llama"))
+    tokens = draw(model)
+    bench = Bench(model)
+    ours = bench.path_patching([(2, 0)], tokens, side=["query"])
+    assert ours.equals(icl_bench.path_patching(model, tokens, [(2, 0)], side=["query"]))
+    assert bench.logit_attribution(tokens).equals(icl_bench.logit_attribution(model, tokens))
