@@ -193,3 +193,6 @@ def test_what_is_not_there_is_named():
         losses(model, tokens, [[("mlp", 1)]])
     with pytest.raises(MeasurementError, match="no layer 7; it has 3"):
         losses(model, tokens, [[("layer", 7)]])
+    llama = icl_bench.wrap(families.build("llama"))
+    with pytest.raises(MeasurementError, match="nothing is given to stand in for mlp 1"):
+        losses(llama, tokens, [[("mlp", 1)]], values={("layer", 1): torch.zeros(64)})

@@ -99,8 +99,11 @@ def switched_off(anatomy: Anatomy, ablation: ComponentAblation) -> Iterator[None
 
     Raises:
         NotMeasurable: the MLP of a named layer is not known.
+        MeasurementError: a component has no stand-in although others have.
     """
     anatomy.require_mlps(sorted(ablation.mlps))
+    if ablation.values is not None and (lacking := ablation.named - ablation.values.keys()):
+        raise MeasurementError(f"nothing is given to stand in for {_list_names(lacking)}")
     with ExitStack() as stack:
         for index, off in ablation.mlps.items():
             layer = anatomy.layers[index]
@@ -281,14 +284,17 @@ def component_losses(
         ):
             logits = model.run_pass(input_ids[rows], work, targets - 1, True)
         if components.missed:
-            names = ", ".join(f"{kind} {layer}" for kind, layer in sorted(components.missed))
-            raise ModelError(f"the ablation of {names} did not act")
+            raise ModelError(f"the ablation of {_list_names(components.missed)} did not act")
         parts.append(score_targets(logits, input_ids[rows][:, targets]))
         if advance:
             advance(len(rows))
     joined = join_losses(parts)
     shape = (len(sets), count, len(targets))
     return TokenLosses(joined.nll.reshape(shape), joined.correct.reshape(shape))
+
+
+def _list_names(components: set[Component]) -> str:
+    return ", ".join(f"{kind} {layer}" for kind, layer in sorted(components))
 
 
 def _check_components(model: Model, components: Sequence[Component]) -> None:
