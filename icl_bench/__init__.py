@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         token_losses,
         wrap,
     )
+    from icl_bench.circuits import logit_attribution, path_patching
     from icl_bench.errors import IclError
     from icl_bench.measures.tokens import RepeatedTokens
     from icl_bench.models.model import Model
@@ -39,7 +40,9 @@ __all__ = [
     "ablation_sweep",
     "head_scores",
     "load_model",
+    "logit_attribution",
     "minimal_set",
+    "path_patching",
     "read_record",
     "repeated_tokens",
     "run",
@@ -52,6 +55,8 @@ _HOMES = {
     "Model": "icl_bench.models.model",
     "RepeatedTokens": "icl_bench.measures.tokens",
     "RunRecord": "icl_bench.record",
+    "logit_attribution": "icl_bench.circuits",
+    "path_patching": "icl_bench.circuits",
     "read_record": "icl_bench.record",
 }
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from icl_bench.errors import SettingsError, nearest
 from icl_bench.measures.copying import repeated_targets
 from icl_bench.measures.tokens import Pairs, RepeatedTokens, draw_repeated
-from icl_bench.models.ablation import Replacement
+from icl_bench.models.ablation import Component, Head, Part, Replacement
 from icl_bench.models.interventions import run_base, switch_off
 from icl_bench.models.model import Model
 from icl_bench.models.opening import open_model, wrap
@@ -128,7 +128,7 @@ def head_scores(model: Model, tokens: RepeatedTokens) -> pd.DataFrame:
 def token_losses(
     model: Model,
     input_ids: Tensor,
-    ablate: Iterable[Sequence[int]] = (),
+    ablate: Iterable[Sequence[int | str]] = (),
     method: Method = "zero",
     seed: int = 0,
     *,
@@ -141,7 +141,8 @@ def token_losses(
     Args:
         model: the model.
         input_ids: ids, shape (batch, seq).
-        ablate: heads to switch off, [(layer, head), ...].
+        ablate: heads to switch off, [(layer, head), ...]; ("mlp", layer) and ("layer", layer)
+            name an MLP and a whole layer (its output is then its input).
         method: what replaces a head's output: `zero`, its `mean` over held-out random tokens, its
             output at the same position of other random tokens (`resample`), `pattern_preserving`
             (zero, with every pattern as in the clean run), or `edge_knockout` (the head stays on
@@ -165,19 +166,19 @@ def token_losses(
     if int(ids.min()) < 0 or int(ids.max()) >= rows:
         raise SettingsError(f"input_ids must lie in 0..{rows - 1}")
     ids = ids.long()
-    heads = check_heads(model, ablate)
+    parts = check_parts(model, ablate)
     if keep is not None:
-        if heads:
+        if parts:
             raise SettingsError("give either 'ablate' or 'keep'")
-        kept = set(check_heads(model, keep))
-        heads = [head for head in model.every_head if head not in kept]
+        kept = set(check_parts(model, keep))
+        parts = [head for head in model.every_head if head not in kept]
     pairs = _check_edges(edges, ids.shape[1]) if method == "edge_knockout" else None
     clean = run_base(model, ids, torch.arange(1, ids.shape[1]))
-    if not heads:
+    if not parts:
         _check_method(method, patterns)
         return clean.losses.nll
-    replacement = _replace(model, method, patterns, heads, ids, seed, pairs)
-    return switch_off(model, clean, [heads], replacement).nll[0]
+    replacement = _replace(model, method, patterns, parts, ids, seed, pairs)
+    return switch_off(model, clean, [parts], replacement).nll[0]
 
 
 def ablation_sweep(
@@ -324,30 +325,66 @@ class Bench:
         """See `icl_bench.run`."""
         return run(suites, self.model)
 
+    def path_patching(
+        self,
+        receivers: Sequence[Sequence[int]],
+        tokens: RepeatedTokens | None = None,
+        senders: Sequence[Sequence[int]] | None = None,
+        side: str | Sequence[str] = "key",
+        *,
+        together: bool = False,
+    ) -> pd.DataFrame:
+        """See `icl_bench.path_patching`; without tokens, on the default ones."""
+        from icl_bench.circuits import path_patching
 
-def check_heads(model: Model, heads: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
-    """Return heads as sorted (layer, head) pairs.
+        tokens = tokens or self.repeated_tokens()
+        return path_patching(self.model, tokens, receivers, senders, side, together=together)
+
+    def logit_attribution(self, tokens: RepeatedTokens | None = None) -> pd.DataFrame:
+        """See `icl_bench.logit_attribution`; without tokens, on the default ones."""
+        from icl_bench.circuits import logit_attribution
+
+        return logit_attribution(self.model, tokens or self.repeated_tokens())
+
+
+def check_parts(model: Model, parts: Iterable[Sequence[int | str]]) -> list[Part]:
+    """Return what is to be switched off, each once, heads sorted and first.
 
     Args:
         model: the model.
-        heads: the heads, each two whole numbers.
+        parts: heads as (layer, head), MLPs as ("mlp", layer), layers as ("layer", layer).
 
     Raises:
-        SettingsError: the model has no such head.
+        SettingsError: the model has no such part, or it is not written like this.
     """
-    try:
-        found = sorted({(int(layer), int(head)) for layer, head in heads})
-    except (TypeError, ValueError):
-        raise SettingsError("heads are given as [(layer, head), ...]") from None
-    if found:
+    heads: set[Head] = set()
+    others: set[Component] = set()
+    for part in parts:
+        try:
+            first, second = part
+            if first == "mlp":
+                others.add(("mlp", int(second)))
+            elif first == "layer":
+                others.add(("layer", int(second)))
+            else:
+                heads.add((int(first), int(second)))
+        except (TypeError, ValueError):
+            raise SettingsError(
+                f"{part!r} names nothing; heads are given as (layer, head), others as "
+                '("mlp", layer) or ("layer", layer)'
+            ) from None
+    if heads:
         model.require_heads()
-    for layer, head in found:
+    for layer, head in sorted(heads):
         if not 0 <= head < model.heads.get(layer, 0):
             raise SettingsError(
                 f"the model has no head {layer}.{head}; layer {layer} has "
                 f"{model.heads.get(layer, 0)} heads"
             )
-    return found
+    for _, layer in others:
+        if not 0 <= layer < model.layers:
+            raise SettingsError(f"the model has no layer {layer}; it has {model.layers}")
+    return [*sorted(heads), *sorted(others)]
 
 
 def _check_method(method: str, patterns: str) -> None:
@@ -376,7 +413,7 @@ def _replace(
     model: Model,
     method: Method,
     patterns: Patterns,
-    heads: Sequence[tuple[int, int]],
+    parts: Sequence[Part],
     input_ids: Tensor,
     seed: int,
     edges: Pairs | None,
@@ -385,7 +422,7 @@ def _replace(
     prepared = prepare_replacement(
         model,
         method,
-        layers={layer for layer, _ in heads},
+        parts=parts,
         sequences=max(HELD_OUT, len(input_ids)) if method == "mean" else len(input_ids),
         length=input_ids.shape[1],
         bos=model.bos,

@@ -29,6 +29,8 @@ def test_the_public_names_are_these():
         "ablation_sweep",
         "head_scores",
         "load_model",
+        "logit_attribution",
+        "path_patching",
         "read_record",
         "repeated_tokens",
         "run",

@@ -201,5 +201,5 @@ def test_heads_are_two_whole_numbers():
     for wrong in ([(0, -1)], [(9, 0)], [(0, 4)]):
         with pytest.raises(SettingsError, match="has no head"):
             icl_bench.token_losses(model, ids, wrong)
-    with pytest.raises(SettingsError, match=r"\[\(layer, head\), ...\]"):
+    with pytest.raises(SettingsError, match=r"given as \(layer, head\)"):
         icl_bench.token_losses(model, ids, [3])

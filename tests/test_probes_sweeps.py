@@ -61,7 +61,7 @@ def test_the_two_heads_alone_copy_as_well_as_all(model):
     assert value(both, "copying_lost") == pytest.approx(0, abs=0.01)
     assert value(one, "copying_lost") > 0.99
     assert both.tables["chosen_heads"] == CIRCUIT and len(both.tables["ablated_heads"]) == 46
-    assert "keep_only" in both.unmeasured["null_p_value"]
+    assert "switched off alone" in both.unmeasured["null_p_value"]
 
 
 def test_keeping_every_head_switches_nothing_off(model):

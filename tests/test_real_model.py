@@ -95,3 +95,40 @@ def test_the_previous_token_head_feeds_the_others(model, tokens):
     strongest = icl_bench.token_losses(model, ids, ablate=[(18, 6)])[:, 51:].mean()
     assert without - clean > 4
     assert without - clean > 2 * (strongest - clean)
+
+
+@pytest.fixture(scope="module")
+def few(tokens):
+    return icl_bench.RepeatedTokens(tokens.input_ids[:4], tokens.period, 2, 1)
+
+
+def test_induction_heads_get_their_keys_from_the_previous_token_head(model, few):
+    """Path patching, key side: without 16.0 the heads in layers 17 and 18 find nothing."""
+    heads = [(17, 3), (17, 4), (17, 5), (18, 6)]
+    senders = [(16, 0), (2, 2), (14, 3)]
+    frame = icl_bench.path_patching(model, few, heads, senders)
+    frame = frame.set_index(["layer", "head", "sender_layer", "sender_head"])
+    for head, clean in zip(heads, (0.75, 0.76, 0.65, 0.88)):
+        row = frame.loc[(*head, 16, 0)]
+        assert row["clean"] == pytest.approx(clean, abs=0.04)
+        assert row["patched"] < 0.005
+    assert frame.loc[(17, 3, 2, 2), "drop"] == pytest.approx(0.16, abs=0.04)
+
+
+def test_one_induction_head_draws_its_query_from_another(model, few):
+    """23.2 is no textbook circuit: 18.6 is in its query, and in that of no earlier head."""
+    senders = [(16, 0), (16, 2), (18, 6), (18, 7), (8, 0)]
+    frame = icl_bench.path_patching(model, few, [(17, 3), (18, 6), (23, 2)], senders, "query")
+    frame = frame.set_index(["layer", "head", "sender_layer", "sender_head"])
+    assert frame.loc[(23, 2, 18, 6), "drop"] == pytest.approx(0.26, abs=0.03)
+    assert frame.loc[(23, 2)]["drop"].idxmax() == (18, 6)
+    assert frame.drop(index=23, level="layer")["drop"].max() < 0.2
+
+
+def test_attending_is_not_copying(model, few, scores):
+    """17.3 to 17.5 attend to the right token and write almost nothing; 29.1 writes most."""
+    frame = icl_bench.logit_attribution(model, few).set_index(["layer", "head"])["logit"]
+    assert frame.idxmax() == (29, 1) and frame.max() == pytest.approx(2.2, abs=0.3)
+    for head in [(17, 3), (17, 4), (17, 5)]:
+        assert scores.loc[head, "induction"] > 0.6
+        assert abs(frame[head]) < 0.05

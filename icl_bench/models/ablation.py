@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,11 @@ from icl_bench.measures.tokens import Pairs
 
 Head = tuple[int, int]
 """(layer, head), both 0-based."""
+Kind = Literal["mlp", "layer"]
+Component = tuple[Kind, int]
+"""("mlp", layer) or ("layer", layer), layers 0-based."""
+Part = Head | Component
+"""Anything that can be switched off."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,8 @@ class Replacement:
             (heads, width), or the outputs on other sequences, shape (sequences, length, heads,
             width), of which sequence i of the input gets number i modulo their count; None for
             zeros.
+        contributions: what MLPs and layers that are off add to the residual stream instead, each
+            (width,); None for nothing.
         frozen: whether every head, on or off, attends as in the clean run (the queries and keys
             of the clean run are swapped in), so that only what is read along these patterns
             changes. With zeros this is the pattern-preserving ablation of Olsson et al. 2022.
@@ -32,6 +40,7 @@ class Replacement:
     """
 
     values: Mapping[int, Tensor] | None = None
+    contributions: Mapping[Component, Tensor] | None = None
     frozen: bool = False
     edges: Pairs | None = None
 
@@ -106,6 +115,23 @@ class Ablation:
     def missed(self) -> set[int]:
         """Layers with a head off in which no attention call has applied it yet."""
         return self.off.keys() - self.applied
+
+
+def layer_of(part: Part) -> int:
+    """Return the layer of a head, an MLP or a layer."""
+    return part[1] if isinstance(part[0], str) else part[0]
+
+
+def split_parts(parts: Iterable[Part]) -> tuple[list[Head], list[Component]]:
+    """Return the heads, and the MLPs and layers, among some parts."""
+    heads: list[Head] = []
+    components: list[Component] = []
+    for part in parts:
+        if isinstance(part[0], str):
+            components.append((part[0], part[1]))
+        else:
+            heads.append((part[0], part[1]))
+    return heads, components
 
 
 def mark_heads(

@@ -11,7 +11,7 @@ behave like plain attention.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -58,6 +58,12 @@ class Enough(Exception):
     """Ends a forward pass whose rest nobody needs; never leaves the function that runs it."""
 
 
+Swap = Callable[
+    [Tensor, Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor, Tensor, "Tensor | None"]
+]
+"""Stand-ins for what an attention call was given; the batch may grow, for all alike."""
+
+
 @dataclass
 class Pass:
     """What one forward pass reads and changes.
@@ -72,6 +78,7 @@ class Pass:
         mean_over: physical positions whose head outputs are summed, or None.
         keep_outputs: layers whose heads' outputs are kept.
         stop_after: layer after whose attention the pass may end, when no logits are wanted.
+        swap: gets queries, keys, values and mask of a call and returns those to go on with.
 
     After the pass:
         scores: name -> layer -> (batch, heads), or (batch, heads, pairs) when raw.
@@ -89,6 +96,7 @@ class Pass:
     mean_over: slice | None = None
     keep_outputs: Collection[int] = ()
     stop_after: int | None = None
+    swap: Swap | None = None
     scores: dict[str, dict[int, Tensor]] = field(default_factory=dict)
     output_sums: dict[int, Tensor] = field(default_factory=dict)
     outputs: dict[int, Tensor] = field(default_factory=dict)
@@ -258,6 +266,8 @@ def fused_attention(
         KernelMisfit: the call asks for something that a fused kernel cannot reproduce.
     """
     work = _active.get() or Pass()
+    if work.swap is not None:
+        query, key, value, attention_mask = work.swap(query, key, value, attention_mask)
     # Sinks join the softmax's denominator: out and lse are corrected for them below.
     sinks = kwargs.pop("s_aux", None)
     unknown = [n for n, given in kwargs.items() if n not in HARMLESS and _changes_numbers(given)]
@@ -306,6 +316,8 @@ def eager_attention(
 ) -> tuple[Tensor, None]:
     """The model file's own eager attention, one layer's matrix at a time."""
     work = _active.get() or Pass()
+    if work.swap is not None:
+        query, key, value, attention_mask = work.swap(query, key, value, attention_mask)
     own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     if own is None:
         raise KernelMisfit(f"{type(module).__module__} has no eager attention function")

@@ -46,9 +46,15 @@ NO_ATTENTION = {
 
 
 def find_decoder_layers(model: nn.Module) -> nn.ModuleList | None:
-    """Return the list of decoder layers: the longest ModuleList of layers of one class."""
+    """Return the list of decoder layers: the first as long as the config says, else the longest.
+
+    A list of experts may be longer than that of the layers.
+    """
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
-    return max(lists, key=len, default=None)
+    config = getattr(model, "config", None)
+    count = getattr(config.get_text_config(), "num_hidden_layers", None) if config else None
+    fits = [m for m in lists if len(m) == count]
+    return fits[0] if fits else max(lists, key=len, default=None)
 
 
 def find_projections(model: nn.Module, family: Family) -> dict[int, nn.Module]:

@@ -1,4 +1,4 @@
-"""Losses with heads switched off: many sets on the same sequences, sharing what they can.
+"""Losses with heads, MLPs or layers off: many sets on the same sequences, sharing what they can.
 
 Sets are grouped by their earliest layer. What enters that layer is computed once, in the clean
 run, and every set of the group starts there; many sets share one forward pass, because an
@@ -9,17 +9,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from icl_bench.errors import NotMeasurable
-from icl_bench.models.ablation import ZEROS, Ablation, Head, Replacement, mark_heads
+from icl_bench.errors import MeasurementError, ModelError, NotMeasurable
+from icl_bench.models.ablation import (
+    ZEROS,
+    Ablation,
+    Head,
+    Part,
+    Replacement,
+    layer_of,
+    mark_heads,
+    split_parts,
+)
 from icl_bench.models.attention import Pass
 from icl_bench.models.batching import STREAM_BYTES, Advance, run_in_batches
+from icl_bench.models.components import ComponentAblation, list_names, switched_off
 from icl_bench.models.edges import Knockout
 from icl_bench.models.losses import TokenLosses, join_losses, score_targets
 from icl_bench.models.prefix import Capture, Stream, resume, same_logits
@@ -121,20 +131,21 @@ def _base_pass(model: Model, base: BaseRun, start: int, stop: int) -> Pass:
 def switch_off(
     model: Model,
     base: BaseRun,
-    sets: Sequence[Sequence[Head]],
+    sets: Sequence[Sequence[Part]],
     replacement: Replacement = ZEROS,
     *,
     targets: Tensor | None = None,
     advance: Advance | None = None,
 ) -> TokenLosses:
-    """Losses of every sequence under every set of heads switched off.
+    """Losses of every sequence under every set of heads, MLPs and layers switched off.
 
     Args:
         model: the model.
         base: the run that they are compared with; streams that are missing are added to it, and
             what is off in it stays off.
-        sets: the sets of heads; an empty one gives the losses of `base`.
-        replacement: what becomes of the heads.
+        sets: the sets of heads, ("mlp", layer) and ("layer", layer); an empty one gives the
+            losses of `base`.
+        replacement: what becomes of them.
         targets: physical positions of the target tokens; None for those of `base`.
         advance: called with the number of rows done, sets * sequences in all.
 
@@ -145,20 +156,30 @@ def switch_off(
         NotMeasurable: the model has no heads, or its attention cannot be changed in this way.
         ModelError: a pass fails, or an ablation did not act.
     """
-    model.require_heads()
+    parts = [split_parts(some) for some in sets]
+    if any(heads for heads, _ in parts):
+        model.require_heads()
     require_support(model, replacement)
+    if any(components for _, components in parts):
+        for _, layer in (one for _, some in parts for one in some):
+            if not 0 <= layer < model.layers:
+                raise MeasurementError(f"the model has no layer {layer}; it has {model.layers}")
+        # Found now, not in the middle of a pass that starts above the first layer.
+        model.anatomy.require_mlps(
+            sorted({layer for _, some in parts for kind, layer in some if kind == "mlp"})
+        )
     wanted = base.targets if targets is None else targets
     count = len(base.input_ids)
     if count > 1 and _layers_that_fit(model, base.input_ids) == 0:
         # Not even one layer's stream of all sequences: some sequences at a time.
         halves = [base.part(0, count // 2), base.part(count // 2, count)]
-        parts = [
+        found = [
             switch_off(model, half, sets, replacement, targets=wanted, advance=advance)
             for half in halves
         ]
         return TokenLosses(
-            torch.cat([part.nll for part in parts], 1),
-            torch.cat([part.correct for part in parts], 1),
+            torch.cat([half.nll for half in found], 1),
+            torch.cat([half.correct for half in found], 1),
         )
     shape = (len(sets), count, len(wanted))
     nll, correct = torch.empty(shape), torch.empty(shape, dtype=torch.bool)
@@ -167,7 +188,7 @@ def switch_off(
         raise ValueError("patterns and edges are those of a clean run: nothing may be off in it")
     groups: dict[int, list[int]] = {}
     for place, heads in enumerate(sets):
-        added = [layer for layer, head in heads if (layer, head) not in base.off]
+        added = [layer_of(part) for part in heads if part not in base.off]
         groups.setdefault(min(added, default=-1), []).append(place)
     if -1 in groups:
         places = torch.tensor(groups.pop(-1))
@@ -208,7 +229,7 @@ def _run_group(
     model: Model,
     base: BaseRun,
     targets: Tensor,
-    sets: Sequence[Sequence[Head]],
+    sets: Sequence[Sequence[Part]],
     replacement: Replacement,
     stream: Stream | None,
     advance: Advance | None,
@@ -227,14 +248,23 @@ def _run_group(
             present, place = rows.unique(return_inverse=True)
             clean_rows = torch.cat([len(rows) + place, len(rows) + torch.arange(len(present))])
             rows, off = torch.cat([rows, present]), [*off, *[()] * len(present)]
+        parted = [split_parts(some) for some in off]
+        heads, components = [some for some, _ in parted], [some for _, some in parted]
         work = Pass(clean_rows=clean_rows)
         if replacement.edges is not None:
-            work.knockout = Knockout(mark_heads(off, model.heads), replacement.edges)
+            work.knockout = Knockout(mark_heads(heads, model.heads), replacement.edges)
         else:
-            ablation = Ablation.build(off, model.heads, replacement.values, rows + base.offset)
+            ablation = Ablation.build(heads, model.heads, replacement.values, rows + base.offset)
             work.ablation = ablation if stream is None else ablation.since(stream.layer)
-        with nullcontext() if stream is None else resume(model.runner, stream, rows):
+        others = ComponentAblation.build(components, replacement.contributions)
+        with ExitStack() as stack:
+            if stream is not None:
+                stack.enter_context(resume(model.runner, stream, rows))
+            if others.named:
+                stack.enter_context(switched_off(model.anatomy, others))
             logits = model.run_pass(input_ids[rows], work, targets - 1)
+        if others.missed:
+            raise ModelError(f"the ablation of {list_names(others.missed)} did not act")
         assert logits is not None
         wanted = input_ids[rows[: stop - start]][:, targets]
         parts.append(score_targets(logits[: stop - start], wanted))

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from icl_bench.errors import MeasurementError, ModelError, NotMeasurable
 from icl_bench.measures.tokens import Pairs
+from icl_bench.models.anatomy import Anatomy, find_anatomy
 from icl_bench.models.attention import Pass
 from icl_bench.models.batching import Advance, BatchLimit, run_in_batches
 from icl_bench.models.families import NO_ATTENTION
@@ -74,6 +75,7 @@ class Model:
         self.shapes: dict[int, tuple[int, int, int]] = {}
         self._path: str | None = None
         self._in_order = False
+        self._anatomy: tuple[int, Anatomy] | None = None
         self.resumes: dict[int, bool] = {}
         kind = model.config.model_type
         if kind in NO_ATTENTION:
@@ -108,6 +110,11 @@ class Model:
         return embedding_weight(self.model)
 
     @property
+    def path(self) -> str | None:
+        """Name of the way in which heads are reached (`icl_bench.models.paths.PATHS`), or None."""
+        return self._path
+
+    @property
     def heads(self) -> dict[int, int]:
         """Layer -> number of query heads, for the layers that have attention."""
         return {layer: shape[0] for layer, shape in self.shapes.items()}
@@ -127,6 +134,14 @@ class Model:
     def fingerprint(self) -> str:
         """SHA-256 over every weight."""
         return fingerprint(self.model)
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """Which module writes what into the residual stream; found again when weights changed."""
+        state = hash(tuple((p.data_ptr(), p._version) for p in self.model.parameters()))
+        if self._anatomy is None or self._anatomy[0] != state:
+            self._anatomy = (state, find_anatomy(self))
+        return self._anatomy[1]
 
     @property
     def dtype(self) -> str:
@@ -284,7 +299,7 @@ class Model:
         return max(layers) if self.through_interface and self._in_order and layers else None
 
     def run_pass(
-        self, ids: Tensor, work: Pass, keep: Tensor | None, *, logits: bool = True
+        self, ids: Tensor, work: Pass, keep: Tensor | None = None, *, logits: bool = True
     ) -> Tensor | None:
         """Run one batch through the model's attention path.
 

@@ -16,6 +16,7 @@ from icl_bench.record import Measurement
 
 if TYPE_CHECKING:
     from icl_bench.measures.copying import CopyLosses
+    from icl_bench.models.ablation import Component, Part
     from icl_bench.models.model import Model
 
 Head = tuple[int, int]
@@ -24,8 +25,12 @@ Head = tuple[int, int]
 class Settings(TokenSettings):
     """What a suite may set for the `ablation` probe."""
 
-    heads: HeadSelection | HeadList
+    heads: HeadSelection | HeadList | None = None
     """Which heads to switch off."""
+    mlps: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
+    """Layers whose MLP blocks are switched off."""
+    layers: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
+    """Layers that are switched off whole."""
     method: Method = "mean"
     """What replaces a head's output."""
     patterns: Patterns = "free"
@@ -45,6 +50,12 @@ class Settings(TokenSettings):
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Settings:
+        if self.heads is None and not self.mlps and not self.layers:
+            raise ValueError("give 'heads', 'mlps' or 'layers': what to switch off")
+        if (self.mlps or self.layers) and self.method in ("resample", "edge_knockout"):
+            raise ValueError(f"{self.method} is for heads; MLPs and layers take zero or mean")
+        if self.keep_only and (self.heads is None or self.mlps or self.layers):
+            raise ValueError("keep_only is for heads alone")
         if self.method == "edge_knockout" and self.patterns == "frozen":
             raise ValueError("edge_knockout changes patterns: it cannot have 'patterns: frozen'")
         return self
@@ -98,9 +109,11 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
 
     from icl_bench.measures import copying
     from icl_bench.measures import tokens as tk
+    from icl_bench.models.ablation import layer_of
     from icl_bench.models.interventions import require_support, switch_off
 
-    model.require_heads()
+    if settings.heads is not None:
+        model.require_heads()
     bos = model.choose_bos(settings.bos)
     tokens = tk.draw_repeated(
         model.vocabulary,
@@ -116,10 +129,11 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     heads = chosen
     if settings.keep_only:
         heads = [head for head in model.every_head if head not in set(chosen)]
+    parts: list[Part] = [*heads, *_components(model, settings)]
     prepared = prepare_replacement(
         model,
         settings.method,
-        layers={layer for layer, _ in heads},
+        parts=parts,
         sequences=settings.sequences,
         length=tokens.input_ids.shape[1],
         bos=bos,
@@ -131,12 +145,12 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     require_support(model, replacement)
 
     targets = torch.cat([copying.first_targets(tokens), copying.repeated_targets(tokens)])
-    rows = settings.sequences * (2 if heads else 1)
+    rows = settings.sequences * (2 if parts else 1)
     with context.task("losses, clean and ablated", rows) as advance:
-        first = {min(layer for layer, _ in heads)} if heads else set()
+        first = {min(map(layer_of, parts))} if parts else set()
         run = context.base_run(model, tokens.input_ids, targets, first, advance)
-        if heads:
-            off = switch_off(model, run, [heads], replacement, advance=advance)
+        if parts:
+            off = switch_off(model, run, [parts], replacement, advance=advance)
     clean = copying.split_losses(tokens, run.losses.nll, run.losses.correct)
     result = Measurement(
         probe="ablation",
@@ -147,19 +161,32 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
             "chosen_heads": [{"layer": layer, "head": head} for layer, head in chosen],
         },
     )
-    if not heads:
+    if not parts:
         _report_nothing_ablated(result, clean, settings)
         return result
     ablated = copying.split_losses(tokens, off.nll[0], off.correct[0])
     _compare(result, clean, ablated)
-    if settings.keep_only:
-        why = "keep_only: there is no null of kept heads"
+    if settings.keep_only or len(parts) > len(heads):
+        why = "the null is made of heads that are switched off alone"
         result.unmeasured |= dict.fromkeys((*NULL_METRICS, *UNIFORM_METRICS), why)
     else:
         compare_with_null(
             result, model, settings, context, tokens, heads, replacement, run, clean, ablated
         )
     return result
+
+
+def _components(model: Model, settings: Settings) -> list[Component]:
+    """Return the MLPs and layers that the settings name.
+
+    Raises:
+        MeasurementError: the model has no such layer.
+    """
+    for layer in (*settings.mlps, *settings.layers):
+        if layer >= model.layers:
+            raise MeasurementError(f"the model has no layer {layer}: it has {model.layers}")
+    mlps: list[Component] = [("mlp", layer) for layer in sorted(set(settings.mlps))]
+    return mlps + [("layer", layer) for layer in sorted(set(settings.layers))]
 
 
 def choose_heads(model: Model, settings: Settings, upstream: Measurement | None) -> list[Head]:
@@ -171,6 +198,8 @@ def choose_heads(model: Model, settings: Settings, upstream: Measurement | None)
     from icl_bench.measures.draws import Draws
 
     chosen = settings.heads
+    if chosen is None:
+        return []
     if isinstance(chosen, list):
         heads = sorted({(layer, head) for layer, head in chosen})
         for layer, head in heads:

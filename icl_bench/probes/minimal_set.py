@@ -83,7 +83,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     prepared = prepare_replacement(
         model,
         settings.method,
-        layers=model.heads,
+        parts=model.every_head,
         sequences=max(settings.sequences, settings.choose_sequences),
         length=test.input_ids.shape[1],
         bos=bos,

@@ -6,11 +6,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from icl_bench.errors import SettingsError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from icl_bench.measures.tokens import Pairs
-    from icl_bench.models.ablation import Replacement
+    from icl_bench.models.ablation import Part, Replacement
     from icl_bench.models.model import Model
 
 Method = Literal["zero", "mean", "resample", "pattern_preserving", "edge_knockout"]
@@ -41,7 +43,7 @@ def prepare_replacement(
     model: Model,
     method: Method,
     *,
-    layers: Collection[int],
+    parts: Collection[Part],
     sequences: int,
     length: int,
     bos: int | None,
@@ -54,7 +56,7 @@ def prepare_replacement(
     Args:
         model: the model.
         method: a name in `METHODS`.
-        layers: layers in which heads will be switched off.
+        parts: the heads, MLPs and layers that will be switched off.
         sequences: held-out sequences to draw.
         length: tokens of a sequence, BOS included.
         bos: id put first, or None.
@@ -63,24 +65,30 @@ def prepare_replacement(
         edges: the pairs that `edge_knockout` removes.
 
     Raises:
+        SettingsError: the method needs heads, and an MLP or a layer is to be switched off.
         ValueError: `edge_knockout` without edges.
     """
     from icl_bench.measures.tokens import draw_plain
-    from icl_bench.models.ablation import Replacement
+    from icl_bench.models.ablation import Replacement, split_parts
+    from icl_bench.models.components import mean_contributions
 
+    heads, components = split_parts(parts)
+    if components and method in ("resample", "edge_knockout"):
+        raise SettingsError(f"{method} is for heads; MLPs and layers take zero or mean")
     frozen = patterns == "frozen" or method == "pattern_preserving"
     if method == "edge_knockout":
         if edges is None:
             raise ValueError("edge_knockout needs edges")
         return Prepared(Replacement(edges=edges))
-    if method in ("zero", "pattern_preserving") or not layers:
+    if method in ("zero", "pattern_preserving") or not parts:
         return Prepared(Replacement(frozen=frozen))
     prefix = 0 if bos is None else 1
     plain = draw_plain(
         model.vocabulary, sequences=sequences, length=length - prefix, seed=seed, bos=bos
     )
-    if method == "mean":
-        values = model.mean_outputs(plain, prefix, layers)
-    else:
-        values = model.head_outputs(plain, layers)
-    return Prepared(Replacement(values, frozen), [plain])
+    layers = {layer for layer, _ in heads}
+    if method == "resample":
+        return Prepared(Replacement(model.head_outputs(plain, layers), frozen=frozen), [plain])
+    values = model.mean_outputs(plain, prefix, layers) if heads else None
+    others = mean_contributions(model, components, plain, prefix) if components else None
+    return Prepared(Replacement(values, others, frozen), [plain])

@@ -79,7 +79,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     prepared = prepare_replacement(
         model,
         settings.method,
-        layers=model.heads,
+        parts=model.every_head,
         sequences=settings.sequences,
         length=tokens.input_ids.shape[1],
         bos=bos,

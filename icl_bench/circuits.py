@@ -1,0 +1,194 @@
+"""The Python API of circuits: which head feeds which, and what heads write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from icl_bench.errors import SettingsError, nearest
+from icl_bench.measures.copying import repeated_targets
+from icl_bench.measures.tokens import RepeatedTokens, induction_pairs
+from icl_bench.models.model import Model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Head = tuple[int, int]
+
+EFFECT_COLUMNS = [
+    "sender_layer",
+    "sender_head",
+    "layer",
+    "head",
+    "side",
+    "clean",
+    "patched",
+    "drop",
+    "drop_stderr",
+]
+
+
+def path_patching(
+    model: Model,
+    tokens: RepeatedTokens,
+    receivers: Sequence[Sequence[int]],
+    senders: Sequence[Sequence[int]] | None = None,
+    side: str | Sequence[str] = "key",
+    *,
+    together: bool = False,
+    values: dict[int, Tensor] | None = None,
+) -> pd.DataFrame:
+    """Take earlier heads' contributions out of one side of later heads' input, all else clean.
+
+    Args:
+        model: the model.
+        tokens: repeated sequences.
+        receivers: the later heads, [(layer, head), ...].
+        senders: the earlier heads; None for every head below each receiver.
+        side: `key`, `query`, `value`, or several of them, each patched on its own.
+        together: take all senders that lie below the receiver out at once, not one at a time.
+        values: what stands in for the senders' outputs, layer -> (heads, width), as
+            `Model.mean_outputs` gives them; None for nothing.
+
+    Returns:
+        one row per sender, receiver and side: sender_layer, sender_head (missing for `together`),
+        layer, head, side, clean, patched, drop, drop_stderr (missing for one sequence). For key
+        and query, clean and patched are the receiver's induction scores, probabilities; for
+        value, what it writes directly towards the correct tokens, in logits.
+
+    Raises:
+        SettingsError: no such head or side, or a sender that lies below no receiver.
+        NotMeasurable: the model has no heads, or they cannot be patched; the message says why.
+        MeasurementError: the sequences are longer than the model's context.
+
+    Source: Wang et al. 2022, path patching; Elhage et al. 2021, K-, Q- and V-composition.
+    """
+    import pandas as pd
+
+    from icl_bench.models.patching import patch_paths
+
+    sides = _check_sides(side)
+    model.require_heads()
+    targets = _check_heads(model, receivers, "receivers")
+    rows: list[dict[str, Any]] = []
+    for layers, sets in _plan_senders(model, targets, senders, together):
+        effects = patch_paths(
+            model,
+            tokens.input_ids,
+            induction_pairs(tokens),
+            repeated_targets(tokens),
+            layers,
+            sets,
+            sides,
+            values=values,
+        )
+        for effect in effects:
+            drops = (effect.clean - effect.patched).double().numpy()
+            mean, error = drops.mean(1), _stderr(drops)
+            clean = effect.clean.double().mean(0).numpy()
+            for place, heads in enumerate(effect.senders):
+                sender = heads[0] if not together else (None, None)
+                for layer, head in targets:
+                    if layer != effect.layer:
+                        continue
+                    patched = float(effect.patched[place, :, head].double().mean())
+                    spread = None if error is None else float(error[place, head])
+                    numbers = (float(clean[head]), patched, float(mean[place, head]), spread)
+                    row = (*sender, layer, head, effect.side, *numbers)
+                    rows.append(dict(zip(EFFECT_COLUMNS, row)))
+    frame = pd.DataFrame(rows, columns=EFFECT_COLUMNS)
+    if together:
+        frame = frame.astype({"sender_layer": "Int64", "sender_head": "Int64"})
+    return frame.astype({"drop_stderr": "float64"})
+
+
+def logit_attribution(model: Model, tokens: RepeatedTokens) -> pd.DataFrame:
+    """What each head writes directly towards the correct next token on repeats.
+
+    Args:
+        model: the model.
+        tokens: repeated sequences.
+
+    Returns:
+        one row per head: layer, head, logit (part of the correct token's logit minus the mean over
+        the vocabulary, mean over the predictable targets, final norm frozen, before a final
+        soft-cap), logit_stderr over sequences (missing for one sequence).
+
+    Raises:
+        NotMeasurable: the model has no heads, or parts do not add up to its logits; the message
+            says why.
+        MeasurementError: the sequences are longer than the model's context.
+
+    Source: Elhage et al. 2021, direct logit attribution.
+    """
+    import pandas as pd
+
+    from icl_bench.models.attribution import attribute_logits
+
+    parts = attribute_logits(model, tokens.input_ids, repeated_targets(tokens))
+    rows: list[dict[str, Any]] = []
+    for layer, values in sorted(parts.heads.items()):
+        numbers = values.double().numpy()
+        mean, error = numbers.mean(0), _stderr(numbers[None])
+        for head in range(values.shape[1]):
+            spread = None if error is None else float(error[0, head])
+            rows.append({"layer": layer, "head": head, "logit": mean[head], "logit_stderr": spread})
+    frame = pd.DataFrame(rows, columns=["layer", "head", "logit", "logit_stderr"])
+    return frame.astype({"logit": "float64", "logit_stderr": "float64"})
+
+
+def _stderr(samples: np.ndarray) -> np.ndarray | None:
+    """Standard error over axis 1 of (senders, sequences, heads); one sequence has none."""
+    count = samples.shape[1]
+    return None if count == 1 else samples.std(1, ddof=1) / count**0.5
+
+
+def _check_sides(side: str | Sequence[str]) -> list[Any]:
+    from icl_bench.models.patching import SIDES
+
+    wanted = [side] if isinstance(side, str) else list(dict.fromkeys(side))
+    for name in wanted:
+        if name not in SIDES:
+            raise SettingsError(f"unknown side {name!r}; {nearest(name, SIDES)}")
+    if not wanted:
+        raise SettingsError("no side is given; valid: 'query', 'key', 'value'")
+    return wanted
+
+
+def _check_heads(model: Model, heads: Sequence[Sequence[int]], what: str) -> list[Head]:
+    found = sorted({(int(layer), int(head)) for layer, head in heads})
+    if not found:
+        raise SettingsError(f"no {what} are given")
+    for layer, head in found:
+        if not 0 <= head < model.heads.get(layer, 0):
+            raise SettingsError(
+                f"the model has no head {layer}.{head}; layer {layer} has "
+                f"{model.heads.get(layer, 0)} heads"
+            )
+    return found
+
+
+def _plan_senders(
+    model: Model,
+    receivers: list[Head],
+    senders: Sequence[Sequence[int]] | None,
+    together: bool,
+) -> list[tuple[list[int], list[tuple[Head, ...]]]]:
+    """Return groups of receiver layers and the sets of senders that are patched for them."""
+    layers = sorted({layer for layer, _ in receivers})
+    if senders is None:
+        heads = [(layer, head) for layer, count in model.heads.items() for head in range(count)]
+    else:
+        heads = _check_heads(model, senders, "senders")
+        for layer, head in heads:
+            if layer >= layers[-1]:
+                raise SettingsError(f"sender {layer}.{head} lies below no receiver")
+    if not any(layer < layers[-1] for layer, _ in heads):
+        raise SettingsError(f"no head lies below the receivers in layer {layers[-1]}")
+    if not together:
+        return [(layers, [(head,) for head in heads])]
+    groups = [(layer, tuple(head for head in heads if head[0] < layer)) for layer in layers]
+    return [([layer], [below]) for layer, below in groups if below]
