@@ -15,16 +15,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from icl_bench.api import (
-        ablation_sweep,
-        head_scores,
-        load_model,
-        minimal_set,
-        repeated_tokens,
-        run,
-        token_losses,
-        wrap,
-    )
+    from icl_bench.ablations import ablation_sweep, minimal_set, token_losses
+    from icl_bench.api import head_scores, load_model, repeated_tokens, run, wrap
     from icl_bench.circuits import logit_attribution, path_patching
     from icl_bench.errors import IclError
     from icl_bench.measures.tokens import RepeatedTokens
@@ -51,6 +43,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ablation_sweep": "icl_bench.ablations",
+    "minimal_set": "icl_bench.ablations",
+    "token_losses": "icl_bench.ablations",
     "IclError": "icl_bench.errors",
     "Model": "icl_bench.models.model",
     "RepeatedTokens": "icl_bench.measures.tokens",

@@ -23,7 +23,7 @@ from icl_bench.probes.context import Context, Task, silent_task
 from icl_bench.record import Check, Environment, Measurement, ModelInfo, RunRecord, SuiteRef
 
 if TYPE_CHECKING:
-    from icl_bench.models.interventions import BaseRun
+    from icl_bench.models.baserun import BaseRun
     from icl_bench.models.model import Model
 
 

@@ -10,8 +10,9 @@ import transformers as tf
 import icl_bench
 from icl_bench.errors import NotMeasurable
 from icl_bench.measures.tokens import draw_repeated
+from icl_bench.models.baserun import run_base
 from icl_bench.models.components import ComponentAblation, switched_off
-from icl_bench.models.interventions import run_base, switch_off
+from icl_bench.models.interventions import switch_off
 
 MLP = {
     "opt": ["fc2"],

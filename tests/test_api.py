@@ -30,6 +30,7 @@ def test_the_public_names_are_these():
         "head_scores",
         "load_model",
         "logit_attribution",
+        "minimal_set",
         "path_patching",
         "read_record",
         "repeated_tokens",
@@ -89,7 +90,8 @@ def test_token_losses_ablates_the_heads_that_are_named(model, tokens):
 
 def test_the_sweep_finds_the_two_heads_that_matter(model, tokens):
     sweep = icl_bench.ablation_sweep(model, tokens)
-    assert list(sweep.columns) == ["layer", "head", "repeated_loss", "delta"]
+    assert list(sweep.columns)[:4] == ["layer", "head", "repeated_loss", "delta"]
+    assert set(sweep["sequences"]) == {len(tokens.input_ids)}
     hurt = sweep[sweep["delta"] > 1]
     assert list(zip(hurt["layer"], hurt["head"])) == [(0, 0), (1, 0)]
     clean = icl_bench.token_losses(model, tokens.input_ids)[:, 13:].mean()
@@ -109,8 +111,16 @@ def test_wrong_arguments_get_one_clear_message(model, tokens):
         icl_bench.token_losses(model, torch.tensor([[1, 10**6]]))
     with pytest.raises(SettingsError, match="sequences >= 1"):
         icl_bench.repeated_tokens(model, sequences=0)
-    with pytest.raises(SettingsError, match="exact=False"):
-        icl_bench.ablation_sweep(model, tokens, exact=False)
+    with pytest.raises(SettingsError, match="top=0"):
+        icl_bench.ablation_sweep(model, tokens, exact=False, top=0)
+    with pytest.raises(SettingsError, match="unknown method"):
+        icl_bench.ablation_sweep(model, tokens, method="edge_knockout")
+    with pytest.raises(SettingsError, match="share=1"):
+        icl_bench.minimal_set(model, tokens, share=1)
+    with pytest.raises(SettingsError, match="names nothing"):
+        icl_bench.token_losses(model, tokens.input_ids, ablate=[("mlps", 0)])
+    with pytest.raises(SettingsError, match="no layer 9"):
+        icl_bench.token_losses(model, tokens.input_ids, ablate=[("layer", 9)])
     with pytest.raises(ModelError, match="a transformers model is needed"):
         icl_bench.wrap(torch.nn.Linear(2, 2))
 

@@ -11,12 +11,13 @@ from icl_bench.errors import MeasurementError, NotMeasurable
 from icl_bench.measures.tokens import draw_plain, draw_repeated
 from icl_bench.models.ablation import Ablation, Replacement
 from icl_bench.models.attention import Pass
+from icl_bench.models.baserun import run_base
 from icl_bench.models.components import (
     ComponentAblation,
     mean_contributions,
     switched_off,
 )
-from icl_bench.models.interventions import run_base, switch_off
+from icl_bench.models.interventions import switch_off
 
 PERIOD, SEQUENCES = 10, 3
 WITH_MLP = [name for name in families.EVERY if name != "icl_reference"]

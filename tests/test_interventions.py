@@ -11,7 +11,8 @@ import icl_bench
 from icl_bench.errors import NotMeasurable, SettingsError
 from icl_bench.measures.tokens import draw_plain, draw_repeated, induction_pairs
 from icl_bench.models.ablation import Replacement
-from icl_bench.models.interventions import run_base, switch_off
+from icl_bench.models.baserun import run_base
+from icl_bench.models.interventions import switch_off
 
 EVERY = ("gpt2", "llama", "qwen3", "gemma3", "gpt_neox")
 HEADS = [(0, 1), (1, 2), (2, 3)]

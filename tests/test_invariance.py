@@ -8,7 +8,8 @@ import torch
 
 import icl_bench
 from icl_bench.measures.tokens import RepeatedTokens, draw_repeated, induction_pairs
-from icl_bench.models.interventions import run_base, switch_off
+from icl_bench.models.baserun import run_base
+from icl_bench.models.interventions import switch_off
 
 EVERY = ("gpt2", "llama", "gemma3", "gemma2", "gptj", "bloom")
 

@@ -10,7 +10,8 @@ import icl_bench
 from icl_bench.measures.copying import repeated_targets
 from icl_bench.measures.tokens import draw_plain, draw_repeated
 from icl_bench.models.ablation import Replacement
-from icl_bench.models.interventions import run_base, switch_off
+from icl_bench.models.baserun import run_base
+from icl_bench.models.interventions import switch_off
 
 EIGHT = {(17, 3), (17, 4), (17, 5), (18, 6), (18, 7), (20, 6), (23, 2), (23, 7)}
 

@@ -7,10 +7,8 @@ ablation is per row of the batch.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +18,6 @@ from icl_bench.errors import MeasurementError, ModelError, NotMeasurable
 from icl_bench.models.ablation import (
     ZEROS,
     Ablation,
-    Head,
     Part,
     Replacement,
     layer_of,
@@ -28,104 +25,15 @@ from icl_bench.models.ablation import (
     split_parts,
 )
 from icl_bench.models.attention import Pass
-from icl_bench.models.batching import STREAM_BYTES, Advance, run_in_batches
+from icl_bench.models.baserun import BaseRun, check_resumes, layers_that_fit, stream_into
+from icl_bench.models.batching import Advance, run_in_batches
 from icl_bench.models.components import ComponentAblation, list_names, switched_off
 from icl_bench.models.edges import Knockout
 from icl_bench.models.losses import TokenLosses, join_losses, score_targets
-from icl_bench.models.prefix import Capture, Stream, resume, same_logits
-from icl_bench.models.selfcheck import tiny_batch
+from icl_bench.models.prefix import Stream, resume
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
-
-
-@dataclass
-class BaseRun:
-    """A run that others start from: the untouched one, or one in which some heads are off.
-
-    Args:
-        input_ids: (sequences, length).
-        targets: physical positions of the target tokens, each >= 1.
-        losses: of these targets, shape (sequences, targets).
-        streams: layer -> what enters it, for the layers that have been asked for.
-        off: heads that are off in it.
-        replacement: what stands in for them.
-        offset: number of the first sequence, when these are a part of more.
-    """
-
-    input_ids: Tensor
-    targets: Tensor
-    losses: TokenLosses
-    streams: dict[int, Stream] = field(default_factory=dict)
-    off: tuple[Head, ...] = ()
-    replacement: Replacement = ZEROS
-    offset: int = 0
-
-    def part(self, start: int, stop: int) -> BaseRun:
-        """Return the run of sequences start..stop-1, sharing memory with this one."""
-        chosen = slice(start, stop)
-        streams = {
-            layer: Stream(layer, stream.residual[chosen], stream.wrapped)
-            for layer, stream in self.streams.items()
-        }
-        losses = TokenLosses(self.losses.nll[chosen], self.losses.correct[chosen])
-        return replace(
-            self,
-            input_ids=self.input_ids[chosen],
-            losses=losses,
-            streams=streams,
-            offset=self.offset + start,
-        )
-
-
-def run_base(
-    model: Model,
-    input_ids: Tensor,
-    targets: Tensor,
-    layers: Collection[int] = (),
-    *,
-    off: Sequence[Head] = (),
-    replacement: Replacement = ZEROS,
-    advance: Advance | None = None,
-) -> BaseRun:
-    """Run sequences, untouched or with some heads off; what enters layers is kept on the way.
-
-    Args:
-        model: the model.
-        input_ids: (sequences, length).
-        targets: physical positions of the target tokens, each >= 1.
-        layers: layers whose input is wanted; as many are kept as memory is meant for.
-        off: heads that are off.
-        replacement: what stands in for their outputs.
-        advance: called with the number of sequences done.
-    """
-    parts: list[TokenLosses] = []
-    captured: list[dict[int, Stream]] = []
-    wanted = [layer for layer in sorted(layers) if layer > 0]
-    wanted = wanted[: _layers_that_fit(model, input_ids)]
-    base = BaseRun(input_ids, targets, TokenLosses.none(), off=tuple(off), replacement=replacement)
-
-    def work(start: int, stop: int) -> None:
-        batch = input_ids[start:stop]
-        capture = Capture(wanted, stop=False)
-        with capture.watching(model.runner):
-            logits = model.run_pass(batch, _base_pass(model, base, start, stop), targets - 1)
-        parts.append(score_targets(logits, batch[:, targets]))
-        captured.append(capture.streams)
-
-    run_in_batches(input_ids.shape, model.limit, work, targets=len(targets), advance=advance)
-    base.losses = join_losses(parts)
-    base.streams.update(_join_streams(captured, wanted))
-    return base
-
-
-def _base_pass(model: Model, base: BaseRun, start: int, stop: int) -> Pass:
-    if not base.off:
-        # The clean run never goes through the ablation's code.
-        return Pass()
-    rows = torch.arange(start, stop) + base.offset
-    off = [base.off] * len(rows)
-    return Pass(ablation=Ablation.build(off, model.heads, base.replacement.values, rows))
 
 
 def switch_off(
@@ -170,7 +78,7 @@ def switch_off(
         )
     wanted = base.targets if targets is None else targets
     count = len(base.input_ids)
-    if count > 1 and _layers_that_fit(model, base.input_ids) == 0:
+    if count > 1 and layers_that_fit(model, base.input_ids) == 0:
         # Not even one layer's stream of all sequences: some sequences at a time.
         halves = [base.part(0, count // 2), base.part(count // 2, count)]
         found = [
@@ -202,7 +110,7 @@ def switch_off(
             advance(len(places) * count)
     check_resumes(model, groups)
     for layer in sorted(groups):
-        stream = _stream_into(model, base, layer, [one for one in sorted(groups) if one > layer])
+        stream = stream_into(model, base, layer, [one for one in sorted(groups) if one > layer])
         chosen = [sets[place] for place in groups[layer]]
         part = _run_group(model, base, wanted, chosen, replacement, stream, advance)
         places = torch.tensor(groups[layer])
@@ -272,95 +180,3 @@ def _run_group(
     shape = (len(sets) * count, length)
     run_in_batches(shape, model.limit, work, targets=len(targets), advance=advance)
     return join_losses(parts)
-
-
-def _stream_into(model: Model, base: BaseRun, layer: int, later: Sequence[int]) -> Stream | None:
-    """Return what enters `layer`, when resuming there is proven to change nothing.
-
-    Args:
-        model: the model.
-        base: keeps streams; one pass adds those of `layer` and of `later` layers, as many as
-            memory is meant for.
-        layer: the layer.
-        later: layers that will be asked for next, ascending.
-    """
-    if not model.resumes.get(layer, False):
-        return None
-    if layer not in base.streams:
-        room = _layers_that_fit(model, base.input_ids)
-        if room == 0:
-            return None
-        if len(base.streams) + 1 > room:
-            base.streams.clear()
-        wanted = [one for one in (layer, *later) if one not in base.streams]
-        wanted = wanted[: room - len(base.streams)]
-        captured: list[dict[int, Stream]] = []
-
-        def work(start: int, stop: int) -> None:
-            capture = Capture(wanted, stop=True)
-            work = _base_pass(model, base, start, stop)
-            if work.ablation is not None:
-                # Layers from the highest wanted one on are never reached.
-                work.ablation = work.ablation.below(wanted[-1])
-            with capture.watching(model.runner):
-                model.run_pass(base.input_ids[start:stop], work, None, logits=False)
-            captured.append(capture.streams)
-
-        run_in_batches(base.input_ids.shape, model.limit, work)
-        base.streams.update(_join_streams(captured, wanted))
-    return base.streams.get(layer)
-
-
-def _join_streams(parts: Sequence[dict[int, Stream]], layers: Sequence[int]) -> dict[int, Stream]:
-    return {
-        layer: Stream(
-            layer, torch.cat([part[layer].residual for part in parts]), parts[0][layer].wrapped
-        )
-        for layer in layers
-        if all(layer in part for part in parts)
-    }
-
-
-def _layers_that_fit(model: Model, input_ids: Tensor) -> int:
-    """How many layers' residual streams of these sequences may be kept at once."""
-    weight = model.embedding
-    return STREAM_BYTES // (input_ids.numel() * weight.shape[1] * weight.element_size())
-
-
-def check_resumes(model: Model, layers: Collection[int]) -> None:
-    """Find out at which layers a pass may start and still give the logits of a whole one.
-
-    Done on a tiny batch, once per model and layer, and kept in `model.resumes`; rows are
-    switched, so that a pass that ignores the stand-in is noticed.
-    """
-    unknown = sorted(layer for layer in layers if layer > 0 and layer not in model.resumes)
-    if not unknown:
-        return
-    ids = tiny_batch(model.vocabulary)
-    keep, rows = torch.arange(ids.shape[1]), torch.arange(len(ids)).flip(0)
-    capture = Capture(unknown, stop=False)
-    with capture.watching(model.runner):
-        full = model.run_pass(ids, Pass(), keep)
-    assert full is not None
-    for layer in unknown:
-        stream = capture.streams.get(layer)
-        model.resumes[layer] = False
-        if stream is None:
-            continue
-        try:
-            with resume(model.runner, stream, rows):
-                short = model.run_pass(ids[rows], Pass(), keep)
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError):
-            # A family whose layers want more from those below than the residual stream.
-            continue
-        assert short is not None
-        model.resumes[layer] = same_logits(full[rows], short)
-
-
-def digest_run(input_ids: Tensor, targets: Tensor) -> str:
-    """Return a key that two clean runs share only when they are the same."""
-    digest = hashlib.sha256()
-    for tensor in (input_ids, targets):
-        digest.update(f"{tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

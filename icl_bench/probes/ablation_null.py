@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from icl_bench.measures.copying import CopyLosses
     from icl_bench.measures.tokens import RepeatedTokens
     from icl_bench.models.ablation import Replacement
-    from icl_bench.models.interventions import BaseRun
+    from icl_bench.models.baserun import BaseRun
     from icl_bench.models.model import Model
     from icl_bench.probes.ablation import Settings
 

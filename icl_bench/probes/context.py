@@ -12,7 +12,7 @@ from icl_bench.record import Measurement
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from icl_bench.models.interventions import BaseRun
+    from icl_bench.models.baserun import BaseRun
     from icl_bench.models.model import Model
 
 RUNS_KEPT = 2
@@ -60,7 +60,7 @@ class Context:
             layers: layers whose input will be wanted.
             advance: called with the number of sequences done.
         """
-        from icl_bench.models.interventions import digest_run, run_base
+        from icl_bench.models.baserun import digest_run, run_base
 
         key = digest_run(input_ids, targets)
         if key in self.runs:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from icl_bench.models.ablation import Replacement
-    from icl_bench.models.interventions import BaseRun
+    from icl_bench.models.baserun import BaseRun
     from icl_bench.models.model import Model
     from icl_bench.probes.context import Advance
 
@@ -61,7 +61,8 @@ def eliminate(
         replacement: what becomes of heads that are off.
         advance: called with the number of heads switched off.
     """
-    from icl_bench.models.interventions import run_base, switch_off
+    from icl_bench.models.baserun import run_base
+    from icl_bench.models.interventions import switch_off
 
     kept, removed = model.every_head, list[Head]()
     effects: dict[Head, float] = {}
@@ -116,6 +117,6 @@ def keep_only(
         size: how many are kept.
         replacement: what becomes of the others.
     """
-    from icl_bench.models.interventions import run_base
+    from icl_bench.models.baserun import run_base
 
     return run_base(model, input_ids, targets, off=order[size:], replacement=replacement)

@@ -156,7 +156,7 @@ def find_minimal_set(
         NotMeasurable: the clean model gains nothing from repetition.
     """
     from icl_bench.measures import copying
-    from icl_bench.models.interventions import run_base
+    from icl_bench.models.baserun import run_base
     from icl_bench.probes.eliminating import eliminate
 
     targets = copying.repeated_targets(tokens)

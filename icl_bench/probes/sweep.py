@@ -63,7 +63,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     from icl_bench.measures import statistics as st
     from icl_bench.measures import tokens as tk
     from icl_bench.measures.copying import repeated_targets
-    from icl_bench.models.interventions import run_base
+    from icl_bench.models.baserun import run_base
     from icl_bench.probes.sweeping import sweep_adaptively, sweep_exactly
 
     model.require_heads()

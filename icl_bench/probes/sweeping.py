@@ -12,7 +12,7 @@ from icl_bench.measures.race import Race
 
 if TYPE_CHECKING:
     from icl_bench.models.ablation import Replacement
-    from icl_bench.models.interventions import BaseRun
+    from icl_bench.models.baserun import BaseRun
     from icl_bench.models.model import Model
     from icl_bench.probes.context import Advance
 
