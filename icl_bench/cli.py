@@ -206,7 +206,7 @@ def _sweep(given: argparse.Namespace) -> int:
         print("\r\033[K", end="", file=sys.stderr)
     if given.csv:
         write_atomically(given.csv, frame.to_csv(index=False))
-    # Heads that were dropped early come after those that are known.
+    # Heads that were only screened come after those that are known.
     best = frame.sort_values(["sequences", "delta"], ascending=False).head(given.top)
     columns = ["layer", "head", "repeated_loss", "delta", "delta_stderr"]
     print(best[columns].to_string(index=False, float_format="{:.4f}".format))

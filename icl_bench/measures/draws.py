@@ -19,6 +19,7 @@ STREAMS = {
     "null": 5,  # random sets of heads
     "heads": 6,  # heads chosen at random
     "orders": 7,  # random orders of all heads
+    "pilots": 8,  # heads measured both ways in an adaptive sweep
 }
 """Independent streams of one seed. The numbers are part of every result: never reuse one."""
 

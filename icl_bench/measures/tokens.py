@@ -54,6 +54,18 @@ class RepeatedTokens:
         if not bool((content == content[:, :1]).all()):
             raise SettingsError("input_ids do not repeat: a later copy differs from the first")
 
+    def cut(self, sequences: int, period: int) -> RepeatedTokens:
+        """Return the first sequences with only the first tokens of each block.
+
+        Args:
+            sequences: how many to take.
+            period: tokens of a block to keep.
+        """
+        ids = self.input_ids[:sequences]
+        block = ids[:, self.prefix : self.prefix + period]
+        parts = [ids[:, : self.prefix], *[block] * self.repeats]
+        return RepeatedTokens(torch.cat(parts, 1), period, self.repeats, self.prefix)
+
 
 @dataclass
 class Pairs:

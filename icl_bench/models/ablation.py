@@ -98,7 +98,8 @@ class Ablation:
         values = self.values[layer]
         if values.ndim == 4:
             rows = torch.arange(len(output)) if self.sequences is None else self.sequences
-            values = values[(rows % len(values)).to(values.device)]
+            # Of longer sequences the first positions stand in.
+            values = values[(rows % len(values)).to(values.device), : output.shape[1]]
         return torch.where(mask, values.to(output), output)
 
     def below(self, layer: int) -> Ablation:

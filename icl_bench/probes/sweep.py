@@ -44,7 +44,9 @@ METRICS: dict[str, MetricInfo] = {
     ),
     "delta_median": MetricInfo("median rise over heads", None, "nats"),
     "heads_above": MetricInfo("heads whose rise is above the threshold", None, "heads"),
-    "rows": MetricInfo("sequences x heads measured, as a share of all", None, "ratio", True),
+    "rows": MetricInfo(
+        "sequences x heads measured in full, as a share of all", None, "ratio", True
+    ),
 }
 
 
@@ -62,8 +64,6 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     """
     from icl_bench.measures import statistics as st
     from icl_bench.measures import tokens as tk
-    from icl_bench.measures.copying import repeated_targets
-    from icl_bench.models.baserun import run_base
     from icl_bench.probes.sweeping import sweep_adaptively, sweep_exactly
 
     model.require_heads()
@@ -85,26 +85,27 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         bos=bos,
         seed=settings.seed,
     )
-    base = run_base(model, tokens.input_ids, repeated_targets(tokens))
     rows = len(model.every_head) * settings.sequences
     with context.task("every head on its own", rows) as advance:
         if settings.exact:
-            sweep = sweep_exactly(model, base, prepared.replacement, advance)
+            sweep = sweep_exactly(model, tokens, prepared.replacement, advance)
         else:
-            sweep = sweep_adaptively(model, base, prepared.replacement, settings.top, advance)
+            sweep = sweep_adaptively(
+                model, tokens, prepared.replacement, settings.top, settings.seed, advance
+            )
     metrics = {
         "repeated_loss": st.mean_metric(sweep.clean),
         "rows": st.exact_metric(sweep.counts.sum() / rows),
     }
     unmeasured = {}
-    if settings.exact:
+    if sweep.full.all():
         metrics["delta_max"] = st.mean_metric(st.cross_fitted_max(sweep.deltas.T))
         metrics["delta_median"] = st.mean_metric(np.median(sweep.deltas, axis=0))
         metrics["heads_above"] = st.count_above(sweep.deltas.T, settings.threshold)
     else:
         best = sweep.order()[0]
         metrics["delta_max"] = st.mean_metric(sweep.deltas[best])
-        why = "exact: false in the suite: most heads were measured on few sequences"
+        why = "exact: false in the suite: most heads were measured on few tokens"
         unmeasured = dict.fromkeys(("delta_median", "heads_above"), why)
     return Measurement(
         probe="sweep",
@@ -134,8 +135,8 @@ def sweep_rows(sweep: Sweep) -> list[dict[str, Any]]:
             "repeated_loss": loss,
             "delta": delta,
             "delta_stderr": None if np.isnan(stderr) else stderr,
-            "delta_low": None if np.isinf(low) else low,
-            "delta_high": None if np.isinf(high) else high,
+            "delta_low": low,
+            "delta_high": high,
             "sequences": count,
         }
         for (layer, head), loss, delta, stderr, low, high, count in columns

@@ -1,22 +1,33 @@
-"""The effect of every head on its own, on all sequences or on as few as decide."""
+"""The effect of every head on its own, on all tokens or on as few as decide."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icl_bench.measures.race import Race
+from icl_bench.measures import screening
 
 if TYPE_CHECKING:
+    from icl_bench.measures.tokens import RepeatedTokens
     from icl_bench.models.ablation import Replacement
     from icl_bench.models.baserun import BaseRun
     from icl_bench.models.model import Model
     from icl_bench.probes.context import Advance
 
 Head = tuple[int, int]
+
+SCREEN_SEQUENCES = 0.5
+"""Share of the sequences that every head is screened on."""
+SCREEN_PERIOD = 0.32
+"""Share of a block's tokens that it is screened on."""
+SHORTEST = 8
+"""Tokens of a block that a screening needs: with fewer there is little to copy."""
+WORTHWHILE = 3 * screening.PILOTS
+"""Heads that a model has to have for a screening to save anything."""
+GROUP = 8
+"""Undecided heads that are measured in full at once."""
 
 
 @dataclass
@@ -26,120 +37,146 @@ class Sweep:
     Args:
         heads: the heads, in order.
         clean: clean loss of every sequence, nats, shape (sequences,).
-        deltas: rise of the loss, nats, shape (heads, sequences); NaN where it was not measured.
-        low: lower bound of a head's mean rise over all these sequences, shape (heads,).
-        high: its upper bound; equal to `low` for a head measured on every sequence. All bounds
-            hold at once with 95% confidence.
+        deltas: rise of the loss, nats, shape (heads, sequences); NaN for heads that were only
+            screened.
+        screened: rise of the loss on the short sequences of the screening, nats, (heads,).
+        low: lower bound of a head's mean rise over all the sequences, shape (heads,).
+        high: its upper bound; equal to `low` for a head measured in full. Each holds for 95% of
+            the heads that were only screened.
     """
 
     heads: list[Head]
     clean: np.ndarray
     deltas: np.ndarray
+    screened: np.ndarray
     low: np.ndarray
     high: np.ndarray
 
     @property
+    def full(self) -> np.ndarray:
+        """Which heads were measured on every sequence, boolean, (heads,)."""
+        return np.isfinite(self.deltas).all(axis=1)
+
+    @property
     def means(self) -> np.ndarray:
-        """Mean rise of the loss over the sequences that a head was measured on, (heads,)."""
-        return np.nanmean(self.deltas, axis=1)
+        """Mean rise of the loss; for heads that were only screened, that of the screening."""
+        return np.where(self.full, self.deltas.mean(axis=1), self.screened)
 
     @property
     def losses(self) -> np.ndarray:
-        """Mean loss with the head off, over all sequences, (heads,)."""
+        """Mean clean loss plus the mean rise, (heads,)."""
         return self.clean.mean() + self.means
 
     @property
     def counts(self) -> np.ndarray:
-        """Sequences that each head was measured on, (heads,)."""
-        return np.isfinite(self.deltas).sum(axis=1)
+        """Sequences that each head was measured on in full, (heads,)."""
+        return np.where(self.full, self.deltas.shape[1], 0)
 
     @property
     def stderrs(self) -> np.ndarray:
-        """Standard error of the mean over random sequences; NaN for one sequence, (heads,)."""
-        found = np.full(len(self.heads), np.nan)
-        several = self.counts > 1
-        if several.any():
-            spread = np.nanstd(self.deltas[several], axis=1, ddof=1)
-            found[several] = spread / np.sqrt(self.counts[several])
-        return found
+        """Standard error of the mean over random sequences; NaN where there is none, (heads,)."""
+        if self.deltas.shape[1] < 2:
+            return np.full(len(self.heads), np.nan)
+        return self.deltas.std(axis=1, ddof=1) / np.sqrt(self.deltas.shape[1])
 
     def order(self) -> list[int]:
-        """Indices of the heads, largest mean rise first, heads measured everywhere before others.
-
-        A head that was dropped is below those that were not, whatever its few sequences say.
-        """
-        full = self.counts == self.deltas.shape[1]
-        return sorted(range(len(self.heads)), key=lambda i: (not full[i], -self.means[i]))
+        """Indices of the heads, largest rise first, those measured in full before the others."""
+        full, means = self.full, self.means
+        return sorted(range(len(self.heads)), key=lambda i: (not full[i], -means[i]))
 
 
 def sweep_exactly(
-    model: Model, base: BaseRun, replacement: Replacement, advance: Advance | None = None
+    model: Model,
+    tokens: RepeatedTokens,
+    replacement: Replacement,
+    advance: Advance | None = None,
 ) -> Sweep:
     """Switch off every head on its own on every sequence.
 
     Args:
         model: the model.
-        base: the clean run, with the targets that count.
+        tokens: repeated sequences.
         replacement: what becomes of a head.
         advance: called with the number of rows done, heads * sequences in all.
     """
-    from icl_bench.models.interventions import switch_off
-
-    heads = model.every_head
-    off = switch_off(model, base, [(head,) for head in heads], replacement, advance=advance)
-    clean = base.losses.nll.double().numpy()
-    deltas = (off.nll.double().numpy() - clean).mean(axis=2)
+    base = _base(model, tokens)
+    deltas = _measure(model, base, model.every_head, replacement, advance)
     means = deltas.mean(axis=1)
-    return Sweep(heads, clean.mean(axis=1), deltas, means, means)
+    return Sweep(model.every_head, _clean(base), deltas, means, means, means)
 
 
 def sweep_adaptively(
     model: Model,
-    base: BaseRun,
+    tokens: RepeatedTokens,
     replacement: Replacement,
     top: int,
+    seed: int = 0,
     advance: Advance | None = None,
 ) -> Sweep:
-    """Find the heads with the largest effect, measuring most others on few sequences.
+    """Find the heads with the largest effect, measuring most others on few tokens.
+
+    Every head is screened on short sequences, cut from half of the given ones. A random few are
+    measured in full as well, which bounds what the screening misses. Then heads are measured in
+    full, most promising first, until no other's upper bound reaches the effect of the last of
+    the `top`. Small models, and blocks too short to cut, are measured in full.
 
     Args:
         model: the model.
-        base: the clean run, with the targets that count.
+        tokens: repeated sequences.
         replacement: what becomes of a head.
         top: how many heads with the largest rise are looked for.
+        seed: seed of the heads that are measured both ways.
         advance: called with the number of rows done; heads * sequences at most.
-
-    Returns:
-        the sweep; the `top` heads with the largest rise are measured on every sequence.
     """
-    heads, sequences = model.every_head, len(base.input_ids)
-    race = Race(len(heads), sequences, top)
-    who, done = np.arange(len(heads)), 0
-    for look in race.looks:
-        effects = _measure_part(model, base, replacement, [heads[i] for i in who], done, look)
-        race.add(who, done, effects)
-        if advance:
-            advance(len(who) * (look - done))
-        done = look
-        who = race.eliminate()
-        if not len(who):
+    heads, count = model.every_head, len(tokens.input_ids)
+    period = max(SHORTEST, round(SCREEN_PERIOD * tokens.period))
+    if len(heads) < WORTHWHILE or top >= len(heads) or 2 * period > tokens.period:
+        return sweep_exactly(model, tokens, replacement, advance)
+    short = _base(model, tokens.cut(max(1, round(SCREEN_SEQUENCES * count)), period))
+    screened = _measure(model, short, heads, replacement).mean(axis=1)
+    base = _base(model, tokens)
+    deltas = np.full((len(heads), count), np.nan)
+
+    def measure(chosen: list[int]) -> None:
+        deltas[chosen] = _measure(model, base, [heads[i] for i in chosen], replacement, advance)
+
+    pilots = screening.draw_pilots(len(heads), seed)
+    measure(pilots)
+    low, high = screening.bound_values(screened, pilots, deltas[pilots].mean(axis=1))
+    promising = [int(i) for i in np.argsort(-high) if i not in pilots]
+    while promising:
+        known = np.sort(deltas.mean(axis=1)[np.isfinite(deltas[:, 0])])
+        if len(known) >= top and high[promising[0]] < known[-top]:
             break
-    low, high = race.intervals()
-    clean = base.losses.nll.double().numpy().mean(axis=1)
-    return Sweep(heads, clean, race.means, low, high)
+        measure(promising[:GROUP])
+        promising = promising[GROUP:]
+    full = np.isfinite(deltas[:, 0])
+    low[full] = high[full] = deltas[full].mean(axis=1)
+    if advance:
+        advance(int((~full).sum()) * count)
+    return Sweep(heads, _clean(base), deltas, screened, low, high)
 
 
-def _measure_part(
+def _base(model: Model, tokens: RepeatedTokens) -> BaseRun:
+    from icl_bench.measures.copying import repeated_targets
+    from icl_bench.models.baserun import run_base
+
+    return run_base(model, tokens.input_ids, repeated_targets(tokens), range(model.layers))
+
+
+def _clean(base: BaseRun) -> np.ndarray:
+    return base.losses.nll.double().numpy().mean(axis=1)
+
+
+def _measure(
     model: Model,
     base: BaseRun,
+    heads: list[Head],
     replacement: Replacement,
-    heads: Sequence[Head],
-    start: int,
-    stop: int,
+    advance: Advance | None = None,
 ) -> np.ndarray:
-    """Effects of heads on sequences start..stop-1, (heads, sequences, targets), nats."""
+    """Rise of the loss of each sequence with each head off, (heads, sequences), nats."""
     from icl_bench.models.interventions import switch_off
 
-    part = base.part(start, stop)
-    off = switch_off(model, part, [(head,) for head in heads], replacement)
-    return off.nll.double().numpy() - part.losses.nll.double().numpy()
+    off = switch_off(model, base, [(head,) for head in heads], replacement, advance=advance)
+    return (off.nll.double().numpy() - base.losses.nll.double().numpy()).mean(axis=2)
