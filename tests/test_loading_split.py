@@ -5,20 +5,25 @@ from __future__ import annotations
 import gc
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import checkpoints
+import psutil
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
-from transformers.integrations import accelerate as placing
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import icl_bench
 from icl_bench.errors import IclError, ModelError, SettingsError
 from icl_bench.models.loading import check_device, load_parts
-from icl_bench.models.placement import describe_placement, is_spread
+from icl_bench.models.placement import check_spread, describe_placement, is_spread
 from icl_bench.models.spec import parse_spec
 from icl_bench.models.weights import check_finite
+
+OLD = int(transformers.__version__.split(".")[0]) < 5
+"""Whether weights that are tied cannot be run from disk."""
 
 PLACES: dict[str, Any] = {
     "model.embed_tokens": "disk",
@@ -40,7 +45,10 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def load_spread(folder: Path, **options: Any) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder, device_map=dict(PLACES), **options)
+    places = dict(PLACES)
+    if OLD and AutoConfig.from_pretrained(folder).tie_word_embeddings:
+        places.update({"model.embed_tokens": "cpu", "lm_head": "cpu"})
+    return AutoModelForCausalLM.from_pretrained(folder, device_map=places, **options)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +56,7 @@ def pair(folder: Path) -> tuple[icl_bench.Model, icl_bench.Model]:
     plain = icl_bench.load_model(str(folder), device="cpu")
     spread = load_spread(folder, dtype=torch.float32)
     assert is_spread(spread) and not is_spread(plain.model)
-    assert spread.get_input_embeddings().weight.is_meta
+    assert OLD or spread.get_input_embeddings().weight.is_meta
     return plain, icl_bench.wrap(spread, plain.tokenizer)
 
 
@@ -115,7 +123,9 @@ def test_a_fault_in_a_weight_on_disk_is_found(tmp_path) -> None:
 
 
 def test_split_offloads_what_does_not_fit_in_memory(folder, monkeypatch) -> None:
-    monkeypatch.setattr(placing, "get_max_memory", lambda max_memory=None: {"cpu": 60_000})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=60_000))
     model = icl_bench.load_model(str(folder), device="split")
     places = set(model.model.hf_device_map.values())
     assert places == {"cpu", "disk"}
@@ -125,6 +135,18 @@ def test_split_offloads_what_does_not_fit_in_memory(folder, monkeypatch) -> None
     ids = torch.arange(3, 15)[None]
     expected, found = (icl_bench.token_losses(m, ids) for m in (plain, model))
     assert (expected - found).abs().max() <= 1e-6
+
+
+def test_a_tied_embedding_on_disk_is_refused_where_it_would_be_mixed_up(tmp_path, monkeypatch):
+    folder = checkpoints.write_llama(tmp_path, tie_word_embeddings=True)
+    monkeypatch.setattr(transformers, "__version__", "4.57.6")
+    places = {"model.embed_tokens": "disk", "model.layers": "cpu"}
+    places.update({"model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "disk"})
+    tied = AutoModelForCausalLM.from_pretrained(folder, device_map=dict(places))
+    with pytest.raises(ModelError, match="tied embedding does not fit in memory"):
+        check_spread(tied)
+    untied = checkpoints.write_llama(tmp_path / "untied", tie_word_embeddings=False)
+    check_spread(AutoModelForCausalLM.from_pretrained(untied, device_map=dict(places)))
 
 
 def test_split_deletes_its_folder_when_the_model_goes(folder, monkeypatch, tmp_path) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import IclError, ModelError, SettingsError, UnsupportedModel
 from icl_bench.models.checkpoint import CAUSAL_ENDINGS
-from icl_bench.models.placement import is_spread, keep_offloaded, split_options
+from icl_bench.models.placement import check_spread, is_spread, keep_offloaded, split_options
 from icl_bench.models.silence import silenced
 from icl_bench.models.spec import ModelSpec, check_spec
 from icl_bench.models.weights import check_finite, check_loading_info, explain_failure
@@ -281,6 +281,7 @@ def _check_kind(model: Any) -> None:
 def _place(model: Any, place: torch.device, dtype: torch.dtype | None) -> None:
     """Move a model; rotary frequencies and their like keep their precision."""
     if is_spread(model):
+        check_spread(model)
         model.eval()
         return
     kept = [

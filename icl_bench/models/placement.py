@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from icl_bench.errors import ModelError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -92,11 +94,34 @@ def count_parameters(model: PreTrainedModel) -> int:
     """
     total = sum(parameter.numel() for parameter in model.parameters())
     first, last = model.get_input_embeddings(), model.get_output_embeddings()
-    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
     # Taken off the device after a pass, two tied weights are two tensors without values.
-    if tied and last is not None and last.weight.is_meta and last.weight is not first.weight:
+    if _is_tied(model) and last.weight.is_meta and last.weight is not first.weight:
         total -= last.weight.numel()
     return total
+
+
+def check_spread(model: PreTrainedModel) -> None:
+    """Check that accelerate can run the model where it has put its weights.
+
+    Args:
+        model: a model that is spread.
+
+    Raises:
+        ModelError: its tied embedding is on disk, where transformers 4 mixes weights up.
+    """
+    import transformers
+
+    if int(transformers.__version__.split(".")[0]) >= 5 or not _is_tied(model):
+        return
+    embedding = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is embedding)
+    places = getattr(model, "hf_device_map", None) or {}
+    keys = [key for key, place in places.items() if place == "disk"]
+    if any(not key or f"{name}.".startswith(f"{key}.") for key in keys):
+        raise ModelError(
+            "its tied embedding does not fit in memory and would be read from disk, which needs "
+            "transformers 5"
+        )
 
 
 def stored_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -127,6 +152,11 @@ def fetch_values(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
             # Read from a file, in the type of the file; the hook converts it on its way in.
             return values.to(tensor.dtype)
     return tensor
+
+
+def _is_tied(model: PreTrainedModel) -> bool:
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    return bool(tied) and model.get_output_embeddings() is not None
 
 
 def _hooks(module: nn.Module) -> tuple[Any, ...]:
