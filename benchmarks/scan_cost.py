@@ -1,75 +1,102 @@
-"""What a scan of every head costs, beside one plain forward pass of the same tokens.
+"""What a scan of every head costs, beside other ways to the same scores on the same tokens.
 
-    python benchmarks/scan_cost.py builtin:induction-2l
-    python benchmarks/scan_cost.py SPEC --tokens 101 501 2001 --rounds 7
+    python benchmarks/scan_cost.py SPEC
+    python benchmarks/scan_cost.py SPEC --tokens 101 501 2001 --rounds 7 --contenders plain scan
+    python benchmarks/scan_cost.py SPEC --up-to eager=2001 lens=2001
 
-Each round runs the plain forward (logits of every position, the model's own attention), the
-scan, and the forward with `output_attentions=True`, one after the other; printed are medians of
-the per-round ratios. Run it alone: the numbers are ratios, but not of a machine that is busy.
+Each round runs every contender once, one after the other (`contenders.py` says what they are);
+printed are medians of the rounds' ratios, with their range, and how far the scores of each are
+from the scan's. A contender that needs more memory than there is, or that `--up-to` leaves out,
+is listed as not run. Run it alone: a busy machine makes even ratios worth less.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
-import time
-from collections.abc import Callable
+from functools import partial
 
 import torch
+from contenders import CONTENDERS, GIB, Run, draw
+from rounds import alternate, free_bytes, ratio, row, table
 
 import icl_bench
-from icl_bench.measures.tokens import RepeatedTokens
 
-
-def clock(work: Callable[[], object]) -> float:
-    """Return the seconds that `work` takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+LENGTHS = [101, 501, 1001, 2001, 4001, 8001]
+WITHIN = 1e-4
 
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", metavar="SPEC")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[101, 501, 1001, 2001])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--per-round", type=int, default=2048, help="tokens in one measurement")
+    parser.add_argument("--tokens", type=int, nargs="+", default=LENGTHS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--per-round", type=int, default=2048, help="tokens of all sequences")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument(
+        "--up-to",
+        nargs="+",
+        default=[],
+        metavar="NAME=TOKENS",
+        help="leave a contender out above this length",
+    )
+    parser.add_argument("--memory", type=float, metavar="GIB", help="default: what is free")
     given = parser.parse_args()
+    limits = {name: int(most) for name, _, most in (text.partition("=") for text in given.up_to)}
+    if unknown := limits.keys() - CONTENDERS.keys():
+        parser.error(f"--up-to: no contender {', '.join(unknown)}")
 
     model = icl_bench.load_model(given.model)
-    module = model.model
-    print(f"{given.model}: {model.attention}, {torch.get_num_threads()} threads")
-    print("tokens  rows  plain s  scan/plain  eager attentions/scan")
+    print(f"{given.model}: attention {model.attention}, {torch.get_num_threads()} threads\n")
+    print("seconds and ratios are medians; in brackets the range over rounds\n")
+    runs: dict[str, Run] = {}
+    absent: dict[str, str] = {}
+    for name in given.contenders:
+        try:
+            runs[name] = CONTENDERS[name].build(model, False)
+        except (ImportError, ValueError) as error:
+            absent[name] = f"not run: {str(error).splitlines()[0][:80]}"
+    header = ["tokens", "contender", "/ plain", "/ scan", "seconds", "off from scan"]
+    print(table(header, []), flush=True)
     for length in given.tokens:
-        prefix = 0 if model.bos is None else 1
-        period = min((length - prefix) // 2, len(model.vocabulary))
-        rows = max(1, given.per_round // length)
-        tokens = icl_bench.repeated_tokens(model, sequences=rows, period=period)
-        model.batch_size = rows
-
-        def plain(tokens: RepeatedTokens = tokens) -> None:
-            with torch.no_grad():
-                module(tokens.input_ids, use_cache=False)
-
-        def scan(tokens: RepeatedTokens = tokens) -> None:
-            icl_bench.head_scores(model, tokens)
-
-        def eager(tokens: RepeatedTokens = tokens) -> None:
-            before = module.config._attn_implementation
-            module.config._attn_implementation = "eager"
-            with torch.no_grad():
-                module(tokens.input_ids, output_attentions=True, use_cache=False)
-            module.config._attn_implementation = before
-
-        for work in (plain, scan):
-            work()
-        times = [(clock(plain), clock(scan), clock(eager)) for _ in range(given.rounds)]
-        base = statistics.median(a for a, _, _ in times)
-        ratio = statistics.median(b / a for a, b, _ in times)
-        gain = statistics.median(c / b for _, b, c in times)
-        count = tokens.input_ids.shape[1]
-        print(f"{count:6}  {rows:4}  {base:7.3f}  {ratio:10.2f}  {gain:21.2f}", flush=True)
+        if model.context is not None and length > model.context:
+            print(row(str(length), "all", f"not run: the context is {model.context}", "", "", ""))
+            continue
+        tokens = draw(model, length, given.per_round)
+        count = tokens.input_ids.shape
+        free = free_bytes() if given.memory is None else given.memory * GIB
+        notes = dict(absent)
+        works = {}
+        for name, run in runs.items():
+            need = CONTENDERS[name].need(model, *count)
+            if length > limits.get(name, length):
+                notes[name] = "not run: left out by --up-to"
+            elif need > free:
+                notes[name] = f"not run: would need {need / GIB:.1f} GiB, {free / GIB:.1f} free"
+            else:
+                works[name] = partial(run, tokens)
+        times = alternate(works, given.rounds)
+        scan = works["scan"]() if "scan" in works else None
+        for name in given.contenders:
+            first = (f"{count[0]} x {count[1]}", name)
+            if name in notes:
+                print(row(*first, notes[name], "", "", ""))
+                continue
+            ratios = [
+                ("1" if base == name else ratio(times[name], times[base])) if base in times else "-"
+                for base in ("plain", "scan")
+            ]
+            scores = works[name]() if scan is not None else None
+            off = "-"
+            if scores is not None:
+                apart = float((scores.double() - scan.double()).abs().max())
+                off = f"{apart:.1g}" if apart <= WITHIN else f"{apart:.1g}: not the same scores"
+            print(row(*first, *ratios, f"{statistics.median(times[name]):.3f}", off), flush=True)
+        gc.collect()
 
 
 if __name__ == "__main__":

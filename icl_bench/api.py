@@ -37,7 +37,7 @@ def load_model(
 
     Args:
         spec: `builtin:NAME`, hub id, local folder, `FILE.gguf` or `package.module:callable`.
-        device: auto, cpu, cuda, cuda:N.
+        device: auto, cpu, cuda, cuda:N, or split (over all devices, then memory, then disk).
         dtype: auto, float32, bfloat16 or float16.
         batch_size: rows of a forward pass; None to choose.
         cache_dir: folder for float copies of GGUF files.

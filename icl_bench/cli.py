@@ -78,7 +78,7 @@ def _make_parser() -> argparse.ArgumentParser:
     run.add_argument("--suite", action="append", metavar="NAME|PATH", help="default: core")
     run.add_argument("--report-dir", metavar="DIR", default="reports", help="default: reports/")
     run.add_argument("--seed", type=int, metavar="N", help="overrides the suites' seeds")
-    run.add_argument("--device", default="auto")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, split (over all)")
     run.add_argument("--dtype", default="auto")
     run.add_argument("--batch-size", type=int, metavar="N")
     run.add_argument("--cache-dir", metavar="DIR")

@@ -13,7 +13,7 @@ class RunOptions:
     """How models are opened and run; the same for every model of a run.
 
     Args:
-        device: auto, cpu, cuda, cuda:N.
+        device: auto, cpu, cuda, cuda:N, or split (over all devices, then memory, then disk).
         dtype: auto, float32, bfloat16 or float16.
         batch_size: rows of a forward pass; None to choose.
         seed: overrides the suites' seeds; None to keep them.

@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="suite to run: the name of a shipped one, or a file; repeatable (default: core)",
     )
     add("--icl-report-dir", metavar="DIR", default="reports", help="default: reports/")
-    add("--icl-device", default="auto", help="auto (default), cpu, cuda, cuda:N")
+    add("--icl-device", default="auto", help="auto (default), cpu, cuda, cuda:N, split (over all)")
     add(
         "--icl-dtype",
         default="auto",

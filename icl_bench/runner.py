@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from icl_bench.checks import applies, evaluate
 from icl_bench.errors import IclError, NotMeasurable
+from icl_bench.models.placement import describe_placement
 from icl_bench.models.spec import ModelSpec
 from icl_bench.options import RunOptions
 from icl_bench.plan import Plan
@@ -241,7 +242,7 @@ def describe_environment(model: Model | None = None) -> Environment:
 
         environment.torch = torch.__version__
         environment.transformers = transformers.__version__
-        environment.device = str(model.runner.device)
+        environment.device = describe_placement(model.model)
         environment.threads = torch.get_num_threads()
     return environment
 

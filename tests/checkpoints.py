@@ -127,12 +127,13 @@ def write_gguf(path: Path, *, seed: int = 0, tokenizer: bool = True, **metadata:
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(SIZES["vocab_size"])
     if tokenizer:
-        letters = [*"abcdefghijkl", "ab"]
+        letters = [*"abcdefghijk", "cd", "ab"]
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre("gpt-2")
         writer.add_token_list(["<s>", "</s>", "<unk>", *letters])
         writer.add_token_types([3, 3, 3, *[1] * len(letters)])
-        writer.add_token_merges(["a b"])
+        # Two: transformers 4 reads a list of one as its only element.
+        writer.add_token_merges(["a b", "c d"])
         writer.add_bos_token_id(0)
         writer.add_eos_token_id(1)
         writer.add_unk_token_id(2)

@@ -270,7 +270,10 @@ def test_a_real_quantized_model_loads_and_continues_text(smollm2: LoadedParts) -
     assert smollm2.model.config.num_hidden_layers == 30
     assert smollm2.tokenizer is not None and smollm2.tokenizer_note is None
     assert smollm2.tokenizer.bos_token_id == 1
-    ids = smollm2.tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    # From a GGUF file, the tokenizer puts BOS first with transformers 4, and not with 5.
+    text = "The capital of France is"
+    found = smollm2.tokenizer(text, return_tensors="pt", add_special_tokens=False)
+    ids = found["input_ids"]
     assert ids.tolist() == [[504, 3575, 282, 4649, 314]]
     with torch.no_grad():
         best = smollm2.model(ids).logits[0, -1].argmax()

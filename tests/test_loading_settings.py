@@ -36,7 +36,7 @@ def test_a_device_that_this_machine_has_not_is_refused() -> None:
 @pytest.mark.parametrize("text", ["", "gpu", "cuda:", "cuda:x", "CPU", "cpu:0", "tpu"])
 def test_a_text_that_names_no_device_is_refused(text: str) -> None:
     with pytest.raises(
-        SettingsError, match=r"unknown device .*; use auto, cpu, cuda, cuda:N or mps"
+        SettingsError, match=r"unknown device .*; use auto, split, cpu, cuda, cuda:N or mps"
     ):
         check_device(text)
 

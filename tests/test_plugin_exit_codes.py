@@ -43,7 +43,7 @@ MISTAKES = {
         "two suites are named 'mine': *mine.yaml and *again.yaml; *",
     ),
     "a device that is not there": ([*RUN, "--icl-device=cuda:99"], "*'cuda:99' is not there*"),
-    "a device": ([*RUN, "--icl-device=gpu"], "unknown device 'gpu'; use auto, cpu, *"),
+    "a device": ([*RUN, "--icl-device=gpu"], "unknown device 'gpu'; use auto, split, cpu, *"),
     "a dtype": ([*RUN, "--icl-dtype=int8"], "unknown dtype 'int8'; use auto, *"),
     "a batch size": ([*RUN, "--icl-batch-size=many"], "--icl-batch-size=many: a whole number *"),
     "a batch size of nothing": ([*RUN, "--icl-batch-size=0"], "batch size 0: must be at least 1"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import os
 import re
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import IclError, ModelError, SettingsError, UnsupportedModel
 from icl_bench.models.checkpoint import CAUSAL_ENDINGS
+from icl_bench.models.placement import check_spread, is_spread, keep_offloaded, split_options
 from icl_bench.models.silence import silenced
 from icl_bench.models.spec import ModelSpec, check_spec
 from icl_bench.models.weights import check_finite, check_loading_info, explain_failure
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+SPLIT = "split"
+"""As a device: over all there are, in the order accelerators, memory, disk."""
+_DEVICE = re.compile(r"auto|split|cpu|mps|cuda(:\d+)?")
 _TOKENIZER_FILES = re.compile(
     r"(tokenizer|vocab|merges|spiece|sentencepiece).*|.*\.(model|tiktoken)"
 )
@@ -65,11 +69,14 @@ def check_device(text: str) -> None:
     Torch is imported only where an accelerator is asked for by name.
 
     Args:
-        text: auto, cpu, cuda, cuda:N or mps.
+        text: auto, split, cpu, cuda, cuda:N or mps.
     """
     if not _DEVICE.fullmatch(text):
-        raise SettingsError(f"unknown device {text!r}; use auto, cpu, cuda, cuda:N or mps")
-    if text not in ("auto", "cpu"):
+        raise SettingsError(f"unknown device {text!r}; use auto, split, cpu, cuda, cuda:N or mps")
+    if text == SPLIT:
+        if importlib.util.find_spec("accelerate") is None:
+            raise SettingsError(f"device {text!r} needs accelerate: pip install 'icl-bench[split]'")
+    elif text not in ("auto", "cpu"):
         _find_device(text)
 
 
@@ -96,7 +103,8 @@ def load_parts(
 
     Args:
         spec: a parsed spec.
-        device: auto (CUDA where there is one, else CPU), cpu, cuda, cuda:N or mps.
+        device: auto (CUDA where there is one, else CPU), cpu, cuda, cuda:N, mps, or split (over
+            all devices, then memory, then disk; only for what is read from files).
         dtype: auto (float32 on CPU, else the model's own), float32, bfloat16 or float16.
         cache_dir: where float copies of GGUF files are kept; None for the default.
         trust_remote_code: let a checkpoint bring its own code.
@@ -123,7 +131,8 @@ def load_parts(
 
             parts = LoadedParts(*call(spec.target))
         else:
-            parts = _load_pretrained(spec, kind, cache_dir, trust_remote_code, allow_pickle)
+            split = device == SPLIT
+            parts = _load_pretrained(spec, kind, split, cache_dir, trust_remote_code, allow_pickle)
         _check_kind(parts.model)
         _place(parts.model, place, kind)
         check_finite(parts.model)
@@ -141,7 +150,7 @@ def load_parts(
 def _find_device(text: str) -> torch.device:
     import torch
 
-    if text == "auto":
+    if text in ("auto", SPLIT):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     place = torch.device(text)
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
@@ -166,6 +175,7 @@ def _find_dtype(text: str, place: torch.device) -> torch.dtype | None:
 def _load_pretrained(
     spec: ModelSpec,
     dtype: torch.dtype | None,
+    split: bool,
     cache_dir: Path | None,
     trust_remote_code: bool,
     allow_pickle: bool,
@@ -183,7 +193,11 @@ def _load_pretrained(
 
         source = str(float_copy(Path(spec.target), cache_dir or default_cache_dir()))
     with silenced(), _no_conversion_request():
-        model = _load_model(source, dtype, allow_pickle, options)
+        with contextlib.ExitStack() as stack:
+            placing = stack.enter_context(split_options()) if split else {}
+            model = _load_model(source, dtype, allow_pickle, {**options, **placing})
+            if split:
+                keep_offloaded(model, placing)
         if _has_tokenizer_files(source):
             tokenizer, note = _load_tokenizer(source, options)
         elif spec.kind == "gguf":
@@ -266,6 +280,10 @@ def _check_kind(model: Any) -> None:
 
 def _place(model: Any, place: torch.device, dtype: torch.dtype | None) -> None:
     """Move a model; rotary frequencies and their like keep their precision."""
+    if is_spread(model):
+        check_spread(model)
+        model.eval()
+        return
     kept = [
         (module, name, module._buffers[name])
         for module in model.modules()

@@ -20,6 +20,7 @@ from icl_bench.models.families import NO_ATTENTION
 from icl_bench.models.kernels import KernelMisfit
 from icl_bench.models.losses import TokenLosses
 from icl_bench.models.paths import PATHS, Runner
+from icl_bench.models.placement import count_parameters
 from icl_bench.models.selfcheck import choose_path
 from icl_bench.models.vocabulary import (
     bos_id,
@@ -151,7 +152,7 @@ class Model:
     @property
     def parameters(self) -> int:
         """Number of parameters, shared ones counted once."""
-        return sum(p.numel() for p in self.model.parameters())
+        return count_parameters(self.model)
 
     def require_heads(self) -> None:
         """Raise NotMeasurable when the model has no attention heads."""

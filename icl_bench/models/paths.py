@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from icl_bench.errors import ModelError
 from icl_bench.models.attention import EAGER, FUSED, Enough, Pass, activate, read_matrix
 from icl_bench.models.families import FAMILIES, find_projections
-from icl_bench.models.vocabulary import embedding_weight
+from icl_bench.models.placement import input_device
 
 Run = Callable[["Runner", Tensor, Pass, "Tensor | None", bool], "Tensor | None"]
 
@@ -98,7 +98,7 @@ class Runner:
     @property
     def device(self) -> torch.device:
         """Where token ids have to be."""
-        return embedding_weight(self.model).device
+        return input_device(self.model)
 
     def run_plain(self, input_ids: Tensor, keep: Tensor | None = None) -> Tensor:
         """Return the logits of the untouched model with its own attention implementation."""

@@ -102,8 +102,8 @@ def _compare_scores(
     if len(reference) != len(layers):
         raise Mismatch(f"it reads {len(layers)} layers, eager attention {len(reference)}")
     for layer, matrix in zip(layers, reference):
-        scores = work.scores["all"][layer]
-        expected = matrix[:, :, query, key].float()
+        scores = work.scores["all"][layer].cpu()  # a split model returns all matrices on one device
+        expected = matrix[:, :, query, key].float().cpu()
         if scores.shape != expected.shape:
             raise Mismatch(
                 f"layer {layer}: {scores.shape[1]} heads, eager attention has {expected.shape[1]}"

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from icl_bench.models.placement import stored_tensors
+
 UNUSABLE = re.compile(
     r"^(<0x[0-9A-Fa-f]{2}>"  # byte fallback
     r"|[<\[]\|?/?(unused|reserved|extra_id|extra|dummy|madeup|pad|unk|special)[\w\- ]*\|?[>\]]"
@@ -85,7 +87,7 @@ def context_length(model: PreTrainedModel) -> int | None:
 def fingerprint(model: PreTrainedModel) -> str:
     """Return the SHA-256 over names, shapes, types and bytes of every weight."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in stored_tensors(model):
         flat = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tuple(flat.shape)} {flat.dtype}\n".encode())
         digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import ModelError
+from icl_bench.models.placement import fetch_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,7 +57,8 @@ def check_finite(model: PreTrainedModel) -> None:
     """
     import torch
 
-    for name, weight in model.named_parameters():
+    for name, parameter in model.named_parameters():
+        weight = fetch_values(model, name, parameter)
         # Packed 8-bit and integer types have no such values, or no test for them.
         if not weight.is_floating_point() or weight.element_size() < 2:
             continue

@@ -1,0 +1,88 @@
+"""The benchmarks run and count right; what they time is not looked at."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import icl_bench
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def run(monkeypatch, capsys, name: str, *arguments: str) -> list[list[str]]:
+    """Run a benchmark in this process; return the cells of its tables' rows."""
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line]
+    return [cells for cells in table if not cells[0].startswith("---")][1:]
+
+
+def test_contenders_agree_and_what_is_left_out_says_why(monkeypatch, capsys) -> None:
+    arguments = ["--tokens", "41", "81", "--rounds", "1", "--per-round", "82"]
+    arguments += ["--contenders", "plain", "scan", "eager", "--up-to", "eager=41"]
+    rows = run(monkeypatch, capsys, "scan_cost.py", "builtin:handwired", *arguments)
+    assert [row[1] for row in rows] == ["plain", "scan", "eager"] * 2
+    assert rows[0][:3] == ["2 x 41", "plain", "1"]
+    assert float(rows[2][-1]) < 1e-4
+    assert rows[5][2] == "not run: left out by --up-to"
+    arguments += ["--memory", "0.000001"]
+    rows = run(monkeypatch, capsys, "scan_cost.py", "builtin:handwired", *arguments)
+    assert rows[2][2].startswith("not run: would need 0.0 GiB")
+
+
+def test_a_contender_with_other_scores_is_named(monkeypatch, capsys) -> None:
+    contenders = importlib.import_module("contenders")
+    monkeypatch.setattr(contenders, "read_diagonals", lambda pattern, tokens: pattern[:4, :, 0, 0])
+    arguments = ["--tokens", "41", "--rounds", "1", "--per-round", "164"]
+    arguments += ["--contenders", "scan", "eager"]
+    rows = run(monkeypatch, capsys, "scan_cost.py", "builtin:handwired", *arguments)
+    assert "not the same scores" in rows[1][-1]
+
+
+def test_memory_is_measured_in_a_process_of_its_own(monkeypatch, capsys) -> None:
+    arguments = ["--tokens", "41", "--contenders", "plain", "scan"]
+    rows = run(monkeypatch, capsys, "memory.py", "builtin:handwired", *arguments)
+    assert [row[1] for row in rows] == ["plain", "scan"]
+    assert 0 < float(rows[1][3]) < 100
+
+
+def test_a_sweep_is_compared_with_as_many_forwards(monkeypatch, capsys) -> None:
+    arguments = ["--seeds", "0", "--rounds", "1", "--period", "8", "--lens-heads", "0"]
+    rows = run(monkeypatch, capsys, "sweep_cost.py", "builtin:handwired", *arguments)
+    assert rows[0][0] == "0" and float(rows[0][1]) > 0
+
+
+def test_a_suite_is_counted_in_forward_passes(monkeypatch, capsys, tmp_path) -> None:
+    suite = tmp_path / "tiny.yaml"
+    suite.write_text(
+        "icl_suite: 1\nname: tiny\ndefaults: {sequences: 4, period: 50}\n"
+        "measure:\n  repeats: {probe: induction, control: false}\n"
+        "checks:\n  - {id: some, on: repeats, metric: induction_max, above: 0}\n"
+    )
+    rows = run(monkeypatch, capsys, "suite_cost.py", "builtin:handwired", "--suite", str(suite))
+    # Four sequences go through the layers once, and not through the head.
+    assert rows[0][1:3] == ["4", "0"]
+
+
+def test_layers_that_are_passed_over_count_nothing() -> None:
+    counted = importlib.import_module("suite_cost").counted
+    model = icl_bench.load_model("builtin:handwired")
+    tokens = icl_bench.repeated_tokens(model, sequences=2, period=8)
+    with counted(model.model) as passed:
+        icl_bench.ablation_sweep(model, tokens)
+    assert passed[0] < passed[1]
+    with counted(model.model) as passed, torch.no_grad():
+        model.model(tokens.input_ids)
+    assert set(passed.values()) == {tokens.input_ids.numel()}
