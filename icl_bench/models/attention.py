@@ -1,20 +1,23 @@
 """The attention function: reads attention probabilities of chosen pairs and switches heads off.
 
-It is registered with transformers' attention interface under two names. `icl_bench` runs a
+It is registered with transformers' attention interface under three names. `icl_bench` runs a
 fused kernel and recovers A[i, j] = exp(q_i . k_j * scale + mask_ij - lse_i) for just the pairs
-asked for, in O(pairs * width). `icl_bench_eager` runs the model file's own eager attention, one
-layer at a time, for families whose scores a fused kernel cannot reproduce (soft-capping).
-What a forward pass should read and change is a `Pass`; without an active one both functions
+asked for, in O(pairs * width). `icl_bench_chunked` does the same a chunk of queries at a time,
+for calls that no fused kernel takes (soft-capping, values wider than keys). `icl_bench_eager`
+runs the model file's own eager attention, one layer at a time.
+What a forward pass should read and change is a `Pass`; without an active one all functions
 behave like plain attention.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +27,12 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_
 from icl_bench.errors import ModelError
 from icl_bench.measures.tokens import Pairs
 from icl_bench.models.ablation import Ablation
+from icl_bench.models.chunked import attend_in_chunks
 from icl_bench.models.kernels import KernelMisfit, attend
+from icl_bench.models.masks import NARROWING, complete_mask
 
 FUSED = "icl_bench"
+CHUNKED = "icl_bench_chunked"
 EAGER = "icl_bench_eager"
 
 HARMLESS = {
@@ -143,13 +149,26 @@ def activate(work: Pass) -> Iterator[Pass]:
 
 
 def number_layer(module: nn.Module, work: Pass) -> int:
-    """Return the decoder layer of an attention module: its own index, else the order of calls."""
+    """Return the decoder layer of an attention module: its own index, else the order of calls.
+
+    Raises:
+        KernelMisfit: that layer has attended already, so that its heads are not one to a name.
+    """
     index = getattr(module, "layer_idx", None)
-    return index if isinstance(index, int) else len(work.shapes)
+    layer = index if isinstance(index, int) else len(work.shapes)
+    if layer in work.shapes:
+        raise KernelMisfit(f"layer {layer} calls attention more than once in a forward pass")
+    return layer
 
 
 def probe_pairs(
-    q: Tensor, k: Tensor, lse: Tensor, mask: Tensor | None, scale: float, pairs: Pairs
+    q: Tensor,
+    k: Tensor,
+    lse: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    pairs: Pairs,
+    softcap: float | None = None,
 ) -> Tensor:
     """Return attention probabilities of the pairs, shape (batch, heads, pairs), in float32.
 
@@ -160,6 +179,7 @@ def probe_pairs(
         mask: additive mask, or None.
         scale: factor of q.k.
         pairs: which (query, key) positions.
+        softcap: scores become softcap * tanh(score / softcap) before the mask; None for no cap.
     """
     batch, heads, _, width = q.shape
     kv_heads = k.shape[1]
@@ -183,6 +203,8 @@ def probe_pairs(
             full = mask.expand(batch, -1, -1, -1)
             bias = full[own, :, qi, kj].float().transpose(1, 2)
     scores = dots * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if bias is not None:
         scores = scores + bias
     return torch.exp(scores - norm.float())
@@ -206,32 +228,50 @@ def fused_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    in_chunks: bool = False,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """Attention by a fused kernel, in the signature of transformers' attention interface.
 
+    Args:
+        module: the attention module that calls.
+        query: (batch, heads, length, width).
+        key: (batch, kv_heads, length, width).
+        value: (batch, kv_heads, length, value_width).
+        attention_mask: additive or boolean (True where a key is seen), or None.
+        scaling: factor of q.k; None for 1 / sqrt(width).
+        in_chunks: take the queries a chunk at a time instead of a fused kernel.
+        kwargs: whatever else the family passes on.
+
     Raises:
-        KernelMisfit: the call asks for something that a fused kernel cannot reproduce.
+        KernelMisfit: the call asks for something that cannot be reproduced so.
     """
     work = _active.get() or Pass()
     # Sinks join the softmax's denominator: out and lse are corrected for them below.
     sinks = kwargs.pop("s_aux", None)
-    unknown = [n for n, given in kwargs.items() if n not in HARMLESS and _changes_numbers(given)]
-    if unknown:
-        raise KernelMisfit(f"the attention call has {', '.join(sorted(unknown))}")
+    sinks = kwargs.pop("sinks", None) if sinks is None else sinks
+    cap = kwargs.pop("softcap", None) if in_chunks else None
+    softcap = float(cap) if isinstance(cap, (int, float)) and cap else None
+    refuse_unknown(kwargs, {*HARMLESS, *NARROWING})
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    length = query.shape[2]
+    if length != key.shape[2]:
+        raise KernelMisfit("queries and keys differ in number")
     if attention_mask is not None:
-        mask = work.additive(attention_mask, query.dtype)[..., : key.shape[2]]
+        mask: Tensor | None = work.additive(attention_mask, query.dtype)[..., :length]
         causal = False
     else:
         mask = None
         asked = kwargs.get("is_causal")
         causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
-    if query.shape[2] != key.shape[2]:
-        raise KernelMisfit("queries and keys differ in number")
-    output, lse = attend(query, key, value, mask, causal, scale)
+    mask = complete_mask(module, mask, causal, (*query.shape[:3], length), kwargs, query)
+    causal = causal and mask is None
+    if in_chunks:
+        output, lse = attend_in_chunks(query, key, value, mask, causal, scale, softcap)
+    else:
+        output, lse = attend(query, key, value, mask, causal, scale)
     if isinstance(sinks, Tensor):
-        total = torch.logaddexp(lse, sinks.float().reshape(1, -1, 1))
+        total = torch.logaddexp(lse, _shape_sinks(sinks))
         output = output * torch.exp(lse - total)[..., None].to(output.dtype)
         lse = total
 
@@ -239,13 +279,25 @@ def fused_attention(
     work.shapes[layer] = (query.shape[1], key.shape[1], output.shape[-1])
     magnitude = float(lse.abs().max()) if work.pairs else 0.0
     for name, pairs in work.pairs.items():
-        values = probe_pairs(query, key, lse, mask, scale, pairs)
+        values = probe_pairs(query, key, lse, mask, scale, pairs, softcap)
         work.take_scores(layer, name, values, magnitude)
     return work.finish_layer(layer, output.transpose(1, 2)), None
 
 
-def _changes_numbers(given: object) -> bool:
-    return given is not None and given is not False
+def _shape_sinks(sinks: Tensor) -> Tensor:
+    """Return sinks, one a head or one a head and query, as (batch, heads, queries)."""
+    return (sinks.reshape(1, -1, 1) if sinks.ndim == 1 else sinks.squeeze(-1)).float()
+
+
+def refuse_unknown(arguments: dict[str, object], known: set[str]) -> None:
+    """Raise KernelMisfit for an argument of the call that may change numbers and is not known."""
+    unknown = [
+        name
+        for name, given in arguments.items()
+        if name not in known and given is not None and given is not False
+    ]
+    if unknown:
+        raise KernelMisfit(f"the attention call has {', '.join(sorted(unknown))}")
 
 
 def eager_attention(
@@ -257,11 +309,18 @@ def eager_attention(
     scaling: float | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
-    """The model file's own eager attention, one layer's matrix at a time."""
+    """The model file's own eager attention, one layer's matrix at a time.
+
+    Raises:
+        KernelMisfit: the family has no such function, or it ignores an argument of the call.
+    """
     work = _active.get() or Pass()
     own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     if own is None:
         raise KernelMisfit(f"{type(module).__module__} has no eager attention function")
+    refuse_unknown(kwargs, {*HARMLESS, *inspect.signature(own).parameters})
+    if query.shape[2] != key.shape[2]:
+        raise KernelMisfit("queries and keys differ in number")
     output, weights = own(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     layer = number_layer(module, work)
     work.shapes[layer] = (query.shape[1], key.shape[1], output.shape[-1])
@@ -282,6 +341,8 @@ def read_matrix(work: Pass, layer: int, weights: Tensor) -> None:
 
 
 AttentionInterface.register(FUSED, fused_attention)
+AttentionInterface.register(CHUNKED, partial(fused_attention, in_chunks=True))
 AttentionInterface.register(EAGER, eager_attention)
 AttentionMaskInterface.register(FUSED, sdpa_mask)
+AttentionMaskInterface.register(CHUNKED, sdpa_mask)
 AttentionMaskInterface.register(EAGER, eager_mask)

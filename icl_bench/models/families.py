@@ -1,39 +1,12 @@
-"""What differs between model families: one row a family, only where the general way fails.
+"""What differs between model families, where it cannot be seen from the model itself.
 
-Families that call transformers' attention interface need no row: their heads are found, read
-and switched off there. The others need the place of a layer's attention module and the name of
-its output projection, whose input is the heads' outputs side by side.
+Families that call transformers' attention interface are read and switched off there; in the
+others `mixing` finds the heads. Neither needs a row.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import nn
-
-
-@dataclass(frozen=True)
-class Family:
-    """Where a family without the attention interface keeps its attention.
-
-    Args:
-        attention: path from a decoder layer to its attention module.
-        projection: name of the output projection inside it.
-    """
-
-    attention: str
-    projection: str
-
-
-FAMILIES: dict[str, Family] = {
-    "gptj": Family("attn", "out_proj"),
-    "gpt_neo": Family("attn.attention", "out_proj"),
-    "bloom": Family("self_attention", "dense"),
-    "mpt": Family("attn", "out_proj"),
-    "falcon": Family("self_attention", "dense"),
-    "codegen": Family("attn", "out_proj"),
-    "xglm": Family("self_attn", "out_proj"),
-}
 
 NO_ATTENTION = {
     "mamba": "a state-space model",
@@ -49,14 +22,3 @@ def find_decoder_layers(model: nn.Module) -> nn.ModuleList | None:
     """Return the list of decoder layers: the longest ModuleList of layers of one class."""
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
     return max(lists, key=len, default=None)
-
-
-def find_projections(model: nn.Module, family: Family) -> dict[int, nn.Module]:
-    """Return layer -> output projection of its attention, for the layers that have one."""
-    found = {}
-    for index, layer in enumerate(find_decoder_layers(model) or []):
-        try:
-            found[index] = layer.get_submodule(f"{family.attention}.{family.projection}")
-        except AttributeError:
-            continue
-    return found

@@ -1,7 +1,7 @@
 """The ways to run a model so that heads can be read and switched off.
 
-`fused` and `eager` go through transformers' attention interface; `hooked` serves families that
-do not use it, by their own attention matrices and the input of the output projection.
+`fused`, `chunked` and `eager` go through transformers' attention interface; `hooked` serves
+families that do not use it, by their own attention matrices and the input of the output projection.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from icl_bench.errors import ModelError
-from icl_bench.models.attention import EAGER, FUSED, Pass, activate, read_matrix
-from icl_bench.models.families import FAMILIES, find_projections
+from icl_bench.models.attention import CHUNKED, EAGER, FUSED, Pass, activate, read_matrix
+from icl_bench.models.mixing import Mixing, find_mixing
 from icl_bench.models.vocabulary import embedding_weight
 
 Run = Callable[["Runner", Tensor, Pass, "Tensor | None", bool], "Tensor | None"]
@@ -43,6 +43,8 @@ class Runner:
         self._takes_cache = "use_cache" in parameters
         body = getattr(model, "base_model", model)
         self._body = body if isinstance(body, nn.Module) else model
+        self.mixing: list[Mixing] | None = None
+        """Where a model without the attention interface mixes its values, once that is found."""
 
     @contextmanager
     def prepared(self, implementation: str | None) -> Iterator[None]:
@@ -137,42 +139,36 @@ def _run_interface(implementation: str) -> Run:
 def _run_hooked(
     runner: Runner, input_ids: Tensor, work: Pass, keep: Tensor | None, need_logits: bool
 ) -> Tensor | None:
-    kind = runner.model.config.model_type
-    family = FAMILIES.get(kind)
-    if family is None:
-        raise ModelError(f"model type '{kind}' has no row in the table of hooked families")
-    projections = find_projections(runner.model, family)
-    if not projections:
-        raise ModelError(f"no attention output projections found in '{kind}'")
-    config = runner.model.config.get_text_config()
-    heads = config.num_attention_heads
+    if runner.mixing is None:
+        runner.mixing = find_mixing(runner, input_ids)
 
-    def hook(layer: int) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    def hook(place: Mixing) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
         def replace(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             flat = arguments[0]
-            output = flat.reshape(*flat.shape[:2], heads, -1)
-            kv_heads = getattr(config, "num_kv_heads", None) or heads
-            work.shapes[layer] = (heads, kv_heads, output.shape[-1])
-            changed = work.finish_layer(layer, output)
+            output = flat.reshape(*flat.shape[:2], place.heads, -1)
+            work.shapes[place.layer] = (place.heads, place.kv_heads, output.shape[-1])
+            changed = work.finish_layer(place.layer, output)
             return (changed.reshape(flat.shape), *arguments[1:])
 
         return replace
 
     with ExitStack() as stack:
         stack.enter_context(runner.prepared("eager"))
-        for layer, projection in projections.items():
-            handle = projection.register_forward_pre_hook(hook(layer))
+        for place in runner.mixing:
+            handle = place.projection.register_forward_pre_hook(hook(place))
             stack.callback(handle.remove)
         wants = {"output_attentions": True} if work.pairs else {}
         logits, output = runner.forward(input_ids, keep, need_logits, **wants)
     if work.pairs:
-        for layer, weights in zip(projections, output.attentions):
-            read_matrix(work, layer, weights)
+        matrices = [a for a in output.attentions if isinstance(a, Tensor)]
+        for place in runner.mixing:
+            read_matrix(work, place.layer, matrices[place.matrix])
     return logits
 
 
 PATHS: dict[str, tuple[str, Run]] = {
     "fused": ("fused", _run_interface(FUSED)),
+    "chunked": ("chunked", _run_interface(CHUNKED)),
     "eager": ("eager", _run_interface(EAGER)),
     "hooked": ("eager", _run_hooked),
 }
