@@ -58,6 +58,12 @@ _PER_LAYER = re.compile(
 )
 
 _GEMMA_KINDS = ["sliding_attention", "full_attention"] * 2
+_GEMMA4 = {
+    "num_kv_shared_layers": 2,
+    "layer_types": _GEMMA_KINDS,
+    "global_head_dim": 32,
+    "per_layer_config": None,
+}
 _DOTS = {
     "per_layer_config": None,
     "layer_types": ["sliding_attention", "indexed_attention"] * 2,
@@ -119,8 +125,14 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "layer_types": _GEMMA_KINDS,
         "intermediate_size": [48] * LAYERS,
     },
-    "gemma4": {"text_config": {"num_kv_shared_layers": 2, "layer_types": _GEMMA_KINDS}},
-    "gemma4_text": {"num_kv_shared_layers": 2, "layer_types": _GEMMA_KINDS},
+    "gemma4": {"text_config": _GEMMA4},
+    "gemma4_text": _GEMMA4,
+    "gemma4_unified": {"text_config": _GEMMA4},
+    "gemma4_unified_text": _GEMMA4,
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 8},
+    "laguna": {"num_attention_heads_per_layer": [4, 8, 4, 8]},
     "gemma4_assistant": _ASSISTED,
     "gemma4_unified_assistant": _ASSISTED,
     "nemotron": {"num_key_value_heads": 2},

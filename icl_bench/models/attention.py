@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -148,14 +148,57 @@ def activate(work: Pass) -> Iterator[Pass]:
         _active.reset(token)
 
 
+_layer: ContextVar[int | None] = ContextVar("icl_bench_layer", default=None)
+OUTSIDE = -1
+
+
+@contextmanager
+def follow_layers(layers: nn.ModuleList | None) -> Iterator[None]:
+    """Let the attention functions know in which decoder layer they are called.
+
+    An attention module's own index is no proof: layers of hybrid models may share one module, or
+    number only those that have attention.
+
+    Args:
+        layers: the decoder layers, or None when they are not known.
+    """
+    if layers is None:
+        yield
+        return
+
+    def enter(index: int) -> Callable[..., None]:
+        return lambda *_: _layer.set(index) and None
+
+    token = _layer.set(OUTSIDE)
+    handles = []
+    for index, layer in enumerate(layers):
+        handles.append(layer.register_forward_pre_hook(enter(index)))
+        handles.append(layer.register_forward_hook(enter(OUTSIDE)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        _layer.reset(token)
+
+
+def current_layer() -> int | None:
+    """Return the decoder layer that is running, OUTSIDE for none, None when it is not followed."""
+    return _layer.get()
+
+
 def number_layer(module: nn.Module, work: Pass) -> int:
-    """Return the decoder layer of an attention module: its own index, else the order of calls.
+    """Return the decoder layer that an attention module is called in.
 
     Raises:
-        KernelMisfit: that layer has attended already, so that its heads are not one to a name.
+        KernelMisfit: there is none, or it has attended already in this forward pass.
     """
-    index = getattr(module, "layer_idx", None)
-    layer = index if isinstance(index, int) else len(work.shapes)
+    layer = current_layer()
+    if layer is None:
+        index = getattr(module, "layer_idx", None)
+        layer = index if isinstance(index, int) else len(work.shapes)
+    elif layer == OUTSIDE:
+        raise KernelMisfit("attention is called outside the decoder layers")
     if layer in work.shapes:
         raise KernelMisfit(f"layer {layer} calls attention more than once in a forward pass")
     return layer

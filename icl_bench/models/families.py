@@ -6,6 +6,8 @@ others `mixing` finds the heads. Neither needs a row.
 
 from __future__ import annotations
 
+import re
+
 from torch import nn
 
 NO_ATTENTION = {
@@ -18,7 +20,24 @@ NO_ATTENTION = {
 """Model types that have no attention heads at all, and what they are instead."""
 
 
+_OTHER_TOWER = re.compile(r"vision|visual|image|audio|speech", re.IGNORECASE)
+
+
 def find_decoder_layers(model: nn.Module) -> nn.ModuleList | None:
-    """Return the list of decoder layers: the longest ModuleList of layers of one class."""
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
-    return max(lists, key=len, default=None)
+    """Return the list of decoder layers of the text model, or None when it cannot be told.
+
+    It is the outermost ModuleList with as many entries as the config has layers; of several, one
+    outside the towers for pictures and sound.
+    """
+    config = getattr(model, "config", None)
+    count = getattr(config.get_text_config(), "num_hidden_layers", None) if config else None
+    lists = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module)
+    ]
+    if count is None:
+        return max((module for _, module in lists), key=len, default=None)
+    fitting = [(name, module) for name, module in lists if len(module) == count]
+    fitting.sort(key=lambda item: (bool(_OTHER_TOWER.search(item[0])), item[0].count(".")))
+    return fitting[0][1] if fitting else None

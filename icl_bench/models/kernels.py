@@ -101,6 +101,8 @@ def attend(
         v = nn.functional.pad(v, (0, width - value_width))
     elif value_width > width:
         q, k = (nn.functional.pad(t, (0, value_width - width)) for t in (q, k))
+    if mask is not None and mask.stride(-1) != 1:
+        mask = mask.contiguous()  # the kernels step through a row one number at a time
     try:
         output, lse = kernel(q, k, v, mask, causal, scale)
         return output[..., :value_width], lse

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from icl_bench.errors import ModelError
-from icl_bench.models.families import find_decoder_layers
 
 if TYPE_CHECKING:
     from icl_bench.models.paths import Runner
@@ -55,9 +54,9 @@ def find_mixing(runner: Runner, input_ids: Tensor) -> list[Mixing]:
     Raises:
         ModelError: the model returns no attention, or it is not what mixes the values.
     """
-    layers = find_decoder_layers(runner.model)
+    layers = runner.layers
     if layers is None:
-        raise ModelError("the model has no list of decoder layers")
+        raise ModelError("which of its modules are the decoder layers cannot be told")
     inputs: list[dict[nn.Module, Tensor]] = [{} for _ in layers]
 
     def keep(own: dict[nn.Module, Tensor]) -> Any:
@@ -84,6 +83,13 @@ def find_mixing(runner: Runner, input_ids: Tensor) -> list[Mixing]:
         matrices = [a for a in output.get("attentions") or () if isinstance(a, Tensor)]
         if not matrices:
             raise ModelError("the model returns no attention matrices")
+        wanted = (len(input_ids), input_ids.shape[1], input_ids.shape[1])
+        for matrix in matrices:
+            if matrix.ndim != 4 or (matrix.shape[0], *matrix.shape[2:]) != wanted:
+                raise ModelError(
+                    f"it returns attention of shape {tuple(matrix.shape)} for {wanted[0]} x "
+                    f"{wanted[1]} tokens"
+                )
         found = _match(matrices, inputs)
     if len(found) < len(matrices):
         raise ModelError(
@@ -98,8 +104,6 @@ def _match(matrices: list[Tensor], inputs: list[dict[nn.Module, Tensor]]) -> lis
         if len(found) == len(matrices):
             break
         matrix = matrices[len(found)]
-        if matrix.ndim != 4 or matrix.shape[-1] != matrix.shape[-2]:
-            raise ModelError(f"layer {layer}: attention of shape {tuple(matrix.shape)}")
         if not matrix.requires_grad:
             raise ModelError(f"layer {layer}: the returned attention is not what mixes the values")
         for module, taken in own.items():

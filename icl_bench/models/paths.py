@@ -16,7 +16,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from icl_bench.errors import ModelError
-from icl_bench.models.attention import CHUNKED, EAGER, FUSED, Pass, activate, read_matrix
+from icl_bench.models.attention import (
+    CHUNKED,
+    EAGER,
+    FUSED,
+    Pass,
+    activate,
+    current_layer,
+    follow_layers,
+    read_matrix,
+)
+from icl_bench.models.families import find_decoder_layers
 from icl_bench.models.mixing import Mixing, find_mixing
 from icl_bench.models.vocabulary import embedding_weight
 
@@ -43,6 +53,7 @@ class Runner:
         self._takes_cache = "use_cache" in parameters
         body = getattr(model, "base_model", model)
         self._body = body if isinstance(body, nn.Module) else model
+        self.layers = find_decoder_layers(model)
         self.mixing: list[Mixing] | None = None
         """Where a model without the attention interface mixes its values, once that is found."""
 
@@ -109,8 +120,10 @@ class Runner:
         assert logits is not None
         return logits
 
-    def run_reference(self, input_ids: Tensor) -> tuple[Tensor, ...]:
-        """Return every layer's attention matrices the slow way, (batch, heads, length, length).
+    def run_reference(self, input_ids: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the attention matrices (batch, heads, length, length) that the model gives out.
+
+        There is one a layer, or one a layer that has attention, or None for those without.
 
         Raises:
             ModelError: the model does not return its attention.
@@ -127,7 +140,7 @@ def _run_interface(implementation: str) -> Run:
     def run(
         runner: Runner, input_ids: Tensor, work: Pass, keep: Tensor | None, need_logits: bool
     ) -> Tensor | None:
-        with runner.prepared(implementation), activate(work):
+        with runner.prepared(implementation), activate(work), follow_layers(runner.layers):
             logits, _ = runner.forward(input_ids, keep, need_logits)
         if not work.shapes:
             raise ModelError("the model does not call transformers' attention interface")
@@ -142,21 +155,26 @@ def _run_hooked(
     if runner.mixing is None:
         runner.mixing = find_mixing(runner, input_ids)
 
-    def hook(place: Mixing) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-        def replace(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            flat = arguments[0]
-            output = flat.reshape(*flat.shape[:2], place.heads, -1)
-            work.shapes[place.layer] = (place.heads, place.kv_heads, output.shape[-1])
-            changed = work.finish_layer(place.layer, output)
-            return (changed.reshape(flat.shape), *arguments[1:])
+    places = {place.layer: place for place in runner.mixing}
 
-        return replace
+    def replace(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        # Layers may share a module, so the layer is not the module's to tell.
+        place = places.get(current_layer())  # type: ignore[arg-type]
+        if place is None or place.projection is not module:
+            return arguments
+        flat = arguments[0]
+        output = flat.reshape(*flat.shape[:2], place.heads, -1)
+        if place.layer in work.shapes:
+            raise ModelError(f"layer {place.layer} attends more than once in a forward pass")
+        work.shapes[place.layer] = (place.heads, place.kv_heads, output.shape[-1])
+        changed = work.finish_layer(place.layer, output)
+        return (changed.reshape(flat.shape), *arguments[1:])
 
     with ExitStack() as stack:
         stack.enter_context(runner.prepared("eager"))
-        for place in runner.mixing:
-            handle = place.projection.register_forward_pre_hook(hook(place))
-            stack.callback(handle.remove)
+        stack.enter_context(follow_layers(runner.layers))
+        for projection in {place.projection for place in runner.mixing}:
+            stack.callback(projection.register_forward_pre_hook(replace).remove)
         wants = {"output_attentions": True} if work.pairs else {}
         logits, output = runner.forward(input_ids, keep, need_logits, **wants)
     if work.pairs:
