@@ -1,17 +1,48 @@
-"""A tiny random model of every type that transformers offers as a causal language model."""
+"""A tiny random model of every type that transformers offers as a causal language model.
+
+`python tests/registry.py --write` walks them all and writes the table in docs/models.md.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+import transformers
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-TYPES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+VARIANTS = [
+    "bert[is_decoder=True]",
+    "big_bird[is_decoder=True, attention_type=original_full]",
+    "falcon[alibi=True]",
+    "falcon[alibi=True, new_decoder_architecture=True]",
+    "falcon[multi_query=False, num_kv_heads=4]",
+    "falcon[new_decoder_architecture=True]",
+    "gpt_bigcode[multi_query=False]",
+    "megatron-bert[is_decoder=True]",
+    "rembert[is_decoder=True]",
+    "roberta[is_decoder=True]",
+    "roformer[is_decoder=True]",
+    "xlm[causal=True]",
+    "xlm-roberta[is_decoder=True]",
+]
+UNBUILT = {
+    "gemma3n": "its picture tower needs the package timm; its text model is gemma3n_text",
+    "gemma4_assistant": "a drafting head: it reads another model's hidden states and cannot be "
+    "built alone",
+    "gemma4_unified_assistant": "a drafting head: it reads another model's hidden states and "
+    "cannot be built alone",
+}
+"""Types of which transformers builds no model from a config alone, and why."""
+TYPES = sorted([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS])
 VOCABULARY, LAYERS, WINDOW = 96, 4, 8
 
 _SIZES: list[tuple[str, Any]] = [
@@ -140,7 +171,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "mamba2": {"head_dim": 16, "num_heads": 8},
     "qwen4_exp": {"text_config": _QSA},
     "qwen4_exp_text": _QSA,
-    "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "lsh"]},
+    "reformer": {"axial_pos_embds": False, "is_decoder": True},
     "roc_bert": {"pronunciation_vocab_size": 20, "shape_vocab_size": 20},
     "xmod": {"default_language": "en_XX"},
     "zamba": {"attention_hidden_size": 128, "attention_head_dim": 32},
@@ -180,14 +211,23 @@ def _cycle(kinds: list[Any]) -> list[Any]:
 
 
 def make_config(kind: str) -> Any:
-    """Return the tiny config of a type."""
+    """Return the tiny config of a type, or of one of its variants, `type[setting=value]`."""
+    kind, _, variant = kind.partition("[")
     config_class = CONFIG_MAPPING[kind]
     if kind in _ASSISTANTS:  # its own defaults contradict each other
         text = CONFIG_MAPPING[_ASSISTANTS[kind]]().to_dict()
         settings = {"text_config": shrink(text)}
     else:
         settings = shrink(config_class().to_dict())
-    return config_class(**_merge(settings, OVERRIDES.get(kind, {})))
+    settings = _merge(settings, OVERRIDES.get(kind, {}))
+    for pair in filter(None, variant.rstrip("]").split(", ")):
+        name, value = pair.split("=")
+        settings[name] = json.loads(value.lower()) if value[0].isupper() else value
+        if value.isdigit():
+            settings[name] = int(value)
+    config = config_class(**settings)
+    # Only its decoder is a language model, and this class does not look for it.
+    return config.decoder if kind.startswith("musicgen") else config
 
 
 def _merge(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -202,14 +242,116 @@ def _merge(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def build(kind: str, seed: int = 0) -> Any:
-    """Return a random model with weights large enough for attention to be far from even."""
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(make_config(kind), dtype=torch.float32)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(0, 0.12)
-            elif "sink" in name:
-                parameter.normal_(0, 1)
+def build(kind: str, seed: int = 0, attention: str | None = None) -> Any:
+    """Return a random model with weights large enough for attention to be far from even.
+
+    Args:
+        kind: a type or a variant of one.
+        seed: of the weights; the global random state is left as it was.
+        attention: attention implementation; None for the model's own default.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = make_config(kind)
+        factory: Any = AutoModelForCausalLM.from_config
+        if kind.startswith("musicgen"):
+            factory = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind])._from_config
+        model = factory(config, dtype=torch.float32, attn_implementation=attention)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.ndim == 2:
+                    parameter.normal_(0, 0.12)
+                elif "sink" in name:
+                    parameter.normal_(0, 1)
     return model.eval()
+
+
+DOCS = Path(__file__).parents[1] / "docs" / "models.md"
+START = "<!-- table: python tests/registry.py --write -->"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the walk finds for one type.
+
+    Args:
+        kind: the type, or a variant of it.
+        path: fused, chunked, eager, none or refused.
+        note: why it is not fused.
+    """
+
+    kind: str
+    path: str
+    note: str
+
+    def __str__(self) -> str:
+        return f"| `{self.kind}` | {self.path} | {self.note} |"
+
+
+def open_model(kind: str) -> Any:
+    """Return the icl_bench Model of a type.
+
+    Raises:
+        ModelError: it is refused.
+    """
+    import icl_bench
+
+    return icl_bench.wrap(build(kind))
+
+
+def describe(kind: str, found: Any) -> Row:
+    """Return the row of a type.
+
+    Args:
+        kind: the type.
+        found: its Model, or the error with which it was refused.
+    """
+    if isinstance(found, Exception):
+        note = re.sub(r"^\w+: (no way to read its attention heads gives right numbers )?", "", str(found))
+        return Row(kind, "refused", " ".join(note.removeprefix("(").removesuffix(")").split()))
+    note = found.no_heads or found.attention_note or ""
+    if found.shapes and len(found.shapes) < found.layers:
+        attending = ", ".join(map(str, sorted(found.shapes)))
+        note = f"heads in layers {attending} of 0 to {found.layers - 1}; {note}".removesuffix("; ")
+    return Row(kind, found.attention, " ".join(note.split()))
+
+
+def walk(kind: str) -> Row:
+    """Return what becomes of a type."""
+    from icl_bench.errors import ModelError
+
+    if kind in UNBUILT:
+        return Row(kind, "refused", UNBUILT[kind])
+    try:
+        return describe(kind, open_model(kind))
+    except ModelError as error:
+        return describe(kind, error)
+
+
+def render(rows: list[Row]) -> str:
+    """Return the table of all types."""
+    paths = ("fused", "chunked", "eager", "none", "refused")
+    plain = [row for row in rows if "[" not in row.kind]
+    counts = ", ".join(f"{sum(r.path == path for r in plain)} {path}" for path in paths)
+    head = f"transformers {transformers.__version__}: {len(plain)} types, {counts}."
+    return "\n".join(
+        [START, "", head, "", "| type | path | note |", "|---|---|---|", *map(str, rows), ""]
+    )
+
+
+def committed() -> tuple[str, dict[str, str]]:
+    """Return the transformers version of the committed table, and type -> its line."""
+    text = DOCS.read_text().partition(START)[2]
+    version = re.search(r"^transformers (\S+):", text, re.MULTILINE)
+    lines = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    return version.group(1) if version else "", lines
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    transformers.utils.logging.set_verbosity_error()
+    table = render([walk(kind) for kind in TYPES])
+    if "--write" in sys.argv:
+        DOCS.write_text(DOCS.read_text().partition(START)[0] + table)
+    else:
+        print(table)

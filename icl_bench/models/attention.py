@@ -167,7 +167,10 @@ def follow_layers(layers: nn.ModuleList | None) -> Iterator[None]:
         return
 
     def enter(index: int) -> Callable[..., None]:
-        return lambda *_: _layer.set(index) and None
+        def hook(*_: object) -> None:
+            _layer.set(index)
+
+        return hook
 
     token = _layer.set(OUTSIDE)
     handles = []

@@ -101,8 +101,10 @@ def attend(
         v = nn.functional.pad(v, (0, width - value_width))
     elif value_width > width:
         q, k = (nn.functional.pad(t, (0, value_width - width)) for t in (q, k))
+    # The kernels step through a row one number at a time, whatever its stride.
+    q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
     if mask is not None and mask.stride(-1) != 1:
-        mask = mask.contiguous()  # the kernels step through a row one number at a time
+        mask = mask.contiguous()
     try:
         output, lse = kernel(q, k, v, mask, causal, scale)
         return output[..., :value_width], lse

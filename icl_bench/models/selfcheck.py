@@ -120,9 +120,12 @@ def _check_causality(runner: Runner, ids: Tensor, plain: Tensor) -> None:
     if float(moved) > LOGITS_WITHIN.get(dtype, LOGITS_WITHIN_HALF) * max(
         1.0, float(plain.abs().max())
     ):
+        config = runner.model.config.get_text_config()
+        switched_off = [n for n in ("is_decoder", "causal") if getattr(config, n, None) is False]
+        why = f" (its config says {switched_off[0]}=False)" if switched_off else ""
         raise UnsupportedModel(
             f"{type(runner.model).__name__}: a token changes the logits before it, so this is no "
-            "causal language model (an encoder becomes one with is_decoder=True in its config)"
+            f"causal language model{why}"
         )
 
 
