@@ -24,6 +24,7 @@ VARIANTS = [
     "big_bird[is_decoder=True, attention_type=original_full]",
     "falcon[alibi=True]",
     "falcon[alibi=True, new_decoder_architecture=True]",
+    "falcon[alibi=True, multi_query=False, num_kv_heads=4]",
     "falcon[multi_query=False, num_kv_heads=4]",
     "falcon[new_decoder_architecture=True]",
     "gpt_bigcode[multi_query=False]",
@@ -150,6 +151,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "audio_config": {"adapter_input_size": 64, "adapter_out_dim": 64},
     },
     "dots3_note_text": _DOTS,
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "falcon_h1": {"mamba_d_ssm": 128, "mamba_n_heads": 8},
     "gemma3n_text": {
         "num_kv_shared_layers": 2,
@@ -307,13 +309,19 @@ def describe(kind: str, found: Any) -> Row:
         found: its Model, or the error with which it was refused.
     """
     if isinstance(found, Exception):
-        note = re.sub(r"^\w+: (no way to read its attention heads gives right numbers )?", "", str(found))
-        return Row(kind, "refused", " ".join(note.removeprefix("(").removesuffix(")").split()))
+        note = re.sub(r"^\w+: ", "", str(found))
+        inside = re.fullmatch(r"no way to read .* numbers \((.*)\)", note, re.DOTALL)
+        return Row(kind, "refused", _settle(inside.group(1) if inside else note))
     note = found.no_heads or found.attention_note or ""
     if found.shapes and len(found.shapes) < found.layers:
         attending = ", ".join(map(str, sorted(found.shapes)))
         note = f"heads in layers {attending} of 0 to {found.layers - 1}; {note}".removesuffix("; ")
-    return Row(kind, found.attention, " ".join(note.split()))
+    return Row(kind, found.attention, _settle(note))
+
+
+def _settle(note: str) -> str:
+    """Return a note on one line and without numbers that depend on the machine's rounding."""
+    return re.sub(r" \(?(off )?by \d[\d.e+-]*( of their range|\))?", "", " ".join(note.split()))
 
 
 def walk(kind: str) -> Row:

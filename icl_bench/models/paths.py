@@ -1,7 +1,8 @@
 """The ways to run a model so that heads can be read and switched off.
 
-`fused`, `chunked` and `eager` go through transformers' attention interface; `hooked` serves
-families that do not use it, by their own attention matrices and the input of the output projection.
+`fused`, `chunked` and `eager` go through transformers' attention interface; `direct` answers the
+calls of families that use torch's attention without it; `hooked` serves the rest, by their own
+attention matrices and the input of the output projection.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from icl_bench.models.attention import (
     follow_layers,
     read_matrix,
 )
+from icl_bench.models.direct import calls_answered, calls_read
 from icl_bench.models.families import find_decoder_layers
 from icl_bench.models.mixing import Mixing, find_mixing
 from icl_bench.models.vocabulary import embedding_weight
@@ -120,20 +122,29 @@ class Runner:
         assert logits is not None
         return logits
 
-    def run_reference(self, input_ids: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the attention matrices (batch, heads, length, length) that the model gives out.
+    def run_reference(self, input_ids: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """Return the logits under eager attention and the matrices that the model gives out.
 
-        There is one a layer, or one a layer that has attention, or None for those without.
+        The matrices are (batch, heads, length, length), one a layer, or one a layer that has
+        attention, or None for those without.
 
         Raises:
             ModelError: the model does not return its attention.
         """
         with self.prepared("eager"):
-            _, output = self.forward(input_ids, None, True, output_attentions=True)
+            logits, output = self.forward(input_ids, None, True, output_attentions=True)
         attentions = getattr(output, "attentions", None)
         if not attentions:
             raise ModelError("the model returns no attention matrices")
-        return tuple(attentions)
+        assert logits is not None
+        return logits, tuple(attentions)
+
+    def read_calls(self, input_ids: Tensor) -> dict[int, Tensor]:
+        """Return layer -> attention of the layers that call torch's attention, by its formula."""
+        matrices: dict[int, Tensor] = {}
+        with self.prepared("sdpa"), follow_layers(self.layers), calls_read(matrices):
+            self.forward(input_ids, None, False)
+        return matrices
 
 
 def _run_interface(implementation: str) -> Run:
@@ -147,6 +158,20 @@ def _run_interface(implementation: str) -> Run:
         return logits
 
     return run
+
+
+def _run_direct(
+    runner: Runner, input_ids: Tensor, work: Pass, keep: Tensor | None, need_logits: bool
+) -> Tensor | None:
+    with ExitStack() as stack:
+        stack.enter_context(runner.prepared("sdpa"))
+        stack.enter_context(activate(work))
+        stack.enter_context(follow_layers(runner.layers))
+        stack.enter_context(calls_answered())
+        logits, _ = runner.forward(input_ids, keep, need_logits)
+    if not work.shapes:
+        raise ModelError("the model does not call torch's attention")
+    return logits
 
 
 def _run_hooked(
@@ -187,6 +212,7 @@ def _run_hooked(
 PATHS: dict[str, tuple[str, Run]] = {
     "fused": ("fused", _run_interface(FUSED)),
     "chunked": ("chunked", _run_interface(CHUNKED)),
+    "direct": ("fused", _run_direct),
     "eager": ("eager", _run_interface(EAGER)),
     "hooked": ("eager", _run_hooked),
 }
