@@ -89,10 +89,10 @@ _PER_LAYER = re.compile(
     r"layer_rope_theta|activation_sparsity_pattern|indexer_types"
 )
 
-_GEMMA_KINDS = ["sliding_attention", "full_attention"] * 2
+_WINDOWED = ["sliding_attention", "full_attention"] * 2
 _GEMMA4 = {
     "num_kv_shared_layers": 2,
-    "layer_types": _GEMMA_KINDS,
+    "layer_types": _WINDOWED,
     "global_head_dim": 32,
     "per_layer_config": None,
 }
@@ -136,15 +136,17 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     }
     | {"encoder_hash_byte_group_vocab": 96},
     "cohere_compass_text": {
-        "layer_types": _GEMMA_KINDS,
+        "layer_types": _WINDOWED,
         "rope_parameters": {
             kind: {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
-            for kind in _GEMMA_KINDS
+            for kind in _WINDOWED
         },
     },
     "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
     "deepseek_v2": {"num_experts_per_tok": 2},
-    "dots1": {"num_experts_per_tok": 2, "n_routed_experts": 4, "n_shared_experts": 1},
+    "mellum": {"layer_types": _WINDOWED},
+    "zaya": {"num_experts_per_tok": 1, "layer_types": ["hybrid_sliding", "hybrid"] * 2},
+    "dots1": {"layer_types": _WINDOWED, "num_experts_per_tok": 2, "n_routed_experts": 4, "n_shared_experts": 1},
     "dots3_note": {
         "text_config": _DOTS,
         "vision_config": {"adapter_in_dim": 64, "adapter_out_dim": 64},
@@ -155,7 +157,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_d_ssm": 128, "mamba_n_heads": 8},
     "gemma3n_text": {
         "num_kv_shared_layers": 2,
-        "layer_types": _GEMMA_KINDS,
+        "layer_types": _WINDOWED,
         "intermediate_size": [48] * LAYERS,
     },
     "gemma4": {"text_config": _GEMMA4},
@@ -165,7 +167,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
     "bamba": {"attn_layer_indices": [1, 3]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 8},
-    "laguna": {"num_attention_heads_per_layer": [4, 8, 4, 8]},
+    "laguna": {"num_attention_heads_per_layer": [4, 8, 4, 8], "layer_types": _WINDOWED},
     "gemma4_assistant": _ASSISTED,
     "gemma4_unified_assistant": _ASSISTED,
     "nemotron": {"num_key_value_heads": 2},
@@ -178,7 +180,6 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "xmod": {"default_language": "en_XX"},
     "zamba": {"attention_hidden_size": 128, "attention_head_dim": 32},
     "zamba2": {"attention_hidden_size": 128, "attention_head_dim": 32},
-    "zaya": {"num_experts_per_tok": 1},
 }
 """Type -> settings that the general rules cannot know; None to leave one at its default."""
 
@@ -199,6 +200,12 @@ def shrink(defaults: dict[str, Any]) -> dict[str, Any]:
             for pattern, size in _SIZES:
                 if re.fullmatch(pattern, name):
                     small[name] = size
+        if name == "sliding_window" and not value:
+            small[name] = WINDOW
+    if "use_sliding_window" in defaults:
+        small |= {"use_sliding_window": True, "max_window_layers": 2}
+        if "layer_types" in small:
+            small["layer_types"] = _WINDOWED
     if "kv_lora_rank" in small:  # latent attention: every head has keys and values of its own
         small["num_key_value_heads"] = 4
         if defaults.get("head_dim") == defaults.get("qk_rope_head_dim"):
