@@ -146,7 +146,12 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": 2},
     "mellum": {"layer_types": _WINDOWED},
     "zaya": {"num_experts_per_tok": 1, "layer_types": ["hybrid_sliding", "hybrid"] * 2},
-    "dots1": {"layer_types": _WINDOWED, "num_experts_per_tok": 2, "n_routed_experts": 4, "n_shared_experts": 1},
+    "dots1": {
+        "layer_types": _WINDOWED,
+        "num_experts_per_tok": 2,
+        "n_routed_experts": 4,
+        "n_shared_experts": 1,
+    },
     "dots3_note": {
         "text_config": _DOTS,
         "vision_config": {"adapter_in_dim": 64, "adapter_out_dim": 64},

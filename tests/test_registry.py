@@ -162,10 +162,11 @@ def test_a_type_is_exact_or_refused(kind):
             icl_bench.head_scores(found, tokens)
         assert bool(torch.isfinite(clean).all())
         return
-    compare_scores(kind, found, ids)
+    reference = build_reference(kind)
+    compare_scores(found, reference, ids)
     first, last = min(found.heads), max(found.heads)
     for layer, head in {(first, 1), (last, found.heads[last] - 1)}:
-        compare_ablation(kind, found, ids, clean, layer, head)
+        compare_ablation(found, reference, ids, clean, layer, head)
 
 
 def build_reference(kind: str) -> Any:
@@ -181,15 +182,14 @@ def build_reference(kind: str) -> Any:
     return module
 
 
-def compare_scores(kind: str, found: Any, ids: Tensor) -> None:
+def compare_scores(found: Any, reference: Any, ids: Tensor) -> None:
     query, key = torch.tril_indices(ids.shape[1], ids.shape[1])
     scores = found.head_scores(ids, {"all": Pairs(query, key)}, raw=True)["all"]
-    module = build_reference(kind)
-    with sinks_counted(module):
-        expected = reference_attention(module, ids)
+    with sinks_counted(reference):
+        expected = reference_attention(reference, ids)
     if found.model.config.model_type == "minimax":
         # Its linear layers return the state that they carry, which happens to be square.
-        kinds = module.config.layer_types
+        kinds = reference.config.layer_types
         expected = {i: a for i, a in expected.items() if kinds[i] == "full_attention"}
     assert sorted(scores) == sorted(expected)
     for layer, matrix in expected.items():
@@ -198,12 +198,11 @@ def compare_scores(kind: str, found: Any, ids: Tensor) -> None:
 
 
 def compare_ablation(
-    kind: str, found: Any, ids: Tensor, clean: Tensor, layer: int, head: int
+    found: Any, reference: Any, ids: Tensor, clean: Tensor, layer: int, head: int
 ) -> None:
     ablated = icl_bench.token_losses(found, ids, ablate=[(layer, head)])
-    module = build_reference(kind)
-    with torch.no_grad(), head_off(module, layer, head, found.heads[layer], ids) as done:
-        logits = module(ids, use_cache=False).logits
+    with torch.no_grad(), head_off(reference, layer, head, found.heads[layer], ids) as done:
+        logits = reference(ids, use_cache=False).logits
     assert done == [layer]
     assert torch.allclose(ablated, nll(logits, ids), atol=1e-4)
     assert not torch.allclose(ablated, clean, atol=1e-5)

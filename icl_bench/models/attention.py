@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -29,34 +29,19 @@ from icl_bench.measures.tokens import Pairs
 from icl_bench.models.ablation import Ablation
 from icl_bench.models.chunked import attend_in_chunks
 from icl_bench.models.kernels import KernelMisfit, attend
-from icl_bench.models.masks import NARROWING, complete_mask
+from icl_bench.models.layers import OUTSIDE, current_layer
+from icl_bench.models.masks import HARMLESS, NARROWING, complete_mask, refuse_unknown
 
 FUSED = "icl_bench"
 CHUNKED = "icl_bench_chunked"
 EAGER = "icl_bench_eager"
 
-HARMLESS = {
-    "dropout",  # 0 in eval mode
-    "is_causal",
-    "sliding_window",  # already in the mask
-    "output_attentions",
-    "output_hidden_states",
-    "use_cache",
-    "position_ids",
-    "cache_position",
-    "layer_idx",
-    "logits_to_keep",
-    "num_items_in_batch",
-    "return_dict",
-    "attention_mask",
-    "position_embeddings",
-}
-"""Arguments of an attention call that do not change its numbers beyond mask and scaling."""
-
 TOLERANCE = 1e-5
 """How far a probability may stray outside [0, 1] by rounding, while scores are moderate."""
 ROUNDING = 5e-7
 """How much further for each unit of the row's log-sum-exp: a score of 600 has few digits left."""
+FAST_EXPONENTIAL = 2e-4
+"""How much further from a fused kernel in half precision, which approximates the exponential."""
 
 
 @dataclass
@@ -146,48 +131,6 @@ def activate(work: Pass) -> Iterator[Pass]:
         yield work
     finally:
         _active.reset(token)
-
-
-_layer: ContextVar[int | None] = ContextVar("icl_bench_layer", default=None)
-OUTSIDE = -1
-
-
-@contextmanager
-def follow_layers(layers: nn.ModuleList | None) -> Iterator[None]:
-    """Let the attention functions know in which decoder layer they are called.
-
-    An attention module's own index is no proof: layers of hybrid models may share one module, or
-    number only those that have attention.
-
-    Args:
-        layers: the decoder layers, or None when they are not known.
-    """
-    if layers is None:
-        yield
-        return
-
-    def enter(index: int) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            _layer.set(index)
-
-        return hook
-
-    token = _layer.set(OUTSIDE)
-    handles = []
-    for index, layer in enumerate(layers):
-        handles.append(layer.register_forward_pre_hook(enter(index)))
-        handles.append(layer.register_forward_hook(enter(OUTSIDE)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        _layer.reset(token)
-
-
-def current_layer() -> int | None:
-    """Return the decoder layer that is running, OUTSIDE for none, None when it is not followed."""
-    return _layer.get()
 
 
 def number_layer(module: nn.Module, work: Pass) -> int:
@@ -324,6 +267,8 @@ def fused_attention(
     layer = number_layer(module, work)
     work.shapes[layer] = (query.shape[1], key.shape[1], output.shape[-1])
     magnitude = float(lse.abs().max()) if work.pairs else 0.0
+    if query.dtype in (torch.bfloat16, torch.float16) and not in_chunks:
+        magnitude += FAST_EXPONENTIAL / ROUNDING
     for name, pairs in work.pairs.items():
         values = probe_pairs(query, key, lse, mask, scale, pairs, softcap)
         work.take_scores(layer, name, values, magnitude)
@@ -333,17 +278,6 @@ def fused_attention(
 def _shape_sinks(sinks: Tensor) -> Tensor:
     """Return sinks, one a head or one a head and query, as (batch, heads, queries)."""
     return (sinks.reshape(1, -1, 1) if sinks.ndim == 1 else sinks.squeeze(-1)).float()
-
-
-def refuse_unknown(arguments: dict[str, object], known: set[str]) -> None:
-    """Raise KernelMisfit for an argument of the call that may change numbers and is not known."""
-    unknown = [
-        name
-        for name, given in arguments.items()
-        if name not in known and given is not None and given is not False
-    ]
-    if unknown:
-        raise KernelMisfit(f"the attention call has {', '.join(sorted(unknown))}")
 
 
 def eager_attention(

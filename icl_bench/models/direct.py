@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from icl_bench.models.attention import OUTSIDE, current_layer, fused_attention
+from icl_bench.models.attention import fused_attention
 from icl_bench.models.kernels import KernelMisfit, expand_groups
+from icl_bench.models.layers import OUTSIDE, current_layer
 
 Answer = Callable[[Tensor, Tensor, Tensor, "Tensor | None", bool, "float | None"], Tensor]
 

@@ -87,7 +87,8 @@ def attend(
         scale: factor of q.k.
 
     Returns:
-        output (batch, heads, length, value_width) and log-sum-exp (batch, heads, length) in float32.
+        output (batch, heads, length, value_width), and log-sum-exp (batch, heads, length) in
+        float32.
 
     Raises:
         KernelMisfit: no fused kernel takes these tensors.

@@ -1,4 +1,4 @@
-"""What the arguments of an attention call add to its mask.
+"""The arguments of an attention call: what they add to its mask, and which are not known.
 
 Sparse attention families choose keys with an indexer. They hand the choice on in the mask when
 they run the implementations they know, and as an argument to every other one.
@@ -13,14 +13,47 @@ from torch import Tensor, nn
 
 from icl_bench.models.kernels import KernelMisfit
 
+HARMLESS = {
+    "dropout",  # 0 in eval mode
+    "is_causal",
+    "sliding_window",  # already in the mask
+    "output_attentions",
+    "output_hidden_states",
+    "use_cache",
+    "position_ids",
+    "cache_position",
+    "layer_idx",
+    "logits_to_keep",
+    "num_items_in_batch",
+    "return_dict",
+    "attention_mask",
+    "position_embeddings",
+}
+"""Arguments of an attention call that do not change its numbers beyond mask and scaling."""
+
 NARROWING = ("indices", "block_indices", "position_bias")
-"""Arguments that are understood here."""
+"""Arguments that become part of the mask."""
+
+
+def refuse_unknown(arguments: dict[str, object], known: set[str]) -> None:
+    """Raise KernelMisfit for an argument of the call that may change numbers and is not known."""
+    unknown = [
+        name
+        for name, given in arguments.items()
+        if name not in known and given is not None and given is not False
+    ]
+    if unknown:
+        raise KernelMisfit(f"the attention call has {', '.join(sorted(unknown))}")
 
 
 def complete_mask(
-    module: nn.Module, mask: Tensor | None, causal: bool, scores: tuple[int, ...],
-    arguments: dict[str, Any], like: Tensor,
-) -> Tensor | None:  # fmt: skip
+    module: nn.Module,
+    mask: Tensor | None,
+    causal: bool,
+    scores: tuple[int, ...],
+    arguments: dict[str, Any],
+    like: Tensor,
+) -> Tensor | None:
     """Return the additive mask with everything in it that the arguments say, or None for none.
 
     Args:

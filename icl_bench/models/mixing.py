@@ -107,7 +107,9 @@ def _match(matrices: list[Tensor], inputs: list[dict[nn.Module, Tensor]]) -> lis
         if not matrix.requires_grad:
             raise ModelError(f"layer {layer}: the returned attention is not what mixes the values")
         for module, taken in own.items():
-            (slope,) = torch.autograd.grad(taken.sum(), matrix, retain_graph=True, allow_unused=True)
+            (slope,) = torch.autograd.grad(
+                taken.sum(), matrix, retain_graph=True, allow_unused=True
+            )
             if slope is None:
                 continue
             kv_heads = _prove(layer, matrix, taken)
@@ -126,7 +128,8 @@ def _prove(layer: int, matrix: Tensor, taken: Tensor) -> int:
     weights = torch.randn(heads, width, generator=draws).to(taken)
     by_head = (taken * weights.flatten()).reshape(batch, length, heads, width).sum(-1)
     (slope,) = torch.autograd.grad(by_head.sum(), matrix, retain_graph=True)
-    mixed = (matrix * slope).sum(-1).transpose(1, 2)
+    by_head = by_head.detach()
+    mixed = (matrix.detach() * slope).sum(-1).transpose(1, 2)
     off = float((mixed - by_head).abs().max()) / max(float(by_head.abs().max()), 1e-6)
     if not off <= LINEAR_WITHIN.get(taken.dtype, LINEAR_WITHIN_HALF):
         raise ModelError(

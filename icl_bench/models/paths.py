@@ -17,18 +17,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from icl_bench.errors import ModelError
-from icl_bench.models.attention import (
-    CHUNKED,
-    EAGER,
-    FUSED,
-    Pass,
-    activate,
-    current_layer,
-    follow_layers,
-    read_matrix,
-)
+from icl_bench.models.attention import CHUNKED, EAGER, FUSED, Pass, activate, read_matrix
 from icl_bench.models.direct import calls_answered, calls_read
 from icl_bench.models.families import find_decoder_layers
+from icl_bench.models.layers import current_layer, follow_layers
 from icl_bench.models.mixing import Mixing, find_mixing
 from icl_bench.models.vocabulary import embedding_weight
 

@@ -25,8 +25,8 @@ def usable_ids(model: PreTrainedModel, tokenizer: Any | None) -> list[int]:
     """Return the ids that probe sequences may hold, in ascending order.
 
     Left out are special, added, unused, padding and byte-fallback ids, and ids that only one of
-    tokenizer, embedding table and logits knows. Without a tokenizer only the config's special ids are
-    left out.
+    tokenizer, embedding table and logits knows. Without a tokenizer only the config's special ids
+    are left out.
 
     Args:
         model: the causal language model.
