@@ -90,7 +90,7 @@ class Model:
 
     @property
     def attention(self) -> str:
-        """How attention probabilities are obtained: fused, eager, or none."""
+        """How attention probabilities are obtained: fused, chunked, eager, or none."""
         return "none" if self._path is None else PATHS[self._path][0]
 
     @property
