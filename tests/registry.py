@@ -171,7 +171,12 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "gemma4_unified_text": _GEMMA4,
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
     "bamba": {"attn_layer_indices": [1, 3]},
-    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 8},
+    "jamba": {
+        "use_mamba_kernels": False,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "mamba_dt_rank": 8,
+    },
     "laguna": {"num_attention_heads_per_layer": [4, 8, 4, 8], "layer_types": _WINDOWED},
     "gemma4_assistant": _ASSISTED,
     "gemma4_unified_assistant": _ASSISTED,
@@ -183,7 +188,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "reformer": {"axial_pos_embds": False, "is_decoder": True},
     "roc_bert": {"pronunciation_vocab_size": 20, "shape_vocab_size": 20},
     "xmod": {"default_language": "en_XX"},
-    "zamba": {"attention_hidden_size": 128, "attention_head_dim": 32},
+    "zamba": {"use_mamba_kernels": False, "attention_hidden_size": 128, "attention_head_dim": 32},
     "zamba2": {"attention_hidden_size": 128, "attention_head_dim": 32},
 }
 """Type -> settings that the general rules cannot know; None to leave one at its default."""
