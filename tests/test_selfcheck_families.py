@@ -123,6 +123,16 @@ def test_the_list_of_experts_is_not_taken_for_the_decoder_layers():
     assert icl_bench.wrap(model).runner.layers is model.model.layers
 
 
+def test_huge_scores_leave_few_digits_and_are_still_read_from_the_fused_kernel():
+    """Some models have scores of a thousand and more; rounding grows with them in any kernel."""
+    model = families.build("qwen2")
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.q_proj.weight.mul_(200)
+            layer.self_attn.k_proj.weight.mul_(2)
+    assert icl_bench.wrap(model).attention == "fused"
+
+
 HALVES = [torch.bfloat16, torch.float16]
 
 

@@ -7,6 +7,7 @@ only when scores agree, an ablation changes what it should, and nothing else.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from icl_bench.errors import ModelError, UnsupportedModel
 from icl_bench.measures.tokens import Pairs
 from icl_bench.models.ablation import Ablation
-from icl_bench.models.attention import Pass
+from icl_bench.models.attention import ROUNDING, Pass
 from icl_bench.models.kernels import KernelMisfit
 from icl_bench.models.paths import PATHS, Run, Runner
 from icl_bench.models.vocabulary import context_length, embedding_weight
@@ -37,6 +38,17 @@ CAUSAL_WITHIN = {torch.float32: 1e-4, torch.float64: 1e-4}
 
 class Mismatch(Exception):
     """A path failed the check; the message says in what."""
+
+
+@dataclass
+class _Watched(Pass):
+    """A pass that keeps the largest score of each layer, which bounds the rounding."""
+
+    magnitudes: dict[int, float] = field(default_factory=dict)
+
+    def take_scores(self, layer: int, name: str, values: Tensor, magnitude: float = 0) -> None:
+        self.magnitudes[layer] = magnitude
+        super().take_scores(layer, name, values, magnitude)
 
 
 def choose_path(runner: Runner, vocabulary: list[int]) -> tuple[str, dict[int, tuple], str | None]:
@@ -133,7 +145,7 @@ def _check_causality(runner: Runner, ids: Tensor, plain: Tensor) -> None:
 def _check(runner: Runner, run: Run, ids: Tensor, plain: Tensor) -> dict[int, tuple]:
     dtype = embedding_weight(runner.model).dtype
     query, key = torch.tril_indices(ids.shape[1], ids.shape[1])
-    work = Pass(pairs={"all": Pairs(query, key)}, raw=True)
+    work = _Watched(pairs={"all": Pairs(query, key)}, raw=True)
     logits = run(runner, ids, work, None, True)
     assert logits is not None
     _compare_logits(logits.float(), plain, dtype)
@@ -179,7 +191,7 @@ def _compare_scores(
     runner: Runner,
     ids: Tensor,
     plain: Tensor,
-    work: Pass,
+    work: _Watched,
     query: Tensor,
     key: Tensor,
     dtype: torch.dtype,
@@ -195,7 +207,8 @@ def _compare_scores(
                 f"layer {layer}: {scores.shape[1]} heads, eager attention has {expected.shape[1]}"
             )
         off = float((_without_sinks(runner, scores, expected, query) - expected).abs().max())
-        if not off <= SCORES_WITHIN.get(dtype, SCORES_WITHIN_HALF):
+        within = SCORES_WITHIN.get(dtype, SCORES_WITHIN_HALF)
+        if not off <= within + ROUNDING * work.magnitudes[layer]:
             raise Mismatch(
                 f"layer {layer}: its attention differs from eager attention by {off:.2g}"
             )
