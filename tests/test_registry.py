@@ -170,6 +170,20 @@ def test_a_type_is_exact_or_refused(kind):
         compare_ablation(found, reference, ids, clean, layer, head)
 
 
+def test_the_comparisons_can_fail():
+    found = registry.open_model("llama")
+    tokens = draw_repeated(found.vocabulary, sequences=SEQUENCES, period=PERIOD, seed=3)
+    ids, clean = tokens.input_ids, found.losses(tokens.input_ids).nll
+    with pytest.raises(AssertionError, match="layer 0 is off by"):
+        compare_scores(found, registry.build("llama", seed=1, attention="eager"), ids)
+    reference = registry.build("llama", attention="eager")
+    compare_ablation(found, reference, ids, clean, 2, 3)
+    with torch.no_grad():  # the same model but for one column of one head
+        reference.model.layers[2].self_attn.o_proj.weight[:, 0] *= 1.1
+    with pytest.raises(AssertionError):
+        compare_ablation(found, reference, ids, clean, 2, 3)
+
+
 def build_reference(kind: str) -> Any:
     """Return the model under eager attention, which in Falcon adds ALiBi to its mask as well."""
     module = registry.build(kind, attention="eager")
