@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 VARIANTS = [
     "bert[is_decoder=True]",
+    "big_bird[is_decoder=True]",
     "big_bird[is_decoder=True, attention_type=original_full]",
     "falcon[alibi=True]",
     "falcon[alibi=True, new_decoder_architecture=True]",
@@ -36,10 +37,10 @@ VARIANTS = [
 ]
 UNBUILT = {
     "gemma3n": "its picture tower needs the package timm; its text model is gemma3n_text",
-    "gemma4_assistant": "a drafting head: it reads another model's hidden states and cannot be "
-    "built alone",
-    "gemma4_unified_assistant": "a drafting head: it reads another model's hidden states and "
-    "cannot be built alone",
+    "gemma4_assistant": "a drafting head on another model's hidden states; none is built from a "
+    "config",
+    "gemma4_unified_assistant": "a drafting head on another model's hidden states; none is built "
+    "from a config",
 }
 """Types of which transformers builds no model from a config alone, and why."""
 TYPES = sorted([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS])

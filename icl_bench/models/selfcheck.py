@@ -67,6 +67,7 @@ def choose_path(runner: Runner, vocabulary: list[int]) -> tuple[str, dict[int, t
     """
     ids = _tiny_batch(vocabulary, _choose_length(runner))
     tried: dict[str, list[str]] = {}
+    settings = _read_settings(runner)
     try:
         plain = runner.run_plain(ids).float()
     except Exception as error:
@@ -77,6 +78,14 @@ def choose_path(runner: Runner, vocabulary: list[int]) -> tuple[str, dict[int, t
     if not bool(torch.isfinite(plain).all()):
         raise ModelError(_explain_overflow(runner))
     _check_causality(runner, ids, plain)
+    now = _read_settings(runner)
+    changed = {key[1] for key, value in settings.items() if now.get(key, value) != value}
+    if changed:
+        raise UnsupportedModel(
+            f"{type(runner.model).__name__}: a forward pass on {ids.shape[1]} tokens changes the "
+            f"model's own settings ({', '.join(sorted(changed))}), so that other lengths would be "
+            "measured on another model"
+        )
     for name, (label, run) in PATHS.items():
         try:
             shapes = _check(runner, run, ids, plain)
@@ -93,6 +102,16 @@ def choose_path(runner: Runner, vocabulary: list[int]) -> tuple[str, dict[int, t
         f"{type(runner.model).__name__}: no way to read its attention heads gives right numbers ("
         f"{_list_failures(tried)})"
     )
+
+
+def _read_settings(runner: Runner) -> dict[tuple[int, str], str]:
+    """Return what modules keep as text, such as BigBird its kind of attention."""
+    return {
+        (index, name): value
+        for index, module in enumerate(runner.model.modules())
+        for name, value in vars(module).items()
+        if isinstance(value, str)
+    }
 
 
 def _list_failures(tried: dict[str, list[str]]) -> str:
