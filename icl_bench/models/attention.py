@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -239,8 +240,8 @@ def fused_attention(
     # Sinks join the softmax's denominator: out and lse are corrected for them below.
     sinks = kwargs.pop("s_aux", None)
     sinks = kwargs.pop("sinks", None) if sinks is None else sinks
-    cap = kwargs.pop("softcap", None) if in_chunks else None
-    softcap = float(cap) if isinstance(cap, (int, float)) and cap else None
+    cap: Any = kwargs.pop("softcap", None) if in_chunks else None
+    softcap = None if cap is None else float(cap)
     refuse_unknown(kwargs, {*HARMLESS, *NARROWING})
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     length = query.shape[2]
@@ -255,6 +256,7 @@ def fused_attention(
         causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
     mask = complete_mask(module, mask, causal, (*query.shape[:3], length), kwargs, query)
     causal = causal and mask is None
+    layer = number_layer(module, work)
     if in_chunks:
         output, lse = attend_in_chunks(query, key, value, mask, causal, scale, softcap)
     else:
@@ -264,7 +266,6 @@ def fused_attention(
         output = output * torch.exp(lse - total)[..., None].to(output.dtype)
         lse = total
 
-    layer = number_layer(module, work)
     work.shapes[layer] = (query.shape[1], key.shape[1], output.shape[-1])
     magnitude = float(lse.abs().max()) if work.pairs else 0.0
     if query.dtype in (torch.bfloat16, torch.float16) and not in_chunks:
