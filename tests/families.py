@@ -48,14 +48,22 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "icl_reference": lambda: IclReferenceConfig(
         vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=3, num_attention_heads=4
     ),
-    # Beyond the fused path: soft-capping goes eager, the others do without the interface.
+    # Soft-capping goes in chunks; the others do without the interface, Falcon by calling torch's
+    # attention itself.
     "gemma2": lambda: tf.Gemma2Config(**_GROUPED, head_dim=16, sliding_window=_WINDOW),
     "gptj": lambda: tf.GPTJConfig(
         n_embd=64, n_layer=3, n_head=4, rotary_dim=8, n_positions=128, **_OLD
     ),
+    "falcon": lambda: tf.FalconConfig(
+        hidden_size=64, num_hidden_layers=3, num_attention_heads=4, **_OLD
+    ),
     "bloom": lambda: tf.BloomConfig(hidden_size=64, n_layer=3, n_head=4, **_OLD),
 }
-FUSED = ("gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "mistral", "gemma3", "opt", "icl_reference")
+FUSED = (
+    *("gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "mistral", "gemma3", "opt", "icl_reference"),
+    "falcon",
+)
+CHUNKED = ("gemma2",)
 WINDOWED = ("mistral", "gemma3")
 
 PROJECTIONS = {
@@ -64,13 +72,22 @@ PROJECTIONS = {
     "opt": "self_attn.out_proj",
     "gptj": "attn.out_proj",
     "bloom": "self_attention.dense",
+    "falcon": "self_attention.dense",
 }
 
 
-def build(name: str, seed: int = 0) -> Any:
-    """Return a random model with weights large enough for attention to be far from even."""
+def build(name: str, seed: int = 0, **settings: Any) -> Any:
+    """Return a random model with weights large enough for attention to be far from even.
+
+    Args:
+        name: a family in `CONFIGS`.
+        seed: of the weights.
+        settings: changes to its config.
+    """
     torch.manual_seed(seed)
     config = CONFIGS[name]()
+    for setting, value in settings.items():
+        setattr(config, setting, value)
     if name == "icl_reference":
         model = IclReferenceForCausalLM(config)
     else:

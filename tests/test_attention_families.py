@@ -50,7 +50,8 @@ def eager(model, tokens):
 
 
 def test_the_expected_path_is_taken(family, model):
-    assert model.attention == ("fused" if family in families.FUSED else "eager")
+    expected = "fused" if family in families.FUSED else "eager"
+    assert model.attention == ("chunked" if family in families.CHUNKED else expected)
 
 
 def test_scores_equal_eager_attention_read_with_loops(model, tokens, eager):

@@ -29,7 +29,7 @@ def test_targets_outside_a_sliding_window_score_nothing(family):
 
 
 def test_a_kernel_without_the_mask_is_refused(monkeypatch):
-    """The self-check sees the missing window and takes the eager path instead."""
+    """The self-check sees the missing window and takes another path instead."""
     whole = attention.attend
 
     def forget_mask(q, k, v, mask, causal, scale):
@@ -37,7 +37,20 @@ def test_a_kernel_without_the_mask_is_refused(monkeypatch):
 
     monkeypatch.setattr(attention, "attend", forget_mask)
     model = icl_bench.wrap(families.build("mistral"))
-    assert model.attention == "eager"
+    assert model.attention == "chunked"
+    assert "differ" in model.attention_note
+
+
+def test_a_window_longer_than_the_tiny_batch_is_looked_beyond(monkeypatch):
+    """With a window of 40 tokens nothing is wrong on 12 of them."""
+    whole = attention.attend
+
+    def forget_mask(q, k, v, mask, causal, scale):
+        return whole(q, k, v, None, True, scale)
+
+    monkeypatch.setattr(attention, "attend", forget_mask)
+    model = icl_bench.wrap(families.build("mistral", sliding_window=40))
+    assert model.attention == "chunked"
     assert "differ" in model.attention_note
 
 
@@ -46,7 +59,7 @@ def test_a_mask_left_out_of_the_scores_alone_is_noticed(monkeypatch):
     model = icl_bench.wrap(families.build("mistral"))
     right = attention.probe_pairs
 
-    def forget_mask(q, k, lse, mask, scale, pairs):
+    def forget_mask(q, k, lse, mask, scale, pairs, softcap):
         return right(q * 30, k, lse, None, scale, pairs)
 
     monkeypatch.setattr(attention, "probe_pairs", forget_mask)
@@ -58,8 +71,9 @@ def test_a_mask_left_out_of_the_scores_alone_is_noticed(monkeypatch):
 def test_an_off_by_one_in_the_pairs_is_caught_by_the_self_check(monkeypatch):
     right = attention.probe_pairs
 
-    def shifted(q, k, lse, mask, scale, pairs):
-        return right(q, k, lse, mask, scale, Pairs(pairs.query, (pairs.key - 1).clamp(min=0)))
+    def shifted(q, k, lse, mask, scale, pairs, softcap):
+        before = Pairs(pairs.query, (pairs.key - 1).clamp(min=0))
+        return right(q, k, lse, mask, scale, before, softcap)
 
     monkeypatch.setattr(attention, "probe_pairs", shifted)
     model = icl_bench.wrap(families.build("llama"))
@@ -104,19 +118,27 @@ def test_a_model_whose_heads_write_nothing_yet_is_not_refused():
     assert icl_bench.wrap(model).attention == "fused"
 
 
-def test_a_kernel_misfit_falls_back_to_eager(monkeypatch):
+def test_a_kernel_misfit_falls_back_to_chunks_and_then_to_eager(monkeypatch):
     def refuse(*arguments):
         raise KernelMisfit("no kernel today")
 
     monkeypatch.setattr(attention, "attend", refuse)
     model = icl_bench.wrap(families.build("llama"))
-    assert (model.attention, model.attention_note) == ("eager", "fused: no kernel today")
+    assert (model.attention, model.attention_note) == ("chunked", "fused: no kernel today")
+    monkeypatch.setattr(attention, "attend_in_chunks", refuse)
+    model = icl_bench.wrap(families.build("llama"))
+    assert model.attention == "eager"
+    assert model.attention_note == "fused, chunked, direct: no kernel today"
 
 
 def test_a_model_that_no_path_fits_is_refused_with_every_reason(monkeypatch):
-    monkeypatch.setitem(paths.PATHS, "fused", paths.PATHS["hooked"])
-    monkeypatch.setitem(paths.PATHS, "eager", paths.PATHS["hooked"])
-    with pytest.raises(UnsupportedModel, match="'llama' has no row in the table"):
+    def fail(runner, input_ids, work, keep, need_logits):
+        raise ModelError("not this way")
+
+    for name, (label, _) in paths.PATHS.items():
+        monkeypatch.setitem(paths.PATHS, name, (label, fail))
+    reasons = "fused, chunked, direct, eager, hooked: not this way"
+    with pytest.raises(UnsupportedModel, match=reasons):
         icl_bench.wrap(families.build("llama"))
 
 

@@ -262,7 +262,7 @@ def test_the_table_has_one_row_for_each_sender_receiver_and_side():
     assert one["drop_stderr"].isna().all()
 
 
-@pytest.mark.parametrize("name", ["gptj", "bloom", "falcon", "mpt"])
+@pytest.mark.parametrize("name", ["gptj", "bloom", "mpt"])
 def test_families_without_the_interface_say_why_not(name):
     model = icl_bench.wrap(families.build(name))
     with pytest.raises(NotMeasurable, match="does not use transformers' attention interface"):

@@ -1,20 +1,24 @@
 """The attention function: reads attention probabilities of chosen pairs and switches heads off.
 
-It is registered with transformers' attention interface under two names. `icl_bench` runs a
+It is registered with transformers' attention interface under three names. `icl_bench` runs a
 fused kernel and recovers A[i, j] = exp(q_i . k_j * scale + mask_ij - lse_i) for just the pairs
-asked for, in O(pairs * width). `icl_bench_eager` runs the model file's own eager attention, one
-layer at a time, for families whose scores a fused kernel cannot reproduce (soft-capping).
-What a forward pass should read and change is a `Pass`; without an active one both functions
+asked for, in O(pairs * width). `icl_bench_chunked` does the same a chunk of queries at a time,
+for calls that no fused kernel takes (soft-capping, values wider than keys). `icl_bench_eager`
+runs the model file's own eager attention, one layer at a time.
+What a forward pass should read and change is a `Pass`; without an active one all functions
 behave like plain attention.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,34 +28,22 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_
 from icl_bench.errors import ModelError
 from icl_bench.measures.tokens import Pairs
 from icl_bench.models.ablation import Ablation
-from icl_bench.models.edges import Knockout
+from icl_bench.models.chunked import attend_in_chunks
+from icl_bench.models.edges import Call, Knockout
 from icl_bench.models.kernels import KernelMisfit, attend
+from icl_bench.models.layers import OUTSIDE, current_layer
+from icl_bench.models.masks import HARMLESS, NARROWING, complete_mask, refuse_unknown
 
 FUSED = "icl_bench"
+CHUNKED = "icl_bench_chunked"
 EAGER = "icl_bench_eager"
-
-HARMLESS = {
-    "dropout",  # 0 in eval mode
-    "is_causal",
-    "sliding_window",  # already in the mask
-    "output_attentions",
-    "output_hidden_states",
-    "use_cache",
-    "position_ids",
-    "cache_position",
-    "layer_idx",
-    "logits_to_keep",
-    "num_items_in_batch",
-    "return_dict",
-    "attention_mask",
-    "position_embeddings",
-}
-"""Arguments of an attention call that do not change its numbers beyond mask and scaling."""
 
 TOLERANCE = 1e-5
 """How far a probability may stray outside [0, 1] by rounding, while scores are moderate."""
 ROUNDING = 5e-7
 """How much further for each unit of the row's log-sum-exp: a score of 600 has few digits left."""
+FAST_EXPONENTIAL = 2e-4
+"""How much further from a fused kernel in half precision, which approximates the exponential."""
 
 
 class Enough(Exception):
@@ -195,13 +187,30 @@ def activate(work: Pass) -> Iterator[Pass]:
 
 
 def number_layer(module: nn.Module, work: Pass) -> int:
-    """Return the decoder layer of an attention module: its own index, else the order of calls."""
-    index = getattr(module, "layer_idx", None)
-    return index if isinstance(index, int) else len(work.shapes)
+    """Return the decoder layer that an attention module is called in.
+
+    Raises:
+        KernelMisfit: there is none, or it has attended already in this forward pass.
+    """
+    layer = current_layer()
+    if layer is None:
+        index = getattr(module, "layer_idx", None)
+        layer = index if isinstance(index, int) else len(work.shapes)
+    elif layer == OUTSIDE:
+        raise KernelMisfit("attention is called outside the decoder layers")
+    if layer in work.shapes:
+        raise KernelMisfit(f"layer {layer} calls attention more than once in a forward pass")
+    return layer
 
 
 def probe_pairs(
-    q: Tensor, k: Tensor, lse: Tensor, mask: Tensor | None, scale: float, pairs: Pairs
+    q: Tensor,
+    k: Tensor,
+    lse: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    pairs: Pairs,
+    softcap: float | None = None,
 ) -> Tensor:
     """Return attention probabilities of the pairs, shape (batch, heads, pairs), in float32.
 
@@ -212,6 +221,7 @@ def probe_pairs(
         mask: additive mask, or None.
         scale: factor of q.k.
         pairs: which (query, key) positions.
+        softcap: scores become softcap * tanh(score / softcap) before the mask; None for no cap.
     """
     batch, heads, _, width = q.shape
     kv_heads = k.shape[1]
@@ -235,6 +245,8 @@ def probe_pairs(
             full = mask.expand(batch, -1, -1, -1)
             bias = full[own, :, qi, kj].float().transpose(1, 2)
     scores = dots * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if bias is not None:
         scores = scores + bias
     return torch.exp(scores - norm.float())
@@ -258,51 +270,73 @@ def fused_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    in_chunks: bool = False,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """Attention by a fused kernel, in the signature of transformers' attention interface.
 
+    Args:
+        module: the attention module that calls.
+        query: (batch, heads, length, width).
+        key: (batch, kv_heads, length, width).
+        value: (batch, kv_heads, length, value_width).
+        attention_mask: additive or boolean (True where a key is seen), or None.
+        scaling: factor of q.k; None for 1 / sqrt(width).
+        in_chunks: take the queries a chunk at a time instead of a fused kernel.
+        kwargs: whatever else the family passes on.
+
     Raises:
-        KernelMisfit: the call asks for something that a fused kernel cannot reproduce.
+        KernelMisfit: the call asks for something that cannot be reproduced so.
     """
     work = _active.get() or Pass()
     if work.swap is not None:
         query, key, value, attention_mask = work.swap(query, key, value, attention_mask)
     # Sinks join the softmax's denominator: out and lse are corrected for them below.
     sinks = kwargs.pop("s_aux", None)
-    unknown = [n for n, given in kwargs.items() if n not in HARMLESS and _changes_numbers(given)]
-    if unknown:
-        raise KernelMisfit(f"the attention call has {', '.join(sorted(unknown))}")
+    sinks = kwargs.pop("sinks", None) if sinks is None else sinks
+    cap: Any = kwargs.pop("softcap", None) if in_chunks else None
+    softcap = None if cap is None else float(cap)
+    refuse_unknown(kwargs, {*HARMLESS, *NARROWING})
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    length = query.shape[2]
+    if length != key.shape[2]:
+        raise KernelMisfit("queries and keys differ in number")
     if attention_mask is not None:
-        mask = work.additive(attention_mask, query.dtype)[..., : key.shape[2]]
+        mask: Tensor | None = work.additive(attention_mask, query.dtype)[..., :length]
         causal = False
     else:
         mask = None
         asked = kwargs.get("is_causal")
         causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
-    if query.shape[2] != key.shape[2]:
-        raise KernelMisfit("queries and keys differ in number")
+    mask = complete_mask(module, mask, causal, (*query.shape[:3], length), kwargs, query)
+    causal = causal and mask is None
     layer = number_layer(module, work)
     query, key = work.freeze(layer, query, key)
-    output, lse = attend(query, key, value, mask, causal, scale)
+    if in_chunks:
+        output, lse = attend_in_chunks(query, key, value, mask, causal, scale, softcap)
+    else:
+        output, lse = attend(query, key, value, mask, causal, scale)
     if work.knockout is not None:
-        output = work.knockout.apply(layer, output, query, key, value, mask, causal, scale)
+        call = Call(query, key, value, mask, causal, scale, softcap)
+        output, lse = work.knockout.apply(layer, output, lse, call)
     if isinstance(sinks, Tensor):
-        total = torch.logaddexp(lse, sinks.float().reshape(1, -1, 1))
+        total = torch.logaddexp(lse, _shape_sinks(sinks))
         output = output * torch.exp(lse - total)[..., None].to(output.dtype)
         lse = total
 
     work.shapes[layer] = (query.shape[1], key.shape[1], output.shape[-1])
     magnitude = float(lse.abs().max()) if work.pairs else 0.0
+    if query.dtype in (torch.bfloat16, torch.float16) and not in_chunks:
+        magnitude += FAST_EXPONENTIAL / ROUNDING
     for name, pairs in work.pairs.items():
-        values = probe_pairs(query, key, lse, mask, scale, pairs)
+        values = probe_pairs(query, key, lse, mask, scale, pairs, softcap)
         work.take_scores(layer, name, values, magnitude)
     return work.finish_layer(layer, output.transpose(1, 2)), None
 
 
-def _changes_numbers(given: object) -> bool:
-    return given is not None and given is not False
+def _shape_sinks(sinks: Tensor) -> Tensor:
+    """Return sinks, one a head or one a head and query, as (batch, heads, queries)."""
+    return (sinks.reshape(1, -1, 1) if sinks.ndim == 1 else sinks.squeeze(-1)).float()
 
 
 def eager_attention(
@@ -314,13 +348,20 @@ def eager_attention(
     scaling: float | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
-    """The model file's own eager attention, one layer's matrix at a time."""
+    """The model file's own eager attention, one layer's matrix at a time.
+
+    Raises:
+        KernelMisfit: the family has no such function, or it ignores an argument of the call.
+    """
     work = _active.get() or Pass()
     if work.swap is not None:
         query, key, value, attention_mask = work.swap(query, key, value, attention_mask)
     own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     if own is None:
         raise KernelMisfit(f"{type(module).__module__} has no eager attention function")
+    refuse_unknown(kwargs, {*HARMLESS, *inspect.signature(own).parameters})
+    if query.shape[2] != key.shape[2]:
+        raise KernelMisfit("queries and keys differ in number")
     if work.knockout is not None:
         raise KernelMisfit("single edges cannot be removed from the model's own eager attention")
     layer = number_layer(module, work)
@@ -344,6 +385,8 @@ def read_matrix(work: Pass, layer: int, weights: Tensor) -> None:
 
 
 AttentionInterface.register(FUSED, fused_attention)
+AttentionInterface.register(CHUNKED, partial(fused_attention, in_chunks=True))
 AttentionInterface.register(EAGER, eager_attention)
 AttentionMaskInterface.register(FUSED, sdpa_mask)
+AttentionMaskInterface.register(CHUNKED, sdpa_mask)
 AttentionMaskInterface.register(EAGER, eager_mask)

@@ -4,10 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from icl_bench.measures.tokens import Pairs
+from icl_bench.models.chunked import attend_in_chunks
+
+
+@dataclass
+class Call:
+    """What an attention call computes with.
+
+    Args:
+        query: (rows, heads, length, width).
+        key: (rows, kv_heads, length, width).
+        value: (rows, kv_heads, length, value_width).
+        mask: additive mask that broadcasts to (rows, heads, length, length), or None.
+        causal: whether keys after the query are hidden, without a mask.
+        scale: factor of q.k.
+        softcap: bound that scores are squeezed into, or None.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    causal: bool
+    scale: float
+    softcap: float | None = None
 
 
 @dataclass
@@ -26,50 +49,38 @@ class Knockout:
     pairs: Pairs
     applied: set[int] = field(default_factory=set)
 
-    def apply(
-        self,
-        layer: int,
-        output: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None,
-        causal: bool,
-        scale: float,
-    ) -> Tensor:
-        """Return attention output (rows, heads, length, width), recomputed where edges are gone.
+    def apply(self, layer: int, output: Tensor, lse: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+        """Return output and log-sum-exp, computed again for the heads that lose edges.
 
         Args:
             layer: the decoder layer.
-            output: attention output with every edge.
-            q: queries (rows, heads, length, width).
-            k: keys (rows, kv_heads, length, width).
-            v: values, heads as in `k`.
-            mask: additive mask, or None.
-            causal: whether keys after the query are hidden, without a mask.
-            scale: factor of q.k.
+            output: attention output with every edge, (rows, heads, length, value_width).
+            lse: log-sum-exp of every row of scores, (rows, heads, length).
+            call: what they were computed from.
         """
         off = self.off.get(layer)
         if off is None:
-            return output
+            return output, lse
         self.applied.add(layer)
-        rows, heads = off.nonzero(as_tuple=True)
-        rows, heads = rows.to(q.device), heads.to(q.device)
-        groups = heads // (q.shape[1] // k.shape[1])
-        own = None
-        if mask is not None:
-            full = mask.expand(q.shape[0], q.shape[1], -1, -1)
-            own = full[rows, heads][:, None]
-        scores = q[rows, heads].float() @ k[rows, groups].float().transpose(1, 2) * scale
-        if own is not None:
-            scores = scores + own[:, 0].float()
-        elif causal:
-            hidden = torch.ones_like(scores[0], dtype=torch.bool).triu(1)
-            scores.masked_fill_(hidden, float("-inf"))
-        scores[:, self.pairs.query.to(q.device), self.pairs.key.to(q.device)] = float("-inf")
-        changed = output.clone()
-        changed[rows, heads] = (scores.softmax(-1) @ v[rows, groups].float()).to(output.dtype)
-        return changed
+        rows, heads = off.to(call.query.device).nonzero(as_tuple=True)
+        groups = heads // (call.query.shape[1] // call.key.shape[1])
+        mask = None
+        if call.mask is not None:
+            length = call.query.shape[2]
+            mask = call.mask.expand(*call.query.shape[:2], length, length)[rows, heads][:, None]
+        own, sums = attend_in_chunks(
+            call.query[rows, heads][:, None],
+            call.key[rows, groups][:, None],
+            call.value[rows, groups][:, None],
+            mask,
+            call.causal,
+            call.scale,
+            call.softcap,
+            hidden=(self.pairs.query, self.pairs.key),
+        )
+        output, lse = output.clone(), lse.clone()
+        output[rows, heads], lse[rows, heads] = own[:, 0].to(output.dtype), sums[:, 0].to(lse.dtype)
+        return output, lse
 
     @property
     def missed(self) -> set[int]:

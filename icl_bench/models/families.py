@@ -1,39 +1,14 @@
-"""What differs between model families: one row a family, only where the general way fails.
+"""What differs between model families, where it cannot be seen from the model itself.
 
-Families that call transformers' attention interface need no row: their heads are found, read
-and switched off there. The others need the place of a layer's attention module and the name of
-its output projection, whose input is the heads' outputs side by side.
+Families that call transformers' attention interface are read and switched off there; in the
+others `mixing` finds the heads. Neither needs a row.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
 
 from torch import nn
-
-
-@dataclass(frozen=True)
-class Family:
-    """Where a family without the attention interface keeps its attention.
-
-    Args:
-        attention: path from a decoder layer to its attention module.
-        projection: name of the output projection inside it.
-    """
-
-    attention: str
-    projection: str
-
-
-FAMILIES: dict[str, Family] = {
-    "gptj": Family("attn", "out_proj"),
-    "gpt_neo": Family("attn.attention", "out_proj"),
-    "bloom": Family("self_attention", "dense"),
-    "mpt": Family("attn", "out_proj"),
-    "falcon": Family("self_attention", "dense"),
-    "codegen": Family("attn", "out_proj"),
-    "xglm": Family("self_attn", "out_proj"),
-}
 
 NO_ATTENTION = {
     "mamba": "a state-space model",
@@ -45,24 +20,24 @@ NO_ATTENTION = {
 """Model types that have no attention heads at all, and what they are instead."""
 
 
-def find_decoder_layers(model: nn.Module) -> nn.ModuleList | None:
-    """Return the list of decoder layers: the first as long as the config says, else the longest.
+_OTHER_TOWER = re.compile(r"vision|visual|image|audio|speech", re.IGNORECASE)
 
-    A list of experts may be longer than that of the layers.
+
+def find_decoder_layers(model: nn.Module) -> nn.ModuleList | None:
+    """Return the list of decoder layers of the text model, or None when it cannot be told.
+
+    It is the outermost ModuleList with as many entries as the config has layers; of several, one
+    outside the towers for pictures and sound.
     """
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
     config = getattr(model, "config", None)
     count = getattr(config.get_text_config(), "num_hidden_layers", None) if config else None
-    fits = [m for m in lists if len(m) == count]
-    return fits[0] if fits else max(lists, key=len, default=None)
-
-
-def find_projections(model: nn.Module, family: Family) -> dict[int, nn.Module]:
-    """Return layer -> output projection of its attention, for the layers that have one."""
-    found = {}
-    for index, layer in enumerate(find_decoder_layers(model) or []):
-        try:
-            found[index] = layer.get_submodule(f"{family.attention}.{family.projection}")
-        except AttributeError:
-            continue
-    return found
+    lists = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module)
+    ]
+    if count is None:
+        return max((module for _, module in lists), key=len, default=None)
+    fitting = [(name, module) for name, module in lists if len(module) == count]
+    fitting.sort(key=lambda item: (bool(_OTHER_TOWER.search(item[0])), item[0].count(".")))
+    return fitting[0][1] if fitting else None

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Kernel = Callable[[Tensor, Tensor, Tensor, "Tensor | None", bool, float], tuple[Tensor, Tensor]]
 
@@ -81,13 +81,14 @@ def attend(
     Args:
         q: queries, shape (batch, heads, length, width).
         k: keys, shape (batch, kv_heads, length, width).
-        v: values, same shape as `k`.
+        v: values, shape (batch, kv_heads, length, value_width).
         mask: additive mask broadcastable to (batch, heads, length, length), or None.
         causal: whether keys after the query are hidden; only without a mask.
         scale: factor of q.k.
 
     Returns:
-        output (batch, heads, length, width) and log-sum-exp (batch, heads, length) in float32.
+        output (batch, heads, length, value_width), and log-sum-exp (batch, heads, length) in
+        float32.
 
     Raises:
         KernelMisfit: no fused kernel takes these tensors.
@@ -95,10 +96,19 @@ def attend(
     kernel = KERNELS.get(q.device.type)
     if kernel is None:
         raise KernelMisfit(f"no fused kernel for device {q.device.type}")
-    if not q.shape[-1] == k.shape[-1] == v.shape[-1]:
-        raise KernelMisfit("queries, keys and values differ in width")
+    width, value_width = q.shape[-1], v.shape[-1]
+    # The kernels want one width for all. Zeros change neither q.k nor the values' own columns.
+    if value_width < width:
+        v = nn.functional.pad(v, (0, width - value_width))
+    elif value_width > width:
+        q, k = (nn.functional.pad(t, (0, value_width - width)) for t in (q, k))
+    # The kernels step through a row one number at a time, whatever its stride.
+    q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
+    if mask is not None and mask.stride(-1) != 1:
+        mask = mask.contiguous()
     try:
-        return kernel(q, k, v, mask, causal, scale)
+        output, lse = kernel(q, k, v, mask, causal, scale)
+        return output[..., :value_width], lse
     except (RuntimeError, NotImplementedError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

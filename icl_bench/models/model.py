@@ -88,13 +88,13 @@ class Model:
 
     @property
     def attention(self) -> str:
-        """How attention probabilities are obtained: fused, eager, or none."""
+        """How attention probabilities are obtained: fused, chunked, eager, or none."""
         return "none" if self._path is None else PATHS[self._path][0]
 
     @property
     def through_interface(self) -> bool:
-        """Whether attention runs through transformers' attention interface."""
-        return self._path in ("fused", "chunked", "eager")
+        """Whether queries, keys and values can be had: attention is not read by hooks alone."""
+        return self._path not in (None, "hooked")
 
     @property
     def batch_size(self) -> int | None:

@@ -1,7 +1,8 @@
 """The ways to run a model so that heads can be read and switched off.
 
-`fused` and `eager` go through transformers' attention interface; `hooked` serves families that
-do not use it, by their own attention matrices and the input of the output projection.
+`fused`, `chunked` and `eager` go through transformers' attention interface; `direct` answers the
+calls of families that use torch's attention without it; `hooked` serves the rest, by their own
+attention matrices and the input of the output projection.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from icl_bench.errors import ModelError
-from icl_bench.models.attention import EAGER, FUSED, Enough, Pass, activate, read_matrix
-from icl_bench.models.families import FAMILIES, find_projections
+from icl_bench.models.attention import CHUNKED, EAGER, FUSED, Enough, Pass, activate, read_matrix
+from icl_bench.models.direct import calls_answered, calls_read
+from icl_bench.models.families import find_decoder_layers
+from icl_bench.models.layers import current_layer, follow_layers
+from icl_bench.models.mixing import Mixing, find_mixing
 from icl_bench.models.placement import input_device
 
 Run = Callable[["Runner", Tensor, Pass, "Tensor | None", bool], "Tensor | None"]
@@ -43,6 +47,9 @@ class Runner:
         self._takes_cache = "use_cache" in parameters
         body = getattr(model, "base_model", model)
         self._body = body if isinstance(body, nn.Module) else model
+        self.layers = find_decoder_layers(model)
+        self.mixing: list[Mixing] | None = None
+        """Where a model without the attention interface mixes its values, once that is found."""
 
     @contextmanager
     def prepared(self, implementation: str | None) -> Iterator[None]:
@@ -107,18 +114,29 @@ class Runner:
         assert logits is not None
         return logits
 
-    def run_reference(self, input_ids: Tensor) -> tuple[Tensor, ...]:
-        """Return every layer's attention matrices the slow way, (batch, heads, length, length).
+    def run_reference(self, input_ids: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """Return the logits under eager attention and the matrices that the model gives out.
+
+        The matrices are (batch, heads, length, length), one a layer, or one a layer that has
+        attention, or None for those without.
 
         Raises:
             ModelError: the model does not return its attention.
         """
         with self.prepared("eager"):
-            _, output = self.forward(input_ids, None, True, output_attentions=True)
+            logits, output = self.forward(input_ids, None, True, output_attentions=True)
         attentions = getattr(output, "attentions", None)
         if not attentions:
             raise ModelError("the model returns no attention matrices")
-        return tuple(attentions)
+        assert logits is not None
+        return logits, tuple(attentions)
+
+    def read_calls(self, input_ids: Tensor) -> dict[int, Tensor]:
+        """Return layer -> attention of the layers that call torch's attention, by its formula."""
+        matrices: dict[int, Tensor] = {}
+        with self.prepared("sdpa"), follow_layers(self.layers), calls_read(matrices):
+            self.forward(input_ids, None, False)
+        return matrices
 
 
 def _run_interface(implementation: str) -> Run:
@@ -126,7 +144,12 @@ def _run_interface(implementation: str) -> Run:
         runner: Runner, input_ids: Tensor, work: Pass, keep: Tensor | None, need_logits: bool
     ) -> Tensor | None:
         logits = None
-        with runner.prepared(implementation), activate(work), suppress(Enough):
+        with (
+            runner.prepared(implementation),
+            activate(work),
+            follow_layers(runner.layers),
+            suppress(Enough),
+        ):
             logits, _ = runner.forward(input_ids, keep, need_logits)
         if not work.shapes:
             raise ModelError("the model does not call transformers' attention interface")
@@ -135,45 +158,61 @@ def _run_interface(implementation: str) -> Run:
     return run
 
 
+def _run_direct(
+    runner: Runner, input_ids: Tensor, work: Pass, keep: Tensor | None, need_logits: bool
+) -> Tensor | None:
+    logits = None
+    with ExitStack() as stack:
+        stack.enter_context(runner.prepared("sdpa"))
+        stack.enter_context(activate(work))
+        stack.enter_context(follow_layers(runner.layers))
+        stack.enter_context(calls_answered())
+        stack.enter_context(suppress(Enough))
+        logits, _ = runner.forward(input_ids, keep, need_logits)
+    if not work.shapes:
+        raise ModelError("the model does not call torch's attention")
+    return logits
+
+
 def _run_hooked(
     runner: Runner, input_ids: Tensor, work: Pass, keep: Tensor | None, need_logits: bool
 ) -> Tensor | None:
-    kind = runner.model.config.model_type
-    family = FAMILIES.get(kind)
-    if family is None:
-        raise ModelError(f"model type '{kind}' has no row in the table of hooked families")
-    projections = find_projections(runner.model, family)
-    if not projections:
-        raise ModelError(f"no attention output projections found in '{kind}'")
-    config = runner.model.config.get_text_config()
-    heads = config.num_attention_heads
+    if runner.mixing is None:
+        runner.mixing = find_mixing(runner, input_ids)
 
-    def hook(layer: int) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-        def replace(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            flat = arguments[0]
-            output = flat.reshape(*flat.shape[:2], heads, -1)
-            kv_heads = getattr(config, "num_kv_heads", None) or heads
-            work.shapes[layer] = (heads, kv_heads, output.shape[-1])
-            changed = work.finish_layer(layer, output)
-            return (changed.reshape(flat.shape), *arguments[1:])
+    places = {place.layer: place for place in runner.mixing}
 
-        return replace
+    def replace(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        # Layers may share a module, so the layer is not the module's to tell.
+        place = places.get(current_layer())  # type: ignore[arg-type]
+        if place is None or place.projection is not module:
+            return arguments
+        flat = arguments[0]
+        output = flat.reshape(*flat.shape[:2], place.heads, -1)
+        if place.layer in work.shapes:
+            raise ModelError(f"layer {place.layer} attends more than once in a forward pass")
+        work.shapes[place.layer] = (place.heads, place.kv_heads, output.shape[-1])
+        changed = work.finish_layer(place.layer, output)
+        return (changed.reshape(flat.shape), *arguments[1:])
 
     with ExitStack() as stack:
         stack.enter_context(runner.prepared("eager"))
-        for layer, projection in projections.items():
-            handle = projection.register_forward_pre_hook(hook(layer))
-            stack.callback(handle.remove)
+        stack.enter_context(follow_layers(runner.layers))
+        for projection in {place.projection for place in runner.mixing}:
+            stack.callback(projection.register_forward_pre_hook(replace).remove)
         wants = {"output_attentions": True} if work.pairs else {}
         logits, output = runner.forward(input_ids, keep, need_logits, **wants)
     if work.pairs:
-        for layer, weights in zip(projections, output.attentions):
-            read_matrix(work, layer, weights)
+        matrices = [a for a in output.attentions if isinstance(a, Tensor)]
+        for place in runner.mixing:
+            read_matrix(work, place.layer, matrices[place.matrix])
     return logits
 
 
 PATHS: dict[str, tuple[str, Run]] = {
     "fused": ("fused", _run_interface(FUSED)),
+    "chunked": ("chunked", _run_interface(CHUNKED)),
+    "direct": ("fused", _run_direct),
     "eager": ("eager", _run_interface(EAGER)),
     "hooked": ("eager", _run_hooked),
 }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from icl_bench.errors import ModelError
 from icl_bench.models.placement import stored_tensors
 
 UNUSABLE = re.compile(
@@ -25,14 +26,17 @@ def usable_ids(model: PreTrainedModel, tokenizer: Any | None) -> list[int]:
     """Return the ids that probe sequences may hold, in ascending order.
 
     Left out are special, added, unused, padding and byte-fallback ids, and ids that only one of
-    tokenizer and embedding table knows. Without a tokenizer only the config's special ids are
-    left out.
+    tokenizer, embedding table and logits knows. Without a tokenizer only the config's special ids
+    are left out.
 
     Args:
         model: the causal language model.
         tokenizer: its tokenizer, or None.
     """
     rows = vocabulary_size(model)
+    head = getattr(model.get_output_embeddings(), "weight", None)
+    if isinstance(head, Tensor):
+        rows = min(rows, head.shape[0])
     config = model.config.get_text_config()
     banned: set[int] = set()
     for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"):
@@ -63,9 +67,14 @@ def bos_id(model: PreTrainedModel, tokenizer: Any | None) -> int | None:
 
 
 def embedding_weight(model: PreTrainedModel) -> Tensor:
-    """Return the token embedding (vocabulary, width)."""
-    weight = model.get_input_embeddings().weight
-    assert isinstance(weight, Tensor)
+    """Return the token embedding (vocabulary, width).
+
+    Raises:
+        ModelError: the model has no single table of token embeddings.
+    """
+    weight = getattr(model.get_input_embeddings(), "weight", None)
+    if not isinstance(weight, Tensor):
+        raise ModelError(f"{type(model).__name__} has no single table of token embeddings")
     return weight
 
 
