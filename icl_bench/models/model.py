@@ -65,10 +65,10 @@ class Model:
         self.tokenizer = tokenizer
         self.spec, self.slug, self.revision = spec, slug, revision
         self.runner = Runner(model)
-        self.limit = BatchLimit(self.runner.device.type, batch_size, 4 * vocabulary_size(model))
         self.vocabulary = usable_ids(model, tokenizer)
         if len(self.vocabulary) < 2:
             raise ModelError("fewer than two token ids are usable for probes")
+        self.limit = BatchLimit(self.runner.device.type, batch_size, 4 * vocabulary_size(model))
         self.bos = bos_id(model, tokenizer)
         self.context = context_length(model)
         self.no_heads: str | None = None

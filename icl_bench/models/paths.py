@@ -151,7 +151,7 @@ def _run_interface(implementation: str) -> Run:
             suppress(Enough),
         ):
             logits, _ = runner.forward(input_ids, keep, need_logits)
-        if not work.shapes:
+        if work.pairs and not work.shapes:
             raise ModelError("the model does not call transformers' attention interface")
         return logits
 
@@ -169,7 +169,7 @@ def _run_direct(
         stack.enter_context(calls_answered())
         stack.enter_context(suppress(Enough))
         logits, _ = runner.forward(input_ids, keep, need_logits)
-    if not work.shapes:
+    if work.pairs and not work.shapes:
         raise ModelError("the model does not call torch's attention")
     return logits
 
