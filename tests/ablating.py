@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from icl_bench.models.ablation import Ablation
-from icl_bench.models.attention import Pass
+from icl_bench.models.passes import Pass
 
 
 def losses(

@@ -177,7 +177,7 @@ def test_the_module_is_left_as_it_was(name):
         pytest.raises(RuntimeError),
         switched_off(model.anatomy, ComponentAblation.build([[("mlp", 1)]] * 5)),
     ):
-        model.run_pass(tokens.input_ids, icl_bench.models.attention.Pass(), logits=False)
+        model.run_pass(tokens.input_ids, icl_bench.models.passes.Pass(), logits=False)
     assert state() == before
     module.eval()
     with torch.no_grad():

@@ -11,8 +11,8 @@ from icl_bench.errors import ModelError, UnsupportedModel
 from icl_bench.measures.tokens import Pairs, RepeatedTokens, draw_repeated, induction_pairs
 from icl_bench.models import attention, paths
 from icl_bench.models.ablation import Ablation
-from icl_bench.models.attention import Pass
 from icl_bench.models.kernels import KernelMisfit
+from icl_bench.models.passes import Pass
 from icl_bench.reference.handwired import handwired
 
 
@@ -182,3 +182,20 @@ def test_weights_that_are_not_numbers_are_refused():
         model.model.layers[1].self_attn.q_proj.weight[0, 0] = float("nan")
     with pytest.raises(ModelError, match="not finite"):
         icl_bench.wrap(model)
+
+
+def test_a_head_that_gives_nan_on_long_sequences_only_is_named(monkeypatch):
+    """Finite on the few tokens of the self-check, NaN later, in one head of four."""
+    model = icl_bench.wrap(families.build("llama"))
+    right = attention.attend
+
+    def overflow(q, k, v, mask, causal, scale):
+        output, lse = right(q, k, v, mask, causal, scale)
+        if q.shape[2] > 30:
+            lse[:, 2, 30:] = float("nan")
+        return output, lse
+
+    monkeypatch.setattr(attention, "attend", overflow)
+    tokens = draw_repeated(model.vocabulary, sequences=2, period=20, bos=model.bos)
+    with pytest.raises(ModelError, match="layer 0, head 2 of 4: .* not finite numbers"):
+        icl_bench.head_scores(model, tokens)

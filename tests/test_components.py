@@ -10,7 +10,6 @@ import icl_bench
 from icl_bench.errors import MeasurementError, NotMeasurable
 from icl_bench.measures.tokens import draw_plain, draw_repeated
 from icl_bench.models.ablation import Ablation, Replacement
-from icl_bench.models.attention import Pass
 from icl_bench.models.baserun import run_base
 from icl_bench.models.components import (
     ComponentAblation,
@@ -18,6 +17,7 @@ from icl_bench.models.components import (
     switched_off,
 )
 from icl_bench.models.interventions import switch_off
+from icl_bench.models.passes import Pass
 
 PERIOD, SEQUENCES = 10, 3
 WITH_MLP = [name for name in families.EVERY if name != "icl_reference"]

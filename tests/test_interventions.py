@@ -161,7 +161,7 @@ def test_every_head_off_is_a_defined_result(model, tokens):
 
 def test_freezing_that_does_not_fire_is_an_error(model, tokens, monkeypatch):
     from icl_bench.errors import ModelError
-    from icl_bench.models.attention import Pass
+    from icl_bench.models.passes import Pass
 
     monkeypatch.setattr(Pass, "freeze", lambda self, layer, query, key: (query, key))
     with pytest.raises(ModelError, match="did not act"):

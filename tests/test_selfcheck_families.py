@@ -13,8 +13,8 @@ from transformers.models.llama import modeling_llama
 import icl_bench
 from icl_bench.errors import ModelError, UnsupportedModel
 from icl_bench.measures.tokens import draw_repeated
-from icl_bench.models.attention import Pass
 from icl_bench.models.kernels import KernelMisfit
+from icl_bench.models.passes import Pass
 from icl_bench.models.paths import PATHS, Runner
 
 

@@ -22,10 +22,10 @@ from transformers.pytorch_utils import Conv1D
 
 from icl_bench.errors import NotMeasurable
 from icl_bench.models.ablation import Ablation
-from icl_bench.models.attention import Pass
 from icl_bench.models.families import find_decoder_layers
 from icl_bench.models.fitting import explain, residual_multiplier
 from icl_bench.models.norms import FrozenNorm, NotLinear
+from icl_bench.models.passes import Pass
 from icl_bench.models.trace import Call, LayerTrace, Tracer
 from icl_bench.models.unembedding import Unembedding, find_unembedding
 

@@ -13,10 +13,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -25,165 +21,17 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
-from icl_bench.errors import ModelError
 from icl_bench.measures.tokens import Pairs
-from icl_bench.models.ablation import Ablation
 from icl_bench.models.chunked import attend_in_chunks
-from icl_bench.models.edges import Call, Knockout
+from icl_bench.models.edges import Call
 from icl_bench.models.kernels import KernelMisfit, attend
 from icl_bench.models.layers import OUTSIDE, current_layer
 from icl_bench.models.masks import HARMLESS, NARROWING, complete_mask, refuse_unknown
+from icl_bench.models.passes import FAST_EXPONENTIAL, ROUNDING, Pass, active
 
 FUSED = "icl_bench"
 CHUNKED = "icl_bench_chunked"
 EAGER = "icl_bench_eager"
-
-TOLERANCE = 1e-5
-"""How far a probability may stray outside [0, 1] by rounding, while scores are moderate."""
-ROUNDING = 5e-7
-"""How much further for each unit of the row's log-sum-exp: a score of 600 has few digits left."""
-FAST_EXPONENTIAL = 2e-4
-"""How much further from a fused kernel in half precision, which approximates the exponential."""
-
-
-class Enough(Exception):
-    """Ends a forward pass whose rest nobody needs; never leaves the function that runs it."""
-
-
-Swap = Callable[
-    [Tensor, Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor, Tensor, "Tensor | None"]
-]
-"""Stand-ins for what an attention call was given; the batch may grow, for all alike."""
-
-
-@dataclass
-class Pass:
-    """What one forward pass reads and changes.
-
-    Args:
-        pairs: name -> pairs whose attention is wanted.
-        raw: keep every pair's value instead of the mean over pairs.
-        ablation: heads to switch off, per row of the batch; None for none.
-        knockout: edges to remove, per row of the batch; None for none.
-        clean_rows: for each row, the row whose queries and keys it attends with, so that its
-            patterns are that row's, shape (rows,); None when every row has its own.
-        mean_over: physical positions whose head outputs are summed, or None.
-        keep_outputs: layers whose heads' outputs are kept.
-        stop_after: layer after whose attention the pass may end, when no logits are wanted.
-        swap: gets queries, keys, values and mask of a call and returns those to go on with.
-
-    After the pass:
-        scores: name -> layer -> (batch, heads), or (batch, heads, pairs) when raw.
-        output_sums: layer -> (batch, heads, width), sums over `mean_over` in float64.
-        outputs: layer -> (batch, length, heads, width).
-        shapes: layer -> (heads, kv_heads, width of a head's output), in the order of the calls.
-        frozen: layers that attended with the queries and keys of `clean_rows`.
-    """
-
-    pairs: dict[str, Pairs] = field(default_factory=dict)
-    raw: bool = False
-    ablation: Ablation | None = None
-    knockout: Knockout | None = None
-    clean_rows: Tensor | None = None
-    mean_over: slice | None = None
-    keep_outputs: Collection[int] = ()
-    stop_after: int | None = None
-    swap: Swap | None = None
-    scores: dict[str, dict[int, Tensor]] = field(default_factory=dict)
-    output_sums: dict[int, Tensor] = field(default_factory=dict)
-    outputs: dict[int, Tensor] = field(default_factory=dict)
-    frozen: set[int] = field(default_factory=set)
-    shapes: dict[int, tuple[int, int, int]] = field(default_factory=dict)
-    _masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-    def additive(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return `mask` as numbers to add; converted once although every layer brings it."""
-        if mask.dtype != torch.bool and mask.dtype == dtype:
-            return mask
-        # The original is kept beside its copy so that its id stays taken.
-        if id(mask) not in self._masks:
-            if mask.dtype == torch.bool:
-                numbers = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
-                numbers.masked_fill_(~mask, float("-inf"))
-            else:
-                numbers = mask.to(dtype)
-            self._masks[id(mask)] = (mask, numbers)
-        return self._masks[id(mask)][1]
-
-    def take_scores(self, layer: int, name: str, values: Tensor, magnitude: float = 0) -> None:
-        """Keep the probabilities (batch, heads, pairs) of `name` in `layer`.
-
-        Args:
-            layer: the decoder layer.
-            name: which pairs.
-            values: their probabilities.
-            magnitude: largest score behind them, which bounds the rounding.
-        """
-        if not bool(torch.isfinite(values).all()):
-            raise ModelError(f"layer {layer}: attention probabilities are not finite")
-        low, high = float(values.min()), float(values.max())
-        slack = TOLERANCE + ROUNDING * magnitude
-        if low < -slack or high > 1 + slack:
-            raise ModelError(
-                f"layer {layer}: attention probabilities of '{name}' reach from {low:.6g} to "
-                f"{high:.6g}: the model's mask or scaling is not what the kernel was given"
-            )
-        values = values.clamp(0, 1)
-        if self.raw:
-            kept = values
-        elif (weight := self.pairs[name].weight) is not None:
-            weight = weight.to(values)[:, None, :]
-            kept = (values * weight).sum(-1) / weight.sum(-1)
-        else:
-            kept = values.mean(-1)
-        self.scores.setdefault(name, {})[layer] = kept
-
-    def freeze(self, layer: int, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the queries and keys (batch, heads, length, width) to attend with in `layer`."""
-        if self.clean_rows is None:
-            return query, key
-        self.frozen.add(layer)
-        rows = self.clean_rows.to(query.device)
-        return query[rows], key[rows]
-
-    def finish_layer(self, layer: int, output: Tensor) -> Tensor:
-        """Read and change the heads' outputs (batch, length, heads, width) of `layer`.
-
-        Raises:
-            Enough: nothing after this layer is wanted.
-        """
-        if self.mean_over is not None:
-            self.output_sums[layer] = output[:, self.mean_over].double().sum(1)
-        if layer in self.keep_outputs:
-            self.outputs[layer] = output.clone()
-        if self.stop_after == layer:
-            raise Enough
-        if self.ablation is not None:
-            return self.ablation.apply(layer, output)
-        return output
-
-    @property
-    def missed(self) -> set[int]:
-        """Layers in which something was to be changed and has not been."""
-        missed = self.ablation.missed if self.ablation else set()
-        if self.knockout:
-            missed = missed | self.knockout.missed
-        if self.clean_rows is not None:
-            missed = missed | (self.shapes.keys() - self.frozen)
-        return missed
-
-
-_active: ContextVar[Pass | None] = ContextVar("icl_bench_pass", default=None)
-
-
-@contextmanager
-def activate(work: Pass) -> Iterator[Pass]:
-    """Let the attention functions carry out `work` inside the block."""
-    token = _active.set(work)
-    try:
-        yield work
-    finally:
-        _active.reset(token)
 
 
 def number_layer(module: nn.Module, work: Pass) -> int:
@@ -288,7 +136,7 @@ def fused_attention(
     Raises:
         KernelMisfit: the call asks for something that cannot be reproduced so.
     """
-    work = _active.get() or Pass()
+    work = active.get() or Pass()
     if work.swap is not None:
         query, key, value, attention_mask = work.swap(query, key, value, attention_mask)
     # Sinks join the softmax's denominator: out and lse are corrected for them below.
@@ -353,7 +201,7 @@ def eager_attention(
     Raises:
         KernelMisfit: the family has no such function, or it ignores an argument of the call.
     """
-    work = _active.get() or Pass()
+    work = active.get() or Pass()
     if work.swap is not None:
         query, key, value, attention_mask = work.swap(query, key, value, attention_mask)
     own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from icl_bench.models.ablation import ZEROS, Ablation, Head, Replacement
-from icl_bench.models.attention import Pass
 from icl_bench.models.batching import STREAM_BYTES, Advance, run_in_batches
 from icl_bench.models.losses import TokenLosses, join_losses, score_targets
+from icl_bench.models.passes import Pass
 from icl_bench.models.prefix import Capture, Stream, resume, same_logits
 from icl_bench.models.selfcheck import tiny_batch
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from icl_bench.errors import MeasurementError
 from icl_bench.models.ablation import Component
 from icl_bench.models.anatomy import Anatomy
-from icl_bench.models.attention import Pass
+from icl_bench.models.passes import Pass
 from icl_bench.models.trace import first_tensor, layer_input
 
 if TYPE_CHECKING:

@@ -24,12 +24,12 @@ from icl_bench.models.ablation import (
     mark_heads,
     split_parts,
 )
-from icl_bench.models.attention import Pass
 from icl_bench.models.baserun import BaseRun, check_resumes, layers_that_fit, stream_into
 from icl_bench.models.batching import Advance, run_in_batches
 from icl_bench.models.components import ComponentAblation, list_names, switched_off
 from icl_bench.models.edges import Knockout
 from icl_bench.models.losses import TokenLosses, join_losses, score_targets
+from icl_bench.models.passes import Pass
 from icl_bench.models.prefix import Stream, resume
 
 if TYPE_CHECKING:

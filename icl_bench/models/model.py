@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 from icl_bench.errors import MeasurementError, ModelError, NotMeasurable
 from icl_bench.measures.tokens import Pairs
 from icl_bench.models.anatomy import Anatomy, find_anatomy
-from icl_bench.models.attention import Pass
 from icl_bench.models.baserun import run_base
 from icl_bench.models.batching import Advance, BatchLimit, run_in_batches
 from icl_bench.models.families import NO_ATTENTION
 from icl_bench.models.kernels import KernelMisfit
 from icl_bench.models.losses import TokenLosses
+from icl_bench.models.passes import Pass
 from icl_bench.models.paths import PATHS, Runner
 from icl_bench.models.placement import count_parameters
 from icl_bench.models.selfcheck import choose_path

@@ -20,8 +20,8 @@ from torch import Tensor
 from icl_bench.errors import ModelError, NotMeasurable
 from icl_bench.measures.tokens import Pairs
 from icl_bench.models.ablation import Head
-from icl_bench.models.attention import Pass
 from icl_bench.models.contributions import CleanRun, Wanted, read_logits, run_clean
+from icl_bench.models.passes import Pass
 from icl_bench.models.prefix import Stream, resume
 
 if TYPE_CHECKING:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from icl_bench.errors import ModelError
-from icl_bench.models.attention import CHUNKED, EAGER, FUSED, Enough, Pass, activate, read_matrix
+from icl_bench.models.attention import CHUNKED, EAGER, FUSED, read_matrix
 from icl_bench.models.direct import calls_answered, calls_read
 from icl_bench.models.families import find_decoder_layers
 from icl_bench.models.layers import current_layer, follow_layers
 from icl_bench.models.mixing import Mixing, find_mixing
+from icl_bench.models.passes import Enough, Pass, activate
 from icl_bench.models.placement import input_device
 
 Run = Callable[["Runner", Tensor, Pass, "Tensor | None", bool], "Tensor | None"]

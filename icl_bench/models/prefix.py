@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from icl_bench.models.attention import Enough
 from icl_bench.models.families import find_decoder_layers
+from icl_bench.models.passes import Enough
 from icl_bench.models.paths import Runner
 
 

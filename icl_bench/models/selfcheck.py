@@ -15,8 +15,8 @@ from torch import Tensor
 from icl_bench.errors import ModelError, UnsupportedModel
 from icl_bench.measures.tokens import Pairs
 from icl_bench.models.ablation import Ablation
-from icl_bench.models.attention import ROUNDING, Pass
 from icl_bench.models.kernels import KernelMisfit
+from icl_bench.models.passes import ROUNDING, Pass
 from icl_bench.models.paths import PATHS, Run, Runner
 from icl_bench.models.vocabulary import context_length, embedding_weight
 

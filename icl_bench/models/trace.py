@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from icl_bench.models.attention import Pass
+from icl_bench.models.passes import Pass
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
