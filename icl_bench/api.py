@@ -188,27 +188,40 @@ def ablation_sweep(
     return pd.DataFrame(rows)
 
 
-def run(suites: Sequence[str | Path], model: Model | str, *, seed: int | None = None) -> RunRecord:
-    """Run suites on a model and return the record; nothing is written.
+def run(
+    suites: Sequence[str | Path],
+    model: Model | str,
+    *,
+    seed: int | None = None,
+    cache: bool = True,
+    cache_dir: str | Path | None = None,
+) -> RunRecord:
+    """Run suites on a model and return the record; no report is written.
 
     Args:
         suites: names of shipped suites, or paths.
         model: an open model, or a spec.
         seed: overrides the suites' seeds.
+        cache: keep measurements, and take from the cache what was measured before.
+        cache_dir: folder for that; None for the default.
 
     Raises:
         InputError: a suite or the spec is wrong.
     """
+    from icl_bench.cache import open_cache
     from icl_bench.runner import ModelRun
     from icl_bench.suite import find_suite
 
     plan = make_plan([find_suite(str(name)) for name in suites], seed=seed)
+    folder = None if cache_dir is None else Path(cache_dir)
+    options = RunOptions(seed=seed, cache=cache, cache_dir=folder)
+    kept = open_cache(options)
     if isinstance(model, str):
         spec = parse_spec(model)
-        check_spec(spec)
-        return ModelRun(spec, slugs([spec])[0], plan, RunOptions(seed=seed)).run()
+        found = check_spec(spec)
+        return ModelRun(spec, slugs([spec])[0], plan, options, found=found, cache=kept).run()
     spec = ModelSpec(model.spec, "callable", model.spec, model.revision)
-    return ModelRun(spec, model.slug, plan, RunOptions(seed=seed), model=model).run()
+    return ModelRun(spec, model.slug, plan, options, model=model, cache=kept).run()
 
 
 class Bench:

@@ -136,4 +136,4 @@ def _opened(_loaded: None, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Open a model once, for what transformers loads lazily."""
     suite = tmp_path_factory.mktemp("opened") / "tiny.yaml"
     suite.write_text(TINY)
-    icl_bench.run([suite], "builtin:handwired")
+    icl_bench.run([suite], "builtin:handwired", cache=False)
