@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from icl_bench.models.model import Model
 
 
-def describe_model(model: Model, spec: ModelSpec, slug: str) -> ModelInfo:
+def describe_model(
+    model: Model, spec: ModelSpec, slug: str, weights: str | None = None
+) -> ModelInfo:
     """Describe an open model, with the weights that it has now, for the record.
 
     Args:
         model: the open model.
         spec: how the user named it.
         slug: its name in ids and folders.
+        weights: the digest of its weights, if it is known.
     """
     from icl_bench.models.vocabulary import fingerprint
 
@@ -33,7 +36,7 @@ def describe_model(model: Model, spec: ModelSpec, slug: str) -> ModelInfo:
         slug=slug,
         revision=model.revision,
         # Not the model's own, remembered one: whoever wraps a model may train it between two runs.
-        fingerprint=fingerprint(model.model),
+        fingerprint=weights or fingerprint(model.model),
         architecture=type(model.model).__name__,
         layers=model.layers,
         heads=per_layer(0),

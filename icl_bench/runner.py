@@ -112,10 +112,11 @@ class ModelRun:
                 raise ModelError(self._failure) from error
         if not self._learned:
             conditions = self._memory.describe(self._model) if self._memory else None
+            weights = conditions["weights"] if conditions else None
             self.learn(
                 KnownModel(
                     conditions=conditions,
-                    model=describe_model(self._model, self.spec, self.slug),
+                    model=describe_model(self._model, self.spec, self.slug, weights),
                     environment=describe_environment(self._model),
                 )
             )
