@@ -83,11 +83,10 @@ class Cache:
             key: digest of everything that can change it.
             measurement: what was measured.
         """
-        try:
-            content = measurement.model_dump(mode="json", exclude={"cached"})
+        # Not as JSON, which would make None of NaN: it is to be found as it was or not at all.
+        content = measurement.model_dump(exclude={"cached"})
+        with contextlib.suppress(ValueError, TypeError):
             self._write(self._path("measurements", key), content)
-        except ValueError:
-            return  # not fit for JSON: writing the record will say so
 
     def recall(self, identity: str) -> KnownModel | None:
         """Return what is known of the model with this identity, or None."""

@@ -20,27 +20,31 @@ ROWS, LENGTH = 4, 12
 """Size of the batch whose losses tell how a model behaves."""
 _COVERED = ("torch", "transformers", "icl_bench", "builtins")
 """Packages whose versions are part of the conditions."""
+_HARMLESS = (*_COVERED, "accelerate")
+"""Packages whose hooks move or note values, and change none."""
 
 
 def describe_conditions(model: Model) -> dict[str, Any]:
     """Describe an open model so that equal descriptions mean equal measurements.
 
-    Weights are not all of it: the same weights under another config, with a hook or behind code
-    of the user's own, give other numbers. Threads and batch size are left out: they change
-    the order of sums only.
+    Weights are not all of it: the same weights under another config, with another scaling or
+    behind code of the user's own, give other numbers. Threads and batch size are left out: they
+    change the order of sums only.
 
     Args:
         model: the open model.
 
     Raises:
-        ValueError: its losses are not finite.
+        ValueError: it has hooks whose doing cannot be told, or its losses are not finite.
     """
     module = model.model
+    _refuse_hooks(module)
     device = model.runner.device
     return {
         "weights": fingerprint(module),
         "buffers": _digest_buffers(module),
         "config": digest(_plain(module.config.to_dict())),
+        "attributes": digest(_attributes(module)),
         "implementation": _implementation(module),
         "behaviour": _behave(model),
         "tokenizer": digest_tokenizer(model.tokenizer),
@@ -82,6 +86,34 @@ def _digest_buffers(module: torch.nn.Module) -> str:
     return hashed.hexdigest()
 
 
+def _refuse_hooks(module: torch.nn.Module) -> None:
+    """Raise ValueError when someone has put a hook or a `forward` of their own on a module."""
+    for name, part in module.named_modules():
+        added = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
+        if "forward" in vars(part):
+            added.append(vars(part)["forward"])
+        for call in added:
+            origin = (
+                getattr(getattr(call, "func", call), "__module__", None) or type(call).__module__
+            )
+            if origin.split(".")[0] not in _HARMLESS:
+                raise ValueError(f"{name or 'the model'} has a hook or a forward of {origin}'s own")
+
+
+def _attributes(module: torch.nn.Module) -> dict[str, Any]:
+    """Plain values that modules hold: scalings, windows, flags."""
+    return {
+        name: {
+            key: _plain(value)
+            for key, value in vars(part).items()
+            if not key.startswith("_")
+            and key not in ("training", "name_or_path")
+            and isinstance(value, (str, int, float, bool, list, tuple, dict))
+        }
+        for name, part in module.named_modules()
+    }
+
+
 def _implementation(module: torch.nn.Module) -> str:
     """Digest of the names of a model's classes, and of the files that no version covers."""
     classes = {cls for part in module.modules() for cls in type(part).__mro__}
@@ -106,7 +138,7 @@ def _implementation(module: torch.nn.Module) -> str:
 def _behave(model: Model) -> list[float]:
     """Mean losses of a few rows, coarse enough not to depend on the order of sums.
 
-    This is what tells a model with hooks, or with a patched `forward`, from one without.
+    They tell models apart that differ in what nothing else here looks at.
     """
     ids, count = model.vocabulary, len(model.vocabulary)
     length = min(LENGTH, model.context or LENGTH)
