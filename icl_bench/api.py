@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -229,10 +229,15 @@ class Bench:
 
     Args:
         model: the model under test.
+        cache: whether `run` keeps measurements and takes them from the cache.
+        cache_dir: folder for that; None for the default.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(
+        self, model: Model, *, cache: bool = True, cache_dir: str | Path | None = None
+    ) -> None:
         self.model = model
+        self._cached: dict[str, Any] = {"cache": cache, "cache_dir": cache_dir}
 
     def repeated_tokens(
         self, sequences: int = 32, period: int = 50, repeats: int = 2, seed: int = 0
@@ -258,7 +263,7 @@ class Bench:
 
     def run(self, suites: Sequence[str | Path] = ("core",)) -> RunRecord:
         """See `icl_bench.run`."""
-        return run(suites, self.model)
+        return run(suites, self.model, **self._cached)
 
 
 def _check_heads(model: Model, heads: Iterable[Sequence[int]]) -> list[tuple[int, int]]:

@@ -203,8 +203,9 @@ def icl_model(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def icl(icl_model: Any) -> Any:
+def icl(icl_model: Any, request: pytest.FixtureRequest) -> Any:
     """The Python API with the model already filled in: `icl.head_scores(tokens)` ..."""
     from icl_bench.api import Bench
 
-    return Bench(icl_model)
+    options = request.config.stash[SESSION].options
+    return Bench(icl_model, cache=options.cache, cache_dir=options.cache_dir)

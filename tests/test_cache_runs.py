@@ -543,6 +543,24 @@ def test_a_test_that_only_looks_costs_no_second_opening(
     assert len(openings) == 1
 
 
+def test_suites_that_a_test_runs_keep_to_the_options(real_stage: Stage) -> None:
+    real_stage.write(
+        "test_it.py",
+        "def test_it(icl):\n"
+        "    record = icl.run(['tiny.yaml'])\n"
+        "    print(*[taken.cached for taken in record.measurements.values()])\n",
+    )
+
+    def cached(*options: str) -> str:
+        result = real_stage.run("--icl-model=builtin:handwired", "test_it.py", "-s", *options)
+        return next(line for line in result.outlines if line.startswith(("True", "False", "test")))
+
+    assert [cached() for _ in range(2)] == ["test_it.py False False", "test_it.py True True"]
+    assert cached("--icl-no-cache") == "test_it.py False False"
+    assert cached("--icl-cache-dir=here") == "test_it.py False False"
+    assert cached("--icl-cache-dir=here") == "test_it.py True True"
+
+
 def test_a_model_without_heads_is_opened_once(tmp_path: Path, openings: list[str]) -> None:
     import transformers
 

@@ -70,6 +70,8 @@ def _plain(content: Any) -> Any:
         }
     if isinstance(content, (list, tuple)):
         return [_plain(value) for value in content]
+    if isinstance(content, (set, frozenset)):
+        return sorted(map(str, content))
     return content if isinstance(content, (str, int, float, bool, type(None))) else str(content)
 
 
