@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -109,9 +110,15 @@ class Cache:
 
     def warn(self, why: str) -> None:
         """Say once that measuring goes on without keeping what is measured."""
-        if not self._warned:
-            self._warned = True
-            warnings.warn(f"{why}; what is measured is not kept", CacheWarning, stacklevel=2)
+        if self._warned:
+            return
+        self._warned = True
+        text = f"{why}; what is measured is not kept"
+        try:
+            warnings.warn(text, CacheWarning, stacklevel=2)
+        except CacheWarning:
+            # Where warnings are errors, this one would cost what has been measured.
+            print(text, file=sys.stderr)
 
     def _path(self, kind: str, name: str) -> Path:
         return self.folder / kind / f"{name}.json"

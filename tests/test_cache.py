@@ -103,6 +103,16 @@ def test_a_folder_that_cannot_be_written_is_one_warning(tmp_path: Path) -> None:
     assert raised == [] and cache.find(KEY) is None and cache.recall(KEY) is None
 
 
+def test_where_warnings_are_errors_measuring_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cache").write_text("a file where a folder is needed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Cache(tmp_path / "cache").keep(KEY, TAKEN)
+    assert "what is measured is not kept" in capsys.readouterr().err
+
+
 def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
     writer = Cache(tmp_path)
     keys = [str(digit) * 64 for digit in range(4)]
