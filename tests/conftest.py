@@ -48,6 +48,7 @@ checks:
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A test that measures the same twice has to switch the cache off to do so.
     monkeypatch.setenv("ICL_BENCH_CACHE", str(tmp_path / "icl_bench-cache"))
 
 
