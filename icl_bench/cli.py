@@ -124,7 +124,8 @@ def _run(given: argparse.Namespace) -> int:
     from icl_bench.record import RunRecord
     from icl_bench.render.files import write_reports
     from icl_bench.render.terminal import summary
-    from icl_bench.runner import ModelRun, counts_as_failure
+    from icl_bench.results import counts_as_failure
+    from icl_bench.runner import ModelRun
     from icl_bench.suite import find_suite
 
     options = RunOptions(

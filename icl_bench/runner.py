@@ -7,8 +7,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -22,28 +20,12 @@ from icl_bench.options import RunOptions
 from icl_bench.plan import Plan, Planned
 from icl_bench.probes import get_probe
 from icl_bench.probes.context import Context, Task, silent_task
-from icl_bench.record import Check, Environment, Measurement, ModelInfo, RunRecord, SuiteRef
+from icl_bench.record import Check, Measurement, ModelInfo, RunRecord
+from icl_bench.results import Results, assemble
 
 if TYPE_CHECKING:
     from icl_bench.models.hub import HubModel
     from icl_bench.models.model import Model
-
-
-@dataclass
-class Results:
-    """What is known of one model: sent between processes, and made into a record.
-
-    Args:
-        model: description of the model; spec and slug only, until it is opened or recalled.
-        environment: where it ran; None until the model is opened or recalled.
-        measurements: `SUITE/NAME` -> measurement.
-        checks: (suite, id) -> check.
-    """
-
-    model: ModelInfo
-    environment: Environment | None = None
-    measurements: dict[str, Measurement] = field(default_factory=dict)
-    checks: dict[tuple[str, str], Check] = field(default_factory=dict)
 
 
 class ModelRun:
@@ -310,63 +292,6 @@ def _named_as(planned: Planned, taken: Measurement) -> Measurement:
 def _settings_of(settings: object) -> dict[str, object]:
     dump = getattr(settings, "model_dump", None)
     return dump(by_alias=True, exclude_none=True) if dump else {}
-
-
-Lost = dict[tuple[str, str], tuple[Literal["skipped", "error"], str]]
-"""(suite, id) of a check that gave no verdict -> what became of it, and why."""
-
-
-def assemble(
-    results: Results,
-    plan: Plan,
-    *,
-    interrupted: bool = False,
-    missing: str = "deselected",
-    lost: Lost | None = None,
-) -> RunRecord:
-    """Make a record of what is known; checks that were not judged are skipped with a reason.
-
-    Args:
-        results: of one model.
-        plan: what was asked for.
-        interrupted: whether the run was cut short.
-        missing: reason for the checks that were not judged.
-        lost: checks that were not judged for reasons of their own.
-    """
-    from icl_bench import __version__
-
-    checks, complete = [], True
-    for suite, spec in plan.assertions():
-        check = results.checks.get((suite.name, spec.id))
-        if check is None:
-            complete = False
-            key = f"{suite.name}/{spec.on}"
-            state, why = (lost or {}).get((suite.name, spec.id), ("skipped", missing))
-            nothing = Measurement(probe=suite.measure[spec.on].probe, status=state, reason=why)
-            info = get_probe(nothing.probe).metrics[spec.metric]
-            check = evaluate(
-                spec, suite.name, key, nothing, info, results.model.spec, results.model.slug
-            )
-        checks.append(check)
-    status: Literal["complete", "partial", "interrupted"] = "complete" if complete else "partial"
-    return RunRecord(
-        icl_bench=__version__,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        status="interrupted" if interrupted else status,
-        model=results.model,
-        environment=results.environment or describe_environment(),
-        suites=[
-            SuiteRef(name=s.name, sha256=s.sha256, description=s.description) for s in plan.suites
-        ],
-        measurements=dict(sorted(results.measurements.items())),
-        checks=checks,
-    )
-
-
-def counts_as_failure(record: RunRecord, inconclusive_fails: bool = True) -> bool:
-    """Whether a record holds a failed, broken or (by option) inconclusive check."""
-    bad = {"fail", "error"} | ({"inconclusive"} if inconclusive_fails else set())
-    return any(check.verdict in bad for check in record.checks)
 
 
 def close_others(runs: Mapping[str, ModelRun], slug: str) -> None:

@@ -18,7 +18,8 @@ from icl_bench.options import RunOptions
 from icl_bench.plan import Plan, make_plan
 from icl_bench.progress import TerminalProgress
 from icl_bench.record import Check, Environment, Measurement, ModelInfo, RunRecord
-from icl_bench.runner import Lost, ModelRun, Results, assemble, close_others
+from icl_bench.results import Lost, Results, assemble
+from icl_bench.runner import ModelRun, close_others
 
 if TYPE_CHECKING:
     from icl_bench.models.hub import HubModel

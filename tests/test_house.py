@@ -27,9 +27,10 @@ MAY_IMPORT = {
     "cache": {"errors", "options", "record", "models"},
     "description": {"record", "models", "cache"},
     "memory": {"errors", "provenance", "options", "record", "models", "probes", "plan", "cache"},
+    "results": {"record", "probes", "plan", "checks", "description"},
     "runner": {
         *("errors", "options", "record", "probes", "models", "plan", "checks"),
-        *("cache", "description", "memory"),
+        *("cache", "description", "memory", "results"),
     },
 }
 """Room -> rooms it may import; `api`, `session`, `items`, `plugin` and `cli` may import all."""

@@ -12,7 +12,8 @@ from icl_bench.models.spec import parse_spec
 from icl_bench.options import RunOptions
 from icl_bench.plan import make_plan
 from icl_bench.record import Measurement, Metric
-from icl_bench.runner import ModelRun, counts_as_failure
+from icl_bench.results import counts_as_failure
+from icl_bench.runner import ModelRun
 from icl_bench.suite import load_suite
 
 SUITE = """
