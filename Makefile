@@ -30,7 +30,7 @@ pytest: $(READY)
 
 # The committed reports, made by the tool itself.
 samples: $(READY)
-	$(BIN)/python -m pytest -q --icl-report-dir=reports/samples --icl-suite=core --icl-suite=quiz \
+	$(BIN)/python -m pytest -q --icl-no-cache --icl-report-dir=reports/samples --icl-suite=core --icl-suite=quiz \
 	  --icl-model=builtin:handwired --icl-model=builtin:induction-2l --icl-model=builtin:control-1l \
 	  --icl-model="$$($(BIN)/python tests/real_model.py)" || test $$? -eq 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -115,27 +115,40 @@ def head_scores(model: Model, tokens: RepeatedTokens) -> pd.DataFrame:
     return frame.reindex(columns=columns)
 
 
-def run(suites: Sequence[str | Path], model: Model | str, *, seed: int | None = None) -> RunRecord:
-    """Run suites on a model and return the record; nothing is written.
+def run(
+    suites: Sequence[str | Path],
+    model: Model | str,
+    *,
+    seed: int | None = None,
+    cache: bool = True,
+    cache_dir: str | Path | None = None,
+) -> RunRecord:
+    """Run suites on a model and return the record; no report is written.
 
     Args:
         suites: names of shipped suites, or paths.
         model: an open model, or a spec.
         seed: overrides the suites' seeds.
+        cache: keep measurements, and take from the cache what was measured before.
+        cache_dir: folder for that; None for the default.
 
     Raises:
         InputError: a suite or the spec is wrong.
     """
+    from icl_bench.cache import open_cache
     from icl_bench.runner import ModelRun
     from icl_bench.suite import find_suite
 
     plan = make_plan([find_suite(str(name)) for name in suites], seed=seed)
+    folder = None if cache_dir is None else Path(cache_dir)
+    options = RunOptions(seed=seed, cache=cache, cache_dir=folder)
+    kept = open_cache(options)
     if isinstance(model, str):
         spec = parse_spec(model)
-        check_spec(spec)
-        return ModelRun(spec, slugs([spec])[0], plan, RunOptions(seed=seed)).run()
+        found = check_spec(spec)
+        return ModelRun(spec, slugs([spec])[0], plan, options, found=found, cache=kept).run()
     spec = ModelSpec(model.spec, "callable", model.spec, model.revision)
-    return ModelRun(spec, model.slug, plan, RunOptions(seed=seed), model=model).run()
+    return ModelRun(spec, model.slug, plan, options, model=model, cache=kept).run()
 
 
 class Bench:
@@ -143,10 +156,15 @@ class Bench:
 
     Args:
         model: the model under test.
+        cache: whether `run` keeps measurements and takes them from the cache.
+        cache_dir: folder for that; None for the default.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(
+        self, model: Model, *, cache: bool = True, cache_dir: str | Path | None = None
+    ) -> None:
         self.model = model
+        self._cached: dict[str, Any] = {"cache": cache, "cache_dir": cache_dir}
 
     def repeated_tokens(
         self, sequences: int = 32, period: int = 50, repeats: int = 2, seed: int = 0
@@ -172,7 +190,7 @@ class Bench:
 
     def run(self, suites: Sequence[str | Path] = ("core",)) -> RunRecord:
         """See `icl_bench.run`."""
-        return run(suites, self.model)
+        return run(suites, self.model, **self._cached)
 
     def path_patching(
         self,

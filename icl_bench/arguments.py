@@ -91,6 +91,7 @@ def read_options(config: pytest.Config) -> RunOptions:
         cache_dir=Path(cache) if (cache := config.getoption("icl_cache_dir")) else None,
         trust_remote_code=config.getoption("icl_trust_remote_code"),
         allow_pickle=config.getoption("icl_allow_pickle"),
+        cache=not config.getoption("icl_no_cache"),
     )
     options.validate()
     return options

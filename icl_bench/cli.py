@@ -81,7 +81,8 @@ def _make_parser() -> argparse.ArgumentParser:
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, split (over all)")
     run.add_argument("--dtype", default="auto")
     run.add_argument("--batch-size", type=int, metavar="N")
-    run.add_argument("--cache-dir", metavar="DIR")
+    run.add_argument("--cache-dir", metavar="DIR", help="as --icl-cache-dir of the plugin")
+    run.add_argument("--no-cache", action="store_true", help="measure anew, keep nothing of it")
     run.add_argument("--inconclusive", choices=("fail", "warn"), default="fail")
     run.add_argument("--trust-remote-code", action="store_true")
     run.add_argument("--allow-pickle", action="store_true")
@@ -130,6 +131,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _run(given: argparse.Namespace) -> int:
     from icl_bench.arguments import check_report_dir
+    from icl_bench.cache import open_cache
     from icl_bench.models.loading import check_device, check_dtype
     from icl_bench.models.spec import check_spec, parse_spec, slugs
     from icl_bench.options import RunOptions
@@ -137,7 +139,8 @@ def _run(given: argparse.Namespace) -> int:
     from icl_bench.record import RunRecord
     from icl_bench.render.files import write_reports
     from icl_bench.render.terminal import summary
-    from icl_bench.runner import ModelRun, counts_as_failure
+    from icl_bench.results import counts_as_failure
+    from icl_bench.runner import ModelRun
     from icl_bench.suite import find_suite
 
     options = RunOptions(
@@ -148,20 +151,21 @@ def _run(given: argparse.Namespace) -> int:
         cache_dir=Path(given.cache_dir) if given.cache_dir else None,
         trust_remote_code=given.trust_remote_code,
         allow_pickle=given.allow_pickle,
+        cache=not given.no_cache,
     )
     options.validate()
     check_device(given.device)
     check_dtype(given.dtype)
     plan = make_plan([find_suite(name) for name in given.suite or ["core"]], seed=given.seed)
     specs = [parse_spec(text) for text in dict.fromkeys(given.model)]
-    for spec in specs:
-        check_spec(spec, allow_pickle=given.allow_pickle)
+    found = [check_spec(spec, allow_pickle=given.allow_pickle) for spec in specs]
     check_report_dir(Path(given.report_dir), "--report-dir")
     records: list[RunRecord] = []
     paths: list[Path] = []
     code = OK
-    for spec, slug in zip(specs, slugs(specs)):
-        run = ModelRun(spec, slug, plan, options)
+    cache = open_cache(options)
+    for spec, slug, place in zip(specs, slugs(specs), found):
+        run = ModelRun(spec, slug, plan, options, found=place, cache=cache)
         try:
             records.append(run.run())
         except KeyboardInterrupt:

@@ -17,9 +17,10 @@ class RunOptions:
         dtype: auto, float32, bfloat16 or float16.
         batch_size: rows of a forward pass; None to choose.
         seed: overrides the suites' seeds; None to keep them.
-        cache_dir: folder for float copies of GGUF files; None for the default.
+        cache_dir: folder for measurements and for float copies of GGUF files; None for the default.
         trust_remote_code: run code that a model brings.
         allow_pickle: read weights that are stored as pickles.
+        cache: keep measurements, and take from the cache what was measured before.
     """
 
     device: str = "auto"
@@ -29,6 +30,7 @@ class RunOptions:
     cache_dir: Path | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    cache: bool = True
 
     def validate(self) -> None:
         """Check values that can be judged without a model.

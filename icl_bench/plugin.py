@@ -50,7 +50,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="fail|warn",
         help="what to do when an interval reaches across a threshold (default: fail)",
     )
-    add("--icl-cache-dir", metavar="DIR", help="where float copies of GGUF files are kept")
+    add(
+        "--icl-cache-dir",
+        metavar="DIR",
+        help="where measurements and float copies of GGUF files are kept",
+    )
+    add(
+        "--icl-no-cache",
+        action="store_true",
+        help="measure everything anew, and keep nothing of it",
+    )
     add(
         "--icl-trust-remote-code",
         action="store_true",
@@ -113,6 +122,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         from icl_bench.items import group_by_model
 
         group_by_model(items, session.slugs)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Note which checks will run; fires after the last deselection."""
+    icl = session.config.stash.get(SESSION, None)
+    if icl is not None:
+        icl.expect(session.items)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -187,8 +203,9 @@ def icl_model(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def icl(icl_model: Any) -> Any:
+def icl(icl_model: Any, request: pytest.FixtureRequest) -> Any:
     """The Python API with the model already filled in: `icl.head_scores(tokens)` ..."""
     from icl_bench.api import Bench
 
-    return Bench(icl_model)
+    options = request.config.stash[SESSION].options
+    return Bench(icl_model, cache=options.cache, cache_dir=options.cache_dir)

@@ -61,6 +61,8 @@ class Measurement(_Part):
     """Digest of all token ids that were fed to the model."""
     seconds: float | None = None
     """Wall time of the measurement."""
+    cached: bool = False
+    """True when an earlier run measured it; `seconds` is the time that it took then."""
     metrics: dict[str, Metric] = Field(default_factory=dict)
     """Metric name -> metric; a name that could not be measured is absent."""
     unmeasured: dict[str, str] = Field(default_factory=dict)

@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
+import contextlib
 import sys
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from icl_bench.cache import Cache, KnownModel
 from icl_bench.checks import applies, evaluate
-from icl_bench.errors import IclError, NotMeasurable
-from icl_bench.models.placement import describe_placement
+from icl_bench.description import describe_again, describe_environment, describe_model
+from icl_bench.errors import IclError, ModelError, NotMeasurable
+from icl_bench.memory import Memory
 from icl_bench.models.spec import ModelSpec
 from icl_bench.options import RunOptions
-from icl_bench.plan import Plan
+from icl_bench.plan import Plan, Planned
 from icl_bench.probes import get_probe
 from icl_bench.probes.context import Context, Task, silent_task
-from icl_bench.record import Check, Environment, Measurement, ModelInfo, RunRecord, SuiteRef
+from icl_bench.record import Check, Measurement, ModelInfo, RunRecord
+from icl_bench.results import Results, assemble
 
 if TYPE_CHECKING:
     from icl_bench.models.baserun import BaseRun
+    from icl_bench.models.hub import HubModel
     from icl_bench.models.model import Model
-
-
-@dataclass
-class Results:
-    """What is known of one model: sent between processes, and made into a record.
-
-    Args:
-        model: description of the model; spec and slug only, until it is opened.
-        environment: where it ran; None until the model is opened.
-        measurements: `SUITE/NAME` -> measurement.
-        checks: (suite, id) -> check.
-    """
-
-    model: ModelInfo
-    environment: Environment | None = None
-    measurements: dict[str, Measurement] = field(default_factory=dict)
-    checks: dict[tuple[str, str], Check] = field(default_factory=dict)
 
 
 class ModelRun:
@@ -55,6 +39,9 @@ class ModelRun:
         options: how to open it.
         task: opens progress lines.
         model: an open model to use instead of opening `spec`.
+        found: where a hub id was found, when it has been asked for.
+        cache: where measurements are kept and found again; None to do without.
+        before_opening: called before the model is opened.
     """
 
     def __init__(
@@ -66,6 +53,9 @@ class ModelRun:
         *,
         task: Task = silent_task,
         model: Model | None = None,
+        found: HubModel | None = None,
+        cache: Cache | None = None,
+        before_opening: Callable[[], None] | None = None,
     ) -> None:
         self.spec, self.slug, self.plan, self.options, self.task = spec, slug, plan, options, task
         self.results = Results(ModelInfo(spec=spec.public, slug=slug))
@@ -74,6 +64,10 @@ class ModelRun:
         self._failure: str | None = None
         self._by_digest: dict[str, Measurement] = {}
         self._runs: dict[str, BaseRun] = {}
+        self._found, self._before_opening = found, before_opening
+        self._memory = Memory(cache, spec, options) if cache else None
+        self._expected: Collection[tuple[str, str]] | None = None
+        self._looked_back = self._learned = self._lent = False
 
     @property
     def model(self) -> Model:
@@ -82,26 +76,106 @@ class ModelRun:
         Raises:
             IclError: it cannot be opened; asked again, the same error comes at once.
         """
-        from icl_bench.errors import ModelError
-
         if self._failure is not None:
             raise ModelError(self._failure)
         if self._model is None:
+            if self._before_opening:
+                self._before_opening()
+            if self._memory:
+                self._found = self._memory.identify(self._found)
             from icl_bench.models.opening import open_model
 
             try:
                 with self.task(f"opening {self.spec.public}", 0):
-                    self._model = open_model(self.spec, self.slug, self.options)
+                    self._model = open_model(self.spec, self.slug, self.options, self._found)
             except IclError as error:
                 self._failure = str(error)
                 raise
             except Exception as error:
                 self._failure = f"model {self.spec.text!r}: opening it broke: {_place(error)}"
                 raise ModelError(self._failure) from error
-        if self.results.environment is None:
-            self.results.model = describe_model(self._model, self.spec, self.slug)
-            self.results.environment = describe_environment(self._model)
+        if not self._learned:
+            conditions = self._memory.describe(self._model) if self._memory else None
+            weights = conditions["weights"] if conditions else None
+            self.learn(
+                KnownModel(
+                    conditions=conditions,
+                    model=describe_model(self._model, self.spec, self.slug, weights),
+                    environment=describe_environment(self._model),
+                )
+            )
         return self._model
+
+    def lend(self) -> Model:
+        """Return the open model to a test, which may change it."""
+        self._lent = True
+        return self.model
+
+    def expect(self, checks: Collection[tuple[str, str]]) -> None:
+        """Say which checks, (suite, id), will be asked for; without, all of the plan."""
+        self._expected = checks
+
+    def learn(self, known: KnownModel) -> None:
+        """Take in what is true of the open model.
+
+        Args:
+            known: its description, and what numbers measured on it depend on.
+
+        Raises:
+            ModelError: it is not the model that results of this run came from.
+        """
+        changed = self._memory.learn(known) if self._memory else False
+        if changed and any(taken.cached for taken in self.results.measurements.values()):
+            self._failure = (
+                f"model {self.spec.text!r} changed while it was tested: results from the cache "
+                "that checks have used are not those of the model that is there now; run again"
+            )
+            raise ModelError(self._failure)
+        if changed:
+            self._by_digest.clear()
+        self.results.model, self.results.environment = known.model, known.environment
+        self._learned = True
+
+    def _reclaim(self) -> Model:
+        """The open model as it was opened: anew, if a test has changed what it was lent."""
+        model = self.model
+        if self._lent and self._memory and self._memory.differs(model) and self.close():
+            self._lent = False
+            model = self.model
+        return model
+
+    def _look_back(self) -> None:
+        """See whether earlier runs have measured all that will be asked for.
+
+        Where something is missing, the model is opened at once: whether it is still the one that
+        the rest was measured on is to be known before any of it is used.
+        """
+        if self._looked_back or self._memory is None:
+            return
+        self._looked_back = True
+        if self._model is not None:
+            return
+        self._found = self._memory.identify(self._found)
+        known = self._memory.recall()
+        if known is None:
+            return
+        described = describe_again(known, self.spec, self.slug)
+        self.results.model, self.results.environment = described
+        kept = self._memory.find_all(self.plan, self._wanted())
+        if kept is not None:
+            self._by_digest = kept
+        else:
+            with contextlib.suppress(IclError):  # the first measurement will meet it again
+                self.model  # noqa: B018
+
+    def _wanted(self) -> set[str]:
+        """Keys of the measurements that the expected checks need."""
+        return {
+            f"{suite.name}/{spec.on}"
+            for suite, spec in self.plan.assertions()
+            if (self._expected is None or (suite.name, spec.id) in self._expected)
+            and applies(spec, self.spec.public, self.slug)
+        }
 
     def close(self) -> bool:
         """Let go of the model's memory; results stay, and the model can be opened again.
@@ -113,6 +187,7 @@ class ModelRun:
             return False
         self._model = None
         self._runs.clear()
+        self._learned = False
         return True
 
     def measure(self, key: str) -> Measurement:
@@ -123,29 +198,38 @@ class ModelRun:
         known = self.results.measurements
         if key in known:
             return known[key]
+        self._look_back()
         planned = self.plan.measurements[key]
-        if planned.digest in self._by_digest:
-            known[key] = self._by_digest[planned.digest]
-            return known[key]
         upstream = self.measure(planned.upstream) if planned.upstream else None
-        if upstream is not None and upstream.status != "measured":
-            taken = Measurement(
-                probe=planned.probe,
-                status=upstream.status,
-                reason=f"{planned.upstream}: {upstream.reason}",
-                settings=_settings_of(planned.settings),
-            )
-        else:
-            taken = self._take(planned.probe, planned.settings, upstream)
-        known[key] = self._by_digest[planned.digest] = taken
+        shared = planned.digest in self._by_digest
+        if not shared:
+            if upstream is not None and upstream.status != "measured":
+                taken = Measurement(
+                    probe=planned.probe,
+                    status=upstream.status,
+                    reason=f"{planned.upstream}: {upstream.reason}",
+                    settings=_settings_of(planned.settings),
+                )
+            else:
+                kept = self._memory.find(planned) if self._memory else None
+                taken = kept or self._take(planned, upstream)
+            self._by_digest[planned.digest] = taken
+        taken = known[key] = _named_as(planned, self._by_digest[planned.digest])
+        # At once, for an interruption to lose nothing.
+        if self._memory and not shared and not taken.cached:
+            self._memory.keep(planned, taken)
         return taken
 
-    def _take(self, probe: str, settings: object, upstream: Measurement | None) -> Measurement:
-        started = time.perf_counter()
+    def _take(self, planned: Planned, upstream: Measurement | None) -> Measurement:
+        probe, settings = planned.probe, planned.settings
         status: Literal["skipped", "error"]
         try:
-            model = self.model
+            model = self._reclaim()
+            # A model that had to be opened to know which one it is may have been measured before.
+            if self._memory and (kept := self._memory.find(planned)):
+                return kept
             module = get_probe(probe).module
+            started = time.perf_counter()
             taken: Measurement = module.measure(
                 model, settings, Context(upstream, self.task, self._runs)
             )
@@ -200,122 +284,19 @@ def _place(error: Exception) -> str:
     return f"{type(error).__name__}: {error} ({name}:{place.lineno})"
 
 
+def _named_as(planned: Planned, taken: Measurement) -> Measurement:
+    """The measurement with this suite's own name for where its heads are from."""
+    heads = taken.settings.get("heads")
+    source = getattr(getattr(planned.settings, "heads", None), "from_", None)
+    if not isinstance(heads, dict) or heads.get("from") == source:
+        return taken
+    settings = {**taken.settings, "heads": {**heads, "from": source}}
+    return taken.model_copy(update={"settings": settings})
+
+
 def _settings_of(settings: object) -> dict[str, object]:
     dump = getattr(settings, "model_dump", None)
     return dump(by_alias=True, exclude_none=True) if dump else {}
-
-
-def describe_model(model: Model, spec: ModelSpec, slug: str) -> ModelInfo:
-    """Describe an open model for the record."""
-
-    def per_layer(place: int) -> int | list[int] | None:
-        counts = [shape[place] for _, shape in sorted(model.shapes.items())]
-        return (counts[0] if len(set(counts)) == 1 else counts) if counts else None
-
-    return ModelInfo(
-        spec=spec.public,
-        slug=slug,
-        revision=model.revision,
-        fingerprint=model.fingerprint,
-        architecture=type(model.model).__name__,
-        layers=model.layers,
-        heads=per_layer(0),
-        kv_heads=per_layer(1),
-        parameters=model.parameters,
-        dtype=model.dtype,
-        attention=model.attention,  # type: ignore[arg-type]
-        attention_note=model.no_heads or model.attention_note,
-        bos=model.bos,
-    )
-
-
-def describe_environment(model: Model | None = None) -> Environment:
-    """Describe this process for the record; without a model torch is not imported."""
-    environment = Environment(
-        python=platform.python_version(),
-        platform=f"{platform.system()} {platform.machine()}",
-        git=_git_commit(),
-    )
-    if model is not None:
-        import torch
-        import transformers
-
-        environment.torch = torch.__version__
-        environment.transformers = transformers.__version__
-        environment.device = describe_placement(model.model)
-        environment.threads = torch.get_num_threads()
-    return environment
-
-
-def _git_commit() -> str | None:
-    try:
-        asked = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return asked.stdout.strip() or None
-
-
-Lost = dict[tuple[str, str], tuple[Literal["skipped", "error"], str]]
-"""(suite, id) of a check that gave no verdict -> what became of it, and why."""
-
-
-def assemble(
-    results: Results,
-    plan: Plan,
-    *,
-    interrupted: bool = False,
-    missing: str = "deselected",
-    lost: Lost | None = None,
-) -> RunRecord:
-    """Make a record of what is known; checks that were not judged are skipped with a reason.
-
-    Args:
-        results: of one model.
-        plan: what was asked for.
-        interrupted: whether the run was cut short.
-        missing: reason for the checks that were not judged.
-        lost: checks that were not judged for reasons of their own.
-    """
-    from icl_bench import __version__
-
-    checks, complete = [], True
-    for suite, spec in plan.assertions():
-        check = results.checks.get((suite.name, spec.id))
-        if check is None:
-            complete = False
-            key = f"{suite.name}/{spec.on}"
-            state, why = (lost or {}).get((suite.name, spec.id), ("skipped", missing))
-            nothing = Measurement(probe=suite.measure[spec.on].probe, status=state, reason=why)
-            info = get_probe(nothing.probe).metrics[spec.metric]
-            check = evaluate(
-                spec, suite.name, key, nothing, info, results.model.spec, results.model.slug
-            )
-        checks.append(check)
-    status: Literal["complete", "partial", "interrupted"] = "complete" if complete else "partial"
-    return RunRecord(
-        icl_bench=__version__,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        status="interrupted" if interrupted else status,
-        model=results.model,
-        environment=results.environment or describe_environment(),
-        suites=[
-            SuiteRef(name=s.name, sha256=s.sha256, description=s.description) for s in plan.suites
-        ],
-        measurements=dict(sorted(results.measurements.items())),
-        checks=checks,
-    )
-
-
-def counts_as_failure(record: RunRecord, inconclusive_fails: bool = True) -> bool:
-    """Whether a record holds a failed, broken or (by option) inconclusive check."""
-    bad = {"fail", "error"} | ({"inconclusive"} if inconclusive_fails else set())
-    return any(check.verdict in bad for check in record.checks)
 
 
 def close_others(runs: Mapping[str, ModelRun], slug: str) -> None:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from icl_bench import arguments
+from icl_bench.cache import Cache, open_cache
 from icl_bench.errors import IclError, InputError
 from icl_bench.models.spec import ModelSpec, check_spec, parse_spec, slugs
 from icl_bench.options import RunOptions
 from icl_bench.plan import Plan, make_plan
 from icl_bench.progress import TerminalProgress
 from icl_bench.record import Check, Environment, Measurement, ModelInfo, RunRecord
-from icl_bench.runner import Lost, ModelRun, Results, assemble, close_others
+from icl_bench.results import Lost, Results, assemble
+from icl_bench.runner import ModelRun, close_others
 
 if TYPE_CHECKING:
+    from icl_bench.models.hub import HubModel
     from icl_bench.models.model import Model
     from icl_bench.suite import Suite
 
@@ -35,6 +39,8 @@ class IclSession:
         specs: slug -> model spec, in the order given.
         options: how models are opened.
         only_suites: whether nothing but the named suites is collected.
+        found: slug -> where a hub id was found, where that is known.
+        cache: where measurements are kept; None to do without.
     """
 
     def __init__(
@@ -44,6 +50,8 @@ class IclSession:
         specs: dict[str, ModelSpec],
         options: RunOptions,
         only_suites: bool,
+        found: dict[str, HubModel | None],
+        cache: Cache | None,
     ) -> None:
         self.config, self.plan, self.specs, self.options = config, plan, specs, options
         self.only_suites = only_suites
@@ -52,7 +60,16 @@ class IclSession:
         self.warn_inconclusive = config.getoption("icl_inconclusive") == "warn"
         self.progress = TerminalProgress(config)
         self.runs = {
-            slug: ModelRun(spec, slug, plan, options, task=self.progress.task)
+            slug: ModelRun(
+                spec,
+                slug,
+                plan,
+                options,
+                task=self.progress.task,
+                found=found.get(slug),
+                cache=cache,
+                before_opening=lambda: share_cores(config),
+            )
             for slug, spec in specs.items()
         }
         self.gathered = {
@@ -102,15 +119,26 @@ class IclSession:
     def run_of(self, slug: str) -> ModelRun:
         """Return the run of one model; every other open model is let go of."""
         close_others(self.runs, slug)
-        share_cores(self.config)
         return self.runs[slug]
 
     def open_for_test(self, slug: str) -> Model:
         """Open a model for the `icl_model` fixture; a failure is the test's, without traceback."""
         try:
-            return self.run_of(slug).model
+            return self.run_of(slug).lend()
         except IclError as error:
             pytest.fail(str(error), pytrace=False)
+
+    def expect(self, items: Sequence[pytest.Item]) -> None:
+        """Tell every model's run which of its checks will be asked for.
+
+        Args:
+            items: what is left after deselection.
+        """
+        from icl_bench.items import CheckItem
+
+        for slug, run in self.runs.items():
+            own = [item for item in items if isinstance(item, CheckItem) and item.slug == slug]
+            run.expect({(item.suite.name, item.spec.id) for item in own})
 
     def pack(self, slug: str, check: Check) -> str:
         """Return a check, and what was measured since the last call, as text to send."""
@@ -249,11 +277,20 @@ def _open(config: pytest.Config) -> IclSession:
     plan = make_plan(suites, seed=options.seed) if suites else Plan([])
     by_slug = dict(zip(slugs(specs), specs))
     arguments.check_ids(config, suites, list(by_slug))
+    found: dict[str, HubModel | None] = {}
     if not hasattr(config, "workerinput"):
         # The controller has checked what the workers are about to open.
-        for spec in specs:
-            check_spec(spec, allow_pickle=options.allow_pickle)
+        for slug, spec in by_slug.items():
+            found[slug] = check_spec(spec, allow_pickle=options.allow_pickle)
         if specs and not config.getoption("collectonly", False):
             folder = Path(config.getoption("icl_report_dir"))
             arguments.check_report_dir(folder, "--icl-report-dir")
-    return IclSession(config, plan, by_slug, options, only_suites=not with_paths)
+    return IclSession(
+        config,
+        plan,
+        by_slug,
+        options,
+        only_suites=not with_paths,
+        found=found,
+        cache=open_cache(options),
+    )

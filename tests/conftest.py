@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import icl_bench
 from icl_bench.probes import PROBES
+from icl_bench.record import RunRecord
 from icl_bench.runner import ModelRun
 
 pytest_plugins = ["pytester"]
@@ -48,6 +50,7 @@ checks:
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A test that measures the same twice has to switch the cache off to do so.
     monkeypatch.setenv("ICL_BENCH_CACHE", str(tmp_path / "icl_bench-cache"))
 
 
@@ -123,6 +126,38 @@ def real_stage(pytester: pytest.Pytester, tmp_path: Path, _opened: None) -> Stag
     return stage
 
 
+@pytest.fixture
+def openings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every model that is really opened."""
+    from icl_bench.models import opening
+
+    opened: list[str] = []
+    original = opening.open_model
+
+    def count(spec: Any, *rest: Any) -> Any:
+        opened.append(spec.text)
+        return original(spec, *rest)
+
+    monkeypatch.setattr(opening, "open_model", count)
+    return opened
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """The suite `tiny.yaml`, in a folder of its own."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+def plain(record: RunRecord) -> dict[str, Any]:
+    """A record without what differs between two runs of the same."""
+    data = record.model_dump(exclude={"created"})
+    for taken in data["measurements"].values():
+        del taken["cached"]
+    return data
+
+
 @pytest.fixture(scope="session")
 def _loaded() -> None:
     """Import what pytester would forget after each run: numpy and torch can load once only."""
@@ -136,4 +171,4 @@ def _opened(_loaded: None, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Open a model once, for what transformers loads lazily."""
     suite = tmp_path_factory.mktemp("opened") / "tiny.yaml"
     suite.write_text(TINY)
-    icl_bench.run([suite], "builtin:handwired")
+    icl_bench.run([suite], "builtin:handwired", cache=False)

@@ -1,7 +1,8 @@
 """A model and a probe that cost nothing, for tests of everything around the measuring.
 
 `-p stub` (or PYTEST_PLUGINS=stub) makes `--icl-model=stub:good` and `probe: stub` known to a run.
-Each opening and each measurement adds a line to the file named by STUB_LOG.
+Each opening and each measurement adds a line to the file named by STUB_LOG. Nothing is kept in the
+cache, which would hide what is measured, unless STUB_WEIGHTS says what tells the model from others.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import Any, Literal
 
 import pytest
 
+from icl_bench.cache import KnownModel
 from icl_bench.errors import ModelError, NotMeasurable
 from icl_bench.probes import PROBES, MetricInfo
 from icl_bench.probes.context import Context
 from icl_bench.probes.settings import StrictSettings
-from icl_bench.record import Measurement, Metric
+from icl_bench.record import Environment, Measurement, Metric, ModelInfo
 from icl_bench.runner import ModelRun
 
 LEVELS = {"good": 1.0, "bad": 0.0, "fine": 1.0}
@@ -109,6 +111,12 @@ def open_stub(run: ModelRun) -> Model:
         OPEN.add(run._model)  # type: ignore[arg-type]
         if len(OPEN) > 1:
             log("held", *sorted(model.name for model in OPEN))
+        if weights := os.environ.get("STUB_WEIGHTS"):
+            weights = f"{name} {weights}"
+            info = ModelInfo(spec=run.spec.public, slug=run.slug, fingerprint=weights)
+            environment = Environment(python="3", platform="here")
+            conditions = {"weights": weights}
+            run.learn(KnownModel(conditions=conditions, model=info, environment=environment))
     return run._model  # type: ignore[return-value]
 
 

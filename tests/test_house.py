@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "icl_bench"
 
 MAY_IMPORT = {
     "errors": set(),
+    "provenance": set(),
     "record": {"errors"},
     "measures": {"errors", "record"},
     "reference": {"errors"},
@@ -20,10 +21,17 @@ MAY_IMPORT = {
     "suite": {"errors", "probes"},
     "plan": {"errors", "suite"},
     "options": {"errors"},
-    "models": {"errors", "measures", "reference", "options"},
+    "models": {"errors", "measures", "reference", "options", "provenance"},
     "render": {"errors", "record"},
     "checks": {"errors", "record", "suite", "probes", "render"},
-    "runner": {"errors", "options", "record", "probes", "models", "plan", "checks"},
+    "cache": {"errors", "options", "record", "models"},
+    "description": {"record", "models", "cache"},
+    "memory": {"errors", "provenance", "options", "record", "models", "probes", "plan", "cache"},
+    "results": {"record", "probes", "plan", "checks", "description"},
+    "runner": {
+        *("errors", "options", "record", "probes", "models", "plan", "checks"),
+        *("cache", "description", "memory", "results"),
+    },
 }
 """Room -> rooms it may import; `api`, `session`, `items`, `plugin` and `cli` may import all."""
 

@@ -108,9 +108,9 @@ def test_a_real_model_gives_the_same_numbers(real_stage: Stage) -> None:
     real_stage.write(
         "test_it.py", "def test_it(icl): assert len(icl.head_scores(icl.repeated_tokens(2, 8))) > 2"
     )
-    model = "--icl-model=builtin:handwired"
-    real_stage.run(model, "tiny.yaml", "--icl-report-dir=plain").assert_outcomes(passed=2)
-    result = real_stage.run_apart(model, "tiny.yaml", "test_it.py", "-n", "2")
+    model = ("--icl-model=builtin:handwired", "--icl-no-cache", "tiny.yaml")
+    real_stage.run(*model, "--icl-report-dir=plain").assert_outcomes(passed=2)
+    result = real_stage.run_apart(*model, "test_it.py", "-n", "2")
     result.assert_outcomes(passed=3)
     one = real_stage.record("builtin-handwired")
     other = real_stage.record("builtin-handwired", "../../plain/builtin-handwired/results.json")

@@ -12,7 +12,8 @@ from icl_bench.models.spec import parse_spec
 from icl_bench.options import RunOptions
 from icl_bench.plan import make_plan
 from icl_bench.record import Measurement, Metric
-from icl_bench.runner import ModelRun, counts_as_failure
+from icl_bench.results import counts_as_failure
+from icl_bench.runner import ModelRun
 from icl_bench.suite import load_suite
 
 SUITE = """
@@ -70,6 +71,19 @@ def test_equal_measurements_of_two_suites_are_taken_once(make_suite, counted):
     record = run.run()
     assert counted == [("induction", 5, False), ("ablation", 5, True)]
     assert len(record.measurements) == 4 and len(record.checks) == 6
+
+
+def test_what_a_measurement_is_called_does_not_change_what_it_is(make_suite, tmp_path):
+    path = tmp_path / "renamed.yaml"
+    text = textwrap.dedent(SUITE.format(name="renamed"))
+    path.write_text(text.replace("repeats", "scan").replace("off", "ablated"))
+    plan = make_plan([make_suite("one"), load_suite(path)])
+    digests = {key: planned.digest for key, planned in plan.measurements.items()}
+    assert digests["one/repeats"] == digests["renamed/scan"]
+    assert digests["one/off"] == digests["renamed/ablated"] != digests["one/repeats"]
+    path.write_text(path.read_text().replace("seed: 5", "seed: 6"))
+    other = make_plan([load_suite(path)])
+    assert not {p.digest for p in other.measurements.values()} & set(digests.values())
 
 
 def test_an_option_overrides_the_suites_seed(make_suite, counted):
@@ -148,7 +162,7 @@ def test_a_whole_run_through_the_python_api_reads_back(make_suite, tmp_path):
     assert again.status == "complete"
     assert len(again.measurements["small/repeats"].tokens_sha256) == 64
     opened = icl_bench.load_model("builtin:handwired")
-    assert icl_bench.run([suite.path], opened).checks == record.checks
+    assert icl_bench.run([suite.path], opened, cache=False).checks == record.checks
 
 
 def test_a_model_without_heads_keeps_what_needs_none(make_suite):

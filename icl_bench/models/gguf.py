@@ -146,11 +146,12 @@ def _dequantized() -> Iterator[tuple[str, Any]]:
 
 
 def _content_key(path: Path, root: Path) -> str:
-    """Digest of a file's content; remembered by path, size and time, as files are large."""
+    """Digest of a file's content; remembered by path, size and times, as files are large."""
     real = path.resolve()
     stat = real.stat()
     memo = root / "digests.json"
-    entry = f"{real}|{stat.st_size}|{stat.st_mtime_ns}"
+    # The time of modification can be set back, that of the last change of state cannot.
+    entry = f"{real}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
     try:
         known = json.loads(memo.read_text(encoding="utf-8"))
     except (OSError, ValueError):

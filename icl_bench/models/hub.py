@@ -40,10 +40,12 @@ class HubModel:
     Args:
         commit: commit hash that the revision stands for.
         cached: True when the hub was not asked or not reached, and the cache holds everything.
+        folder: where the hub's cache keeps files of this commit, its config.json at least.
     """
 
     commit: str
     cached: bool
+    folder: Path | None = None
 
 
 class _Unavailable(Exception):
@@ -92,7 +94,7 @@ def _find(repo: str, revision: str | None, allow_pickle: bool) -> HubModel:
                 raise SpecError(NO_PICKLE)
     except _Unavailable as error:
         return _find_in_cache(repo, revision, allow_pickle, str(error))
-    return HubModel(commit, cached=False)
+    return HubModel(commit, cached=False, folder=config.parent)
 
 
 def _at(revision: str | None) -> str:
@@ -198,7 +200,7 @@ def _find_in_cache(repo: str, revision: str | None, allow_pickle: bool, why: str
             read_shards(found)
         except SpecError as error:
             raise SpecError(f"{why}, and the copy in the cache is incomplete: {error}") from None
-    return HubModel(commit, cached=True)
+    return HubModel(commit, cached=True, folder=config.parent)
 
 
 def _cached(repo: str, name: str, revision: str | None) -> Path | None:

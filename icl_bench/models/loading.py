@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from icl_bench.models.hub import HubModel
+
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 SPLIT = "split"
 """As a device: over all there are, in the order accelerators, memory, disk."""
@@ -98,6 +100,7 @@ def load_parts(
     cache_dir: Path | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    found: HubModel | None = None,
 ) -> LoadedParts:
     """Load what a spec names.
 
@@ -109,6 +112,7 @@ def load_parts(
         cache_dir: where float copies of GGUF files are kept; None for the default.
         trust_remote_code: let a checkpoint bring its own code.
         allow_pickle: accept weights that are stored as pickles.
+        found: where a hub id was found; None to ask.
 
     Raises:
         SettingsError: device or dtype is unknown, or the device is not there.
@@ -132,7 +136,9 @@ def load_parts(
             parts = LoadedParts(*call(spec.target))
         else:
             split = device == SPLIT
-            parts = _load_pretrained(spec, kind, split, cache_dir, trust_remote_code, allow_pickle)
+            parts = _load_pretrained(
+                spec, kind, split, cache_dir, trust_remote_code, allow_pickle, found
+            )
         _check_kind(parts.model)
         _place(parts.model, place, kind)
         check_finite(parts.model)
@@ -179,13 +185,15 @@ def _load_pretrained(
     cache_dir: Path | None,
     trust_remote_code: bool,
     allow_pickle: bool,
+    found: HubModel | None,
 ) -> LoadedParts:
     source, commit = spec.target, None
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if spec.kind == "hub":
-        from icl_bench.models.hub import find_on_hub
+        if found is None:
+            from icl_bench.models.hub import find_on_hub
 
-        found = find_on_hub(spec.target, spec.revision, allow_pickle=allow_pickle)
+            found = find_on_hub(spec.target, spec.revision, allow_pickle=allow_pickle)
         commit = found.commit
         options.update(revision=commit, local_files_only=found.cached)
     elif spec.kind == "gguf":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import ModelError
 from icl_bench.models.loading import load_parts
@@ -10,14 +10,20 @@ from icl_bench.models.model import Model
 from icl_bench.models.spec import ModelSpec
 from icl_bench.options import RunOptions
 
+if TYPE_CHECKING:
+    from icl_bench.models.hub import HubModel
 
-def open_model(spec: ModelSpec, slug: str, options: RunOptions) -> Model:
+
+def open_model(
+    spec: ModelSpec, slug: str, options: RunOptions, found: HubModel | None = None
+) -> Model:
     """Load what a spec names and check that its heads can be read.
 
     Args:
         spec: which model.
         slug: its name in ids and folders.
         options: device, dtype, batch size, cache, what is trusted.
+        found: where a hub id was found; None to ask.
 
     Raises:
         ModelError: it cannot be loaded or run.
@@ -29,6 +35,7 @@ def open_model(spec: ModelSpec, slug: str, options: RunOptions) -> Model:
         cache_dir=options.cache_dir,
         trust_remote_code=options.trust_remote_code,
         allow_pickle=options.allow_pickle,
+        found=found,
     )
     return Model(
         parts.model,

@@ -15,9 +15,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from icl_bench.errors import SpecError, nearest
+
+if TYPE_CHECKING:
+    from icl_bench.models.hub import HubModel
 
 Kind = Literal["builtin", "hub", "folder", "gguf", "callable"]
 
@@ -198,7 +201,7 @@ def suggest_local(text: str) -> str:
     return f"; did you mean {known[close[0]]!r}?" if close else ""
 
 
-def check_spec(spec: ModelSpec, *, allow_pickle: bool = False) -> None:
+def check_spec(spec: ModelSpec, *, allow_pickle: bool = False) -> HubModel | None:
     """Check that what a spec names exists, can be read and can be a causal language model.
 
     Reads headers only; a hub id costs a few short requests.
@@ -206,6 +209,9 @@ def check_spec(spec: ModelSpec, *, allow_pickle: bool = False) -> None:
     Args:
         spec: a parsed spec.
         allow_pickle: accept weights that are stored as pickles.
+
+    Returns:
+        where a hub id was found, for the hub not to be asked again; None for everything else.
 
     Raises:
         SpecError: something is missing, broken or not a model; the message says what.
@@ -222,7 +228,7 @@ def check_spec(spec: ModelSpec, *, allow_pickle: bool = False) -> None:
         elif spec.kind == "hub":
             from icl_bench.models.hub import find_on_hub
 
-            find_on_hub(spec.target, spec.revision, allow_pickle=allow_pickle)
+            return find_on_hub(spec.target, spec.revision, allow_pickle=allow_pickle)
         elif spec.kind == "callable":
             from icl_bench.models.calling import check_callable
 
@@ -234,6 +240,7 @@ def check_spec(spec: ModelSpec, *, allow_pickle: bool = False) -> None:
         elif spec.kind == "folder" and _HUB_ID.fullmatch(spec.text):
             hint = " (in the local folder of that name, which wins over a hub id)"
         raise SpecError(f"model {spec.text!r}: {error}{hint}") from None
+    return None
 
 
 def slugs(specs: Sequence[ModelSpec]) -> list[str]:

@@ -13,7 +13,14 @@ from typing import Any
 
 from icl_bench.record import Check, Measurement, Metric, RunRecord
 from icl_bench.render import numbers, tables
-from icl_bench.render.text import WORDS, count_verdicts, one_line, overall, shorten
+from icl_bench.render.text import (
+    WORDS,
+    count_cached,
+    count_verdicts,
+    one_line,
+    overall,
+    shorten,
+)
 
 _LONGEST_SETTING = 200
 _ABLATED = (
@@ -57,6 +64,9 @@ def _glance(record: RunRecord) -> Iterator[str]:
     yield ""
     yield f"**{overall(record.checks)}**: {count_verdicts(record.checks)}"
     yield ""
+    if cached := count_cached(record.measurements.values()):
+        yield f"{cached}: weights, settings and code are those of the run that took them."
+        yield ""
     if record.status != "complete":
         why = {
             "partial": "some of the suites' checks were deselected",
@@ -211,7 +221,8 @@ def _measurements(record: RunRecord) -> Iterator[str]:
         if measurement.tokens_sha256:
             yield f"- tokens SHA-256: {escape(measurement.tokens_sha256)}"
         if measurement.seconds is not None:
-            yield f"- seconds: {numbers.number(measurement.seconds)}"
+            when = " (in the run that took it, from the cache)" if measurement.cached else ""
+            yield f"- seconds: {numbers.number(measurement.seconds)}{when}"
 
 
 def _provenance(record: RunRecord) -> Iterator[str]:

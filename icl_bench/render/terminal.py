@@ -9,7 +9,7 @@ from pathlib import Path
 from icl_bench.record import RunRecord, Verdict
 from icl_bench.render import tables
 from icl_bench.render.page import Page
-from icl_bench.render.text import WORDS, count_verdicts, one_line
+from icl_bench.render.text import WORDS, count_cached, count_verdicts, one_line
 
 MODEL_COLUMNS = 4
 """Up to this many models stand side by side; more get a table each."""
@@ -142,7 +142,8 @@ def _add_heads(page: Page, record: RunRecord, top: int, top_previous: int) -> No
 
 
 def _add_counts(page: Page, record: RunRecord) -> None:
-    page.add(count_verdicts(record.checks))
+    counted = [count_verdicts(record.checks), count_cached(record.measurements.values())]
+    page.wrap("", "; ".join(filter(None, counted)), 0)
     grouped: dict[tuple[Verdict, str], list[str]] = {}
     for check in record.checks:
         if check.verdict != "pass" or check.reason:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from icl_bench.record import Check, Verdict
+from icl_bench.record import Check, Measurement, Verdict
 
 WORDS: dict[Verdict, str] = {
     "pass": "PASS",
@@ -68,6 +68,16 @@ def count_verdicts(checks: Iterable[Check]) -> str:
     counts = Counter(check.verdict for check in checks)
     parts = [f"{counts[verdict]} {_COUNTED[verdict]}" for verdict in WORDS if counts[verdict]]
     return ", ".join(parts) or "no checks"
+
+
+def count_cached(measurements: Collection[Measurement]) -> str | None:
+    """Return how many measurements an earlier run took, or None when there is none.
+
+    Args:
+        measurements: of one record.
+    """
+    count = sum(measurement.cached for measurement in measurements)
+    return f"{count} of {len(measurements)} measurements from the cache" if count else None
 
 
 def overall(checks: Iterable[Check]) -> str:

@@ -1,0 +1,87 @@
+"""What is known of one model while it is tested, and the record made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Literal
+
+from icl_bench.checks import evaluate
+from icl_bench.description import describe_environment
+from icl_bench.plan import Plan
+from icl_bench.probes import get_probe
+from icl_bench.record import Check, Environment, Measurement, ModelInfo, RunRecord, SuiteRef
+
+
+@dataclass
+class Results:
+    """What is known of one model: sent between processes, and made into a record.
+
+    Args:
+        model: description of the model; spec and slug only, until it is opened or recalled.
+        environment: where it ran; None until the model is opened or recalled.
+        measurements: `SUITE/NAME` -> measurement.
+        checks: (suite, id) -> check.
+    """
+
+    model: ModelInfo
+    environment: Environment | None = None
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    checks: dict[tuple[str, str], Check] = field(default_factory=dict)
+
+
+Lost = dict[tuple[str, str], tuple[Literal["skipped", "error"], str]]
+"""(suite, id) of a check that gave no verdict -> what became of it, and why."""
+
+
+def assemble(
+    results: Results,
+    plan: Plan,
+    *,
+    interrupted: bool = False,
+    missing: str = "deselected",
+    lost: Lost | None = None,
+) -> RunRecord:
+    """Make a record of what is known; checks that were not judged are skipped with a reason.
+
+    Args:
+        results: of one model.
+        plan: what was asked for.
+        interrupted: whether the run was cut short.
+        missing: reason for the checks that were not judged.
+        lost: checks that were not judged for reasons of their own.
+    """
+    from icl_bench import __version__
+
+    checks, complete = [], True
+    for suite, spec in plan.assertions():
+        check = results.checks.get((suite.name, spec.id))
+        if check is None:
+            complete = False
+            key = f"{suite.name}/{spec.on}"
+            state, why = (lost or {}).get((suite.name, spec.id), ("skipped", missing))
+            nothing = Measurement(probe=suite.measure[spec.on].probe, status=state, reason=why)
+            info = get_probe(nothing.probe).metrics[spec.metric]
+            check = evaluate(
+                spec, suite.name, key, nothing, info, results.model.spec, results.model.slug
+            )
+        checks.append(check)
+    status: Literal["complete", "partial", "interrupted"] = "complete" if complete else "partial"
+    return RunRecord(
+        icl_bench=__version__,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        status="interrupted" if interrupted else status,
+        model=results.model,
+        environment=results.environment or describe_environment(),
+        suites=[
+            SuiteRef(name=s.name, sha256=s.sha256, description=s.description) for s in plan.suites
+        ],
+        measurements=dict(sorted(results.measurements.items())),
+        checks=checks,
+    )
+
+
+def counts_as_failure(record: RunRecord, inconclusive_fails: bool = True) -> bool:
+    """Whether a record holds a failed, broken or (by option) inconclusive check."""
+    bad = {"fail", "error"} | ({"inconclusive"} if inconclusive_fails else set())
+    return any(check.verdict in bad for check in record.checks)
