@@ -353,7 +353,11 @@ def test_a_suite_in_the_shipped_folder_is_marked_shipped(
         ),
         (HEAD + "measure: {quiz/q: {probe: induction}}\n" + PROMPT, "3:11", "is not usable"),
         # heads
-        (HEAD + "measure: {a: {probe: ablation}}\n" + PROMPT, "3:14", "'heads' is missing"),
+        (
+            HEAD + "measure: {a: {probe: ablation}}\n" + PROMPT,
+            "3:14",
+            "give 'heads', 'mlps' or 'layers': what to switch off",
+        ),
         (
             HEAD + "measure: {a: {probe: ablation, heads: 5}}\n" + PROMPT,
             "3:39",
@@ -397,7 +401,7 @@ def test_a_suite_in_the_shipped_folder_is_marked_shipped(
         (
             HEAD + "measure: {a: {probe: ablation, heads: {from: a, top: 1}}}\n" + PROMPT,
             "3:46",
-            "heads come from an 'induction' measurement; 'a' is 'ablation'",
+            "heads come from an 'induction' or 'sweep' measurement; 'a' is 'ablation'",
         ),
         (
             HEAD
