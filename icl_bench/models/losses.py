@@ -30,15 +30,21 @@ class TokenLosses:
 
 
 def score_targets(logits: Tensor | None, answer: Tensor) -> TokenLosses:
-    """Losses of `answer` (rows, targets) under logits (rows, targets, vocabulary)."""
+    """Losses of `answer` (rows, targets) under logits (rows, targets, vocabulary).
+
+    The logits are overwritten: a second tensor of their size would cost more time than the sums.
+    A target whose logit is the largest counts as ranked first, also when another one equals it.
+    """
     assert logits is not None
     answer = answer.to(logits.device)
     logits = logits.float()
-    picked = logits.gather(-1, answer[..., None])[..., 0]
-    nll = (logits.logsumexp(-1) - picked).cpu()
+    picked = logits.gather(-1, answer[..., None])
+    largest = logits.amax(-1, keepdim=True)
+    total = logits.sub_(largest).exp_().sum(-1, keepdim=True)
+    nll = (total.log() - (picked - largest))[..., 0].cpu()
     if not bool(torch.isfinite(nll).all()):
         raise ModelError("a loss is not a finite number")
-    return TokenLosses(nll, (logits.argmax(-1) == answer).cpu())
+    return TokenLosses(nll, (picked == largest)[..., 0].cpu())
 
 
 def join_losses(parts: Sequence[TokenLosses]) -> TokenLosses:
