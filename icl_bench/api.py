@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from icl_bench.ablations import ablation_sweep, token_losses
+from icl_bench.ablations import ablation_sweep, minimal_set, token_losses
 from icl_bench.errors import SettingsError
 from icl_bench.measures.tokens import RepeatedTokens, draw_repeated
 from icl_bench.models.model import Model
@@ -177,16 +177,31 @@ class Bench:
         return head_scores(self.model, tokens or self.repeated_tokens())
 
     def token_losses(
-        self, input_ids: Tensor, ablate: Iterable[Sequence[int]] = (), method: Method = "zero"
+        self,
+        input_ids: Tensor,
+        ablate: Iterable[Sequence[int | str]] = (),
+        method: Method = "zero",
+        **more: Any,
     ) -> Tensor:
         """See `icl_bench.token_losses`."""
-        return token_losses(self.model, input_ids, ablate, method)
+        return token_losses(self.model, input_ids, ablate, method, **more)
 
     def ablation_sweep(
-        self, tokens: RepeatedTokens | None = None, method: Method = "zero", exact: bool = True
+        self,
+        tokens: RepeatedTokens | None = None,
+        method: Method = "zero",
+        exact: bool = True,
+        **more: Any,
     ) -> pd.DataFrame:
         """See `icl_bench.ablation_sweep`; without tokens, on the default ones."""
-        return ablation_sweep(self.model, tokens or self.repeated_tokens(), method, exact)
+        tokens = tokens or self.repeated_tokens()
+        return ablation_sweep(self.model, tokens, method, exact, **more)
+
+    def minimal_set(
+        self, tokens: RepeatedTokens | None = None, share: float = 0.9, method: Method = "mean"
+    ) -> list[tuple[int, int]]:
+        """See `icl_bench.minimal_set`; without tokens, on four default sequences."""
+        return minimal_set(self.model, tokens or self.repeated_tokens(4), share, method)
 
     def run(self, suites: Sequence[str | Path] = ("core",)) -> RunRecord:
         """See `icl_bench.run`."""

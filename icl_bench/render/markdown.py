@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from icl_bench.record import Check, Measurement, Metric, RunRecord
-from icl_bench.render import numbers, tables
+from icl_bench.render import numbers, sweeps, tables
 from icl_bench.render.text import (
     WORDS,
     count_cached,
@@ -29,7 +29,6 @@ _ABLATED = (
     ("gain (nats)", "gain"),
     ("copy accuracy", "copy_accuracy"),
 )
-_OFF = "ablated_heads"
 _NULLS = (("null", "layer-matched random heads"), ("uniform_null", "random heads of any layer"))
 
 
@@ -53,7 +52,7 @@ def report(record: RunRecord) -> str:
     Args:
         record: the run; nothing else is needed, no model and no suite file.
     """
-    sections = (_glance, _checks, _quiz, _heads, _ablations, _measurements, _provenance)
+    sections = (_glance, _checks, _quiz, _heads, _ablations, _sweeps, _measurements, _provenance)
     lines = [line for section in sections for line in (*section(record), "")]
     text = "\n".join(lines)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
@@ -168,13 +167,10 @@ def _ablation(measurement: Measurement) -> Iterator[str]:
         clean, ablated = metrics.get(name), metrics.get(f"{name}_ablated")
         if clean or ablated:
             rows.append([title, _shown(clean), _shown(ablated)])
-    yield from _table(["", "clean", "heads off"], rows, right=("clean", "heads off"))
+    yield from _table(["", "clean", "off"], rows, right=("clean", "off"))
     yield ""
-    switched_off = [
-        f"{row.get('layer')}.{row.get('head')}" for row in measurement.tables.get(_OFF, [])
-    ]
-    if switched_off:
-        yield f"- switched off: {escape(', '.join(switched_off))}"
+    if switched_off := sweeps.list_switched_off(measurement):
+        yield f"- switched off: {escape(switched_off)}{escape(_method(measurement))}"
     for name in ("heads", "loss_ratio", "copying_lost", "null_p_value"):
         metric = metrics.get(name)
         if metric is not None:
@@ -196,6 +192,36 @@ def _ablation(measurement: Measurement) -> Iterator[str]:
         if observed is not None:
             yield f"observed: {numbers.number(observed.value)}"
         yield "```"
+
+
+def _method(measurement: Measurement) -> str:
+    """How, in words and in brackets; nothing where the record does not say."""
+    method = str(measurement.settings.get("method", "")).replace("_", " ")
+    frozen = ", patterns frozen" if measurement.settings.get("patterns") == "frozen" else ""
+    return f" ({method}{frozen})" if method else ""
+
+
+def _sweeps(record: RunRecord) -> Iterator[str]:
+    measured = [(key, one) for key, one in record.measurements.items() if one.metrics]
+    for key, measurement in measured:
+        if measurement.probe == "sweep":
+            header, rows = sweeps.sweep_table(measurement)
+            yield ""
+            yield f"## Every head on its own: {escape(key)}{escape(_method(measurement))}"
+        elif measurement.probe == "minimal_set":
+            header, rows = sweeps.curve_table(measurement)
+            yield ""
+            yield f"## Minimal set: {escape(key)}{escape(_method(measurement))}"
+            yield ""
+            kept = sweeps.list_heads(measurement.tables.get("kept_heads", []))
+            share = measurement.settings.get("share")
+            yield f"Kept on the sequences chosen on, at least {escape(str(share))} of the gain: "
+            yield f"{escape(kept)}. Share of copying kept on other sequences, by the first heads of"
+            yield "each order:"
+        else:
+            continue
+        yield ""
+        yield from _table(header, rows, right=header)
 
 
 def _measurements(record: RunRecord) -> Iterator[str]:
