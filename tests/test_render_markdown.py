@@ -100,7 +100,7 @@ def test_the_ablation_is_summed_up_with_its_null() -> None:
         ["loss on the repeats (nats)", "2.66 ± 0.11", "11.73 ± 0.2"],
         ["copy accuracy", "0.7 ± 0.02", "0.1 ± 0.01"],
     ]
-    assert "- switched off: 1.0\n" in text
+    assert "- switched off: 1.0 (mean)\n" in text
     assert "- loss_ratio: 4.41 ± 0.31, 95% interval [3.82, 5.08]\n" in text
     assert (
         "Null of 9 draws of layer-matched random heads: loss_ratio median 1.4, largest 1.8." in text

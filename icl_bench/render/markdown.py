@@ -170,7 +170,7 @@ def _ablation(measurement: Measurement) -> Iterator[str]:
     yield from _table(["", "clean", "off"], rows, right=("clean", "off"))
     yield ""
     if switched_off := sweeps.list_switched_off(measurement):
-        yield f"- switched off: {escape(switched_off)}{escape(_method(measurement))}"
+        yield f"- switched off: {escape(switched_off)}{_method(measurement)}"
     for name in ("heads", "loss_ratio", "copying_lost", "null_p_value"):
         metric = metrics.get(name)
         if metric is not None:
@@ -198,7 +198,7 @@ def _method(measurement: Measurement) -> str:
     """How, in words and in brackets; nothing where the record does not say."""
     method = str(measurement.settings.get("method", "")).replace("_", " ")
     frozen = ", patterns frozen" if measurement.settings.get("patterns") == "frozen" else ""
-    return f" ({method}{frozen})" if method else ""
+    return f" ({escape(method + frozen)})" if method else ""
 
 
 def _sweeps(record: RunRecord) -> Iterator[str]:
@@ -207,11 +207,11 @@ def _sweeps(record: RunRecord) -> Iterator[str]:
         if measurement.probe == "sweep":
             header, rows = sweeps.sweep_table(measurement)
             yield ""
-            yield f"## Every head on its own: {escape(key)}{escape(_method(measurement))}"
+            yield f"## Every head on its own: {escape(key)}{_method(measurement)}"
         elif measurement.probe == "minimal_set":
             header, rows = sweeps.curve_table(measurement)
             yield ""
-            yield f"## Minimal set: {escape(key)}{escape(_method(measurement))}"
+            yield f"## Minimal set: {escape(key)}{_method(measurement)}"
             yield ""
             kept = sweeps.list_heads(measurement.tables.get("kept_heads", []))
             share = measurement.settings.get("share")
