@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -13,6 +14,7 @@ from icl_bench.record import Metric
 CONFIDENCE = 0.95
 
 
+@cache
 def student_t(df: int, comparisons: int = 1) -> float:
     """Two-sided 95% quantile of Student's t, Bonferroni-corrected for `comparisons` intervals."""
     return float(stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / comparisons, df))
