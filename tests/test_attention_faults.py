@@ -59,7 +59,7 @@ def test_a_mask_left_out_of_the_scores_alone_is_noticed(monkeypatch):
     model = icl_bench.wrap(families.build("mistral"))
     right = attention.probe_pairs
 
-    def forget_mask(q, k, lse, mask, scale, pairs, softcap):
+    def forget_mask(q, k, lse, mask, scale, pairs, softcap, scratch):
         return right(q * 30, k, lse, None, scale, pairs)
 
     monkeypatch.setattr(attention, "probe_pairs", forget_mask)
@@ -71,7 +71,7 @@ def test_a_mask_left_out_of_the_scores_alone_is_noticed(monkeypatch):
 def test_an_off_by_one_in_the_pairs_is_caught_by_the_self_check(monkeypatch):
     right = attention.probe_pairs
 
-    def shifted(q, k, lse, mask, scale, pairs, softcap):
+    def shifted(q, k, lse, mask, scale, pairs, softcap, scratch):
         before = Pairs(pairs.query, (pairs.key - 1).clamp(min=0))
         return right(q, k, lse, mask, scale, before, softcap)
 

@@ -27,7 +27,7 @@ from icl_bench.models.edges import Call
 from icl_bench.models.kernels import KernelMisfit, attend
 from icl_bench.models.layers import OUTSIDE, current_layer
 from icl_bench.models.masks import HARMLESS, NARROWING, complete_mask, refuse_unknown
-from icl_bench.models.passes import FAST_EXPONENTIAL, ROUNDING, Pass, active
+from icl_bench.models.passes import FAST_EXPONENTIAL, ROUNDING, Pass, Scratch, active
 
 FUSED = "icl_bench"
 CHUNKED = "icl_bench_chunked"
@@ -59,6 +59,7 @@ def probe_pairs(
     scale: float,
     pairs: Pairs,
     softcap: float | None = None,
+    scratch: Scratch | None = None,
 ) -> Tensor:
     """Return attention probabilities of the pairs, shape (batch, heads, pairs), in float32.
 
@@ -70,22 +71,23 @@ def probe_pairs(
         scale: factor of q.k.
         pairs: which (query, key) positions.
         softcap: scores become softcap * tanh(score / softcap) before the mask; None for no cap.
+        scratch: memory for products, used again from call to call.
     """
+    scratch = scratch or Scratch()
     batch, heads, _, width = q.shape
     kv_heads = k.shape[1]
     qi, kj = pairs.query.to(q.device), pairs.key.to(q.device)
     if qi.ndim == 1:
         rows = _select(q, qi).float().reshape(batch, kv_heads, heads // kv_heads, len(qi), width)
         columns = _select(k, kj).float()[:, :, None]
-        # An einsum would first copy both sides into another order, four times the work.
-        dots = (rows * columns).sum(-1).reshape(batch, heads, len(qi))
+        dots = scratch.dot(rows, columns).reshape(batch, heads, len(qi))
         norm = _select(lse, qi)
         bias = None if mask is None else mask[..., qi, kj].float()
     else:
         own = torch.arange(batch, device=q.device)[:, None]
         rows = q[own, :, qi].float().reshape(batch, -1, kv_heads, heads // kv_heads, width)
         columns = k[own, :, kj].float()[:, :, :, None]
-        dots = (rows * columns).sum(-1).movedim(1, -1).reshape(batch, heads, -1)
+        dots = scratch.dot(rows, columns).movedim(1, -1).reshape(batch, heads, -1)
         norm = lse.gather(2, qi[:, None, :].expand(-1, heads, -1))
         bias = None
         if mask is not None:
@@ -176,7 +178,7 @@ def fused_attention(
     if query.dtype in (torch.bfloat16, torch.float16) and not in_chunks:
         magnitude += FAST_EXPONENTIAL / ROUNDING
     for name, pairs in work.pairs.items():
-        values = probe_pairs(query, key, lse, mask, scale, pairs, softcap)
+        values = probe_pairs(query, key, lse, mask, scale, pairs, softcap, work.scratch)
         work.take_scores(layer, name, values, magnitude)
     return work.finish_layer(layer, output.transpose(1, 2)), None
 

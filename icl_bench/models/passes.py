@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -31,6 +32,28 @@ Swap = Callable[
     [Tensor, Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor, Tensor, "Tensor | None"]
 ]
 """Stand-ins for what an attention call was given; the batch may grow, for all alike."""
+
+
+class Scratch:
+    """Memory for products of queries and keys, kept for a pass.
+
+    Taken anew in every layer it would be given back to the system each time, and the pages that
+    the model works on with it.
+    """
+
+    def __init__(self) -> None:
+        self._memory: Tensor | None = None
+
+    def dot(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return the dot products over the last dimension of two tensors that broadcast.
+
+        An einsum would first copy both sides into another order, four times the work.
+        """
+        shape = torch.broadcast_shapes(rows.shape, columns.shape)
+        size, memory = math.prod(shape), self._memory
+        if memory is None or memory.numel() < size or memory.device != rows.device:
+            memory = self._memory = torch.empty(size, dtype=rows.dtype, device=rows.device)
+        return torch.mul(rows, columns, out=memory[:size].view(shape)).sum(-1)
 
 
 @dataclass
@@ -71,6 +94,7 @@ class Pass:
     outputs: dict[int, Tensor] = field(default_factory=dict)
     frozen: set[int] = field(default_factory=set)
     shapes: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    scratch: Scratch = field(default_factory=Scratch)
     _masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def additive(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
