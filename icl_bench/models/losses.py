@@ -33,18 +33,19 @@ def score_targets(logits: Tensor | None, answer: Tensor) -> TokenLosses:
     """Losses of `answer` (rows, targets) under logits (rows, targets, vocabulary).
 
     The logits are overwritten: a second tensor of their size would cost more time than the sums.
-    A target whose logit is the largest counts as ranked first, also when another one equals it.
+    Where several logits are the largest, the one with the lowest id is ranked first.
     """
     assert logits is not None
     answer = answer.to(logits.device)
     logits = logits.float()
     picked = logits.gather(-1, answer[..., None])
-    largest = logits.amax(-1, keepdim=True)
+    first = logits.argmax(-1, keepdim=True)
+    largest = logits.gather(-1, first)
     total = logits.sub_(largest).exp_().sum(-1, keepdim=True)
     nll = (total.log() - (picked - largest))[..., 0].cpu()
     if not bool(torch.isfinite(nll).all()):
         raise ModelError("a loss is not a finite number")
-    return TokenLosses(nll, (picked == largest)[..., 0].cpu())
+    return TokenLosses(nll, (first[..., 0] == answer).cpu())
 
 
 def join_losses(parts: Sequence[TokenLosses]) -> TokenLosses:
