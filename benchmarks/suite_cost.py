@@ -85,7 +85,7 @@ def main() -> None:
         plain()
         forwards = [clock(plain) for _ in range(given.rounds)]
         with counted(module) as tokens:
-            seconds = clock(lambda suite=suite: icl_bench.run([suite], model))
+            seconds = clock(lambda suite=suite: icl_bench.run([suite], model, cache=False))
         forwards += [clock(plain) for _ in range(given.rounds)]
         head = tokens.pop("head", 0) / ids.shape[1]
         body = sum(tokens.values()) / len(layers) / ids.shape[1]
