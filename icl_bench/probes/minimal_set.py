@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -101,16 +102,23 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         order = Draws(settings.seed, "orders", index).choose(heads, len(heads))
         orders[f"random {index + 1}"] = order
 
-    clean = _copy_losses(model, test, heads, len(heads), prepared.replacement)
-    rows, kept = _measure_curve(model, test, orders, size, prepared.replacement, clean, context)
+    known: dict[frozenset[Head], CopyLosses] = {}
+
+    def losses(order: list[Head], count: int) -> CopyLosses:
+        # Orders share sets: none, all, and often the first few.
+        kept_heads = frozenset(order[:count])
+        if kept_heads not in known:
+            known[kept_heads] = _copy_losses(model, test, order, count, prepared.replacement)
+        return known[kept_heads]
+
+    clean = losses(heads, len(heads))
+    rows, kept = _measure_curve(losses, orders, size, clean, context)
     metrics = {
         "heads": exact_metric(size),
         "heads_share": exact_metric(size / len(heads)),
         "gain": mean_metric(clean.gain),
         "copying_kept": kept["elimination"],
-        "gain_kept": _gain_kept(
-            clean, _copy_losses(model, test, found.order, size, prepared.replacement)
-        ),
+        "gain_kept": _gain_kept(clean, losses(found.order, size)),
         "copying_kept_by_effect": kept["effect"],
         "copying_kept_by_induction": kept["induction"],
     }
@@ -208,11 +216,9 @@ def _gain_kept(clean: CopyLosses, off: CopyLosses) -> Metric:
 
 
 def _measure_curve(
-    model: Model,
-    tokens: RepeatedTokens,
+    losses: Callable[[list[Head], int], CopyLosses],
     orders: dict[str, list[Head]],
     size: int,
-    replacement: Replacement,
     clean: CopyLosses,
     context: Context,
 ) -> tuple[list[dict[str, Any]], dict[str, Metric]]:
@@ -227,7 +233,7 @@ def _measure_curve(
     with context.task("curve of kept heads", points) as advance:
         for name, order in orders.items():
             for count in sizes[name]:
-                off = _copy_losses(model, tokens, order, count, replacement)
+                off = losses(order, count)
                 metric = _copying_kept(clean, off)
                 if count == size:
                     kept[name] = metric
