@@ -107,8 +107,8 @@ def ablation_sweep(
         one row per head: layer, head, repeated_loss (nats), delta (its rise over the clean run,
         nats), delta_stderr (over random sequences; missing for one), delta_low and delta_high
         (bounds of what `exact=True` gives on these tokens, each holding for 95% of the heads;
-        equal to delta for a head measured in full), sequences (on how many it was measured in
-        full; 0 where delta is that of the screening).
+        equal to delta for a head measured in full), sequences (on how many it was measured at
+        full length; 0 where delta is that of the screening).
 
     Raises:
         SettingsError: an unknown method, or `top` below 1.

@@ -55,12 +55,23 @@ def test_the_largest_heads_are_found_with_their_exact_effects(exact, adaptive):
     assert set(adaptive[full].nlargest(TOP, "delta").index) == set(largest)
 
 
-def test_most_heads_are_only_screened(adaptive):
-    screened = adaptive[adaptive["sequences"] == 0]
-    assert len(screened) > 30
-    assert screened["delta_stderr"].isna().all()
-    assert (screened["delta_low"] < screened["delta"]).all()
-    assert (screened["delta"] < screened["delta_high"]).all()
+def test_many_heads_are_not_measured_in_full(exact, adaptive):
+    assert set(adaptive["sequences"]) == {0, 2, 4}
+    spared = adaptive[adaptive["sequences"] < 4]
+    assert len(spared) > 30
+    assert (spared["delta_low"] < spared["delta"]).all()
+    assert (spared["delta"] < spared["delta_high"]).all()
+    screened = adaptive["sequences"] == 0
+    assert adaptive["delta_stderr"][screened].isna().all()
+    assert adaptive["delta_stderr"][~screened].notna().all()
+
+
+def test_half_the_sequences_give_the_effect_on_them(model, tokens, adaptive):
+    half = icl_bench.RepeatedTokens(tokens.input_ids[:2], tokens.period, 2, tokens.prefix)
+    exact = icl_bench.ablation_sweep(model, half)
+    on_half = adaptive["sequences"] == 2
+    for column in ("delta", "delta_stderr"):
+        assert (adaptive[column] - exact[column])[on_half].abs().max() < 1e-5
 
 
 def test_the_bounds_hold_the_exact_effects(exact, adaptive):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from icl_bench.measures.screening import PILOTS, bound_values, draw_pilots
+from icl_bench.measures.screening import PILOTS, draw_pilots, fit_bounds
 
 
 def test_pilots_are_distinct_and_reproducible():
@@ -14,6 +14,10 @@ def test_pilots_are_distinct_and_reproducible():
     assert first == draw_pilots(100, seed=3) != draw_pilots(100, seed=4)
     with pytest.raises(ValueError):
         draw_pilots(PILOTS - 1, seed=0)
+
+
+def bound_values(cheap, pilots, full):
+    return fit_bounds(cheap[pilots], full, float(np.median(np.abs(cheap))))(cheap)
 
 
 @pytest.mark.parametrize("kind", ["biased", "heavy tails", "proportional"])
@@ -49,3 +53,11 @@ def test_a_perfect_screening_has_bounds_without_width():
 def test_quantities_that_are_all_zero_have_bounds():
     low, high = bound_values(np.zeros(60), draw_pilots(60, 0), np.zeros(PILOTS))
     assert np.all(low == 0) and np.all(high == 0)
+
+
+def test_caution_widens_the_bounds():
+    cheap, full = np.array([1.0, 2.0]), np.array([1.5, 2.0])
+    low, high = fit_bounds(cheap, full, 1.0)(np.array([0.0, 3.0]))
+    assert np.allclose(low, [-0.25, 2.0]) and np.allclose(high, [0.25, 4.0])
+    low, high = fit_bounds(cheap, full, 1.0, caution=2.0)(np.array([0.0, 3.0]))
+    assert np.allclose(low, [-0.5, 1.0]) and np.allclose(high, [0.5, 5.0])

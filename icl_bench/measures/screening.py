@@ -9,7 +9,7 @@ conformal prediction, Lei et al. 2018, "Distribution-free predictive inference f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -28,27 +28,27 @@ def draw_pilots(count: int, seed: int) -> list[int]:
     return sorted(Draws(seed, "pilots").sample(count, PILOTS))
 
 
-def error_scale(cheap: np.ndarray) -> np.ndarray:
-    """Return the size that errors are compared with: the value's own and the median's."""
-    size = np.abs(cheap)
-    return size + max(float(np.median(size)), np.finfo(np.float64).tiny)
-
-
-def bound_values(
-    cheap: np.ndarray, pilots: Sequence[int], full: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return lower and upper bounds of the full value of every quantity.
+def fit_bounds(
+    cheap: np.ndarray, full: np.ndarray, typical: float, caution: float = 1.0
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Return what turns cheap values into lower and upper bounds of the full ones.
 
     Args:
-        cheap: the cheap value of each quantity, shape (quantities,).
-        pilots: which were measured in full too.
+        cheap: the pilots' cheap values, shape (pilots,).
         full: their full values, shape (pilots,).
+        typical: size of a usual value; errors are compared with the value's own size plus this.
+        caution: factor by which the bounds are wider than the pilots' largest error.
 
     Returns:
-        bounds of shape (quantities,); each holds for a quantity that is no pilot with
-        probability 1 - 1/(pilots + 1) over the choice of pilots.
+        a function from cheap values (quantities,) to bounds of that shape; with a caution of 1
+        each holds for a quantity that is no pilot with probability 1 - 1/(pilots + 1) over the
+        choice of pilots.
     """
-    scale = error_scale(cheap)
-    chosen = np.asarray(pilots)
-    worst = float((np.abs(full - cheap[chosen]) / scale[chosen]).max())
-    return cheap - worst * scale, cheap + worst * scale
+    least = max(typical, float(np.finfo(np.float64).tiny))
+    worst = caution * float((np.abs(full - cheap) / (np.abs(cheap) + least)).max())
+
+    def bound(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        half = worst * (np.abs(values) + least)
+        return values - half, values + half
+
+    return bound

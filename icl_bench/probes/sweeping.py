@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 
 Head = tuple[int, int]
 
-SCREEN_SEQUENCES = 0.5
-"""Share of the sequences that every head is screened on."""
+FIRST = 0.5
+"""Share of the sequences that heads are screened on, and looked at more closely."""
 SCREEN_PERIOD = 0.32
 """Share of a block's tokens that it is screened on."""
 SHORTEST = 8
 """Tokens of a block that a screening needs: with fewer there is little to copy."""
 WORTHWHILE = 3 * screening.PILOTS
 """Heads that a model has to have for a screening to save anything."""
-GROUP = 8
-"""Undecided heads that are measured in full at once."""
+GROUP = 16
+"""Undecided heads that are taken a step further at once."""
+CAUTION = 1.6
+"""How much wider than the pilots' errors the bounds are that decide."""
 
 
 @dataclass
@@ -37,12 +39,12 @@ class Sweep:
     Args:
         heads: the heads, in order.
         clean: clean loss of every sequence, nats, shape (sequences,).
-        deltas: rise of the loss, nats, shape (heads, sequences); NaN for heads that were only
-            screened.
+        deltas: rise of the loss, nats, shape (heads, sequences); NaN where a head was not
+            measured at full length.
         screened: rise of the loss on the short sequences of the screening, nats, (heads,).
         low: lower bound of a head's mean rise over all the sequences, shape (heads,).
         high: its upper bound; equal to `low` for a head measured in full. Each holds for 95% of
-            the heads that were only screened.
+            the other heads at least.
     """
 
     heads: list[Head]
@@ -58,9 +60,15 @@ class Sweep:
         return np.isfinite(self.deltas).all(axis=1)
 
     @property
+    def counts(self) -> np.ndarray:
+        """Sequences that each head was measured on at full length, (heads,)."""
+        return np.isfinite(self.deltas).sum(axis=1)
+
+    @property
     def means(self) -> np.ndarray:
-        """Mean rise of the loss; for heads that were only screened, that of the screening."""
-        return np.where(self.full, self.deltas.mean(axis=1), self.screened)
+        """Mean rise over the sequences measured; that of the screening where there is none."""
+        totals = np.nansum(self.deltas, axis=1)
+        return np.where(self.counts > 0, totals / np.maximum(self.counts, 1), self.screened)
 
     @property
     def losses(self) -> np.ndarray:
@@ -68,16 +76,12 @@ class Sweep:
         return self.clean.mean() + self.means
 
     @property
-    def counts(self) -> np.ndarray:
-        """Sequences that each head was measured on in full, (heads,)."""
-        return np.where(self.full, self.deltas.shape[1], 0)
-
-    @property
     def stderrs(self) -> np.ndarray:
-        """Standard error of the mean over random sequences; NaN where there is none, (heads,)."""
-        if self.deltas.shape[1] < 2:
-            return np.full(len(self.heads), np.nan)
-        return self.deltas.std(axis=1, ddof=1) / np.sqrt(self.deltas.shape[1])
+        """Standard error of the mean over random sequences; NaN where fewer than 2, (heads,)."""
+        counts = self.counts
+        spread = np.nan_to_num(self.deltas - self.means[:, None])
+        variances = (spread**2).sum(axis=1) / np.maximum(counts - 1, 1) / np.maximum(counts, 1)
+        return np.where(counts > 1, np.sqrt(variances), np.nan)
 
     def order(self) -> list[int]:
         """Indices of the heads, largest rise first, those measured in full before the others."""
@@ -116,9 +120,10 @@ def sweep_adaptively(
     """Find the heads with the largest effect, measuring most others on few tokens.
 
     Every head is screened on short sequences, cut from half of the given ones. A random few are
-    measured in full as well, which bounds what the screening misses. Then heads are measured in
-    full, most promising first, until no other's upper bound reaches the effect of the last of
-    the `top`. Small models, and blocks too short to cut, are measured in full.
+    measured in full as well, which bounds what the screening misses. Then the undecided go on,
+    most promising first: a head whose upper bound reaches the effect of the last of the `top` is
+    measured on the first half of the sequences, which gives a narrower bound, and, when that
+    reaches it too, on the rest. Small models, and blocks too short to cut, are measured in full.
 
     Args:
         model: the model.
@@ -132,28 +137,46 @@ def sweep_adaptively(
     period = max(SHORTEST, round(SCREEN_PERIOD * tokens.period))
     if len(heads) < WORTHWHILE or top >= len(heads) or 2 * period > tokens.period:
         return sweep_exactly(model, tokens, replacement, advance)
-    short = _base(model, tokens.cut(max(1, round(SCREEN_SEQUENCES * count)), period))
+    first = max(1, round(FIRST * count))
+    short = _base(model, tokens.cut(first, period))
     screened = _measure(model, short, heads, replacement).mean(axis=1)
     base = _base(model, tokens)
+    ends = sorted({0, first, count})
+    halves = [(slice(start, stop), base.part(start, stop)) for start, stop in zip(ends, ends[1:])]
     deltas = np.full((len(heads), count), np.nan)
 
-    def measure(chosen: list[int]) -> None:
-        deltas[chosen] = _measure(model, base, [heads[i] for i in chosen], replacement, advance)
+    def measure(chosen: list[int], step: int) -> None:
+        if chosen:
+            rows, part = halves[step]
+            sets = [heads[i] for i in chosen]
+            deltas[chosen, rows] = _measure(model, part, sets, replacement, advance)
 
     pilots = screening.draw_pilots(len(heads), seed)
-    measure(pilots)
-    low, high = screening.bound_values(screened, pilots, deltas[pilots].mean(axis=1))
-    promising = [int(i) for i in np.argsort(-high) if i not in pilots]
-    while promising:
-        known = np.sort(deltas.mean(axis=1)[np.isfinite(deltas[:, 0])])
-        if len(known) >= top and high[promising[0]] < known[-top]:
+    for step in range(len(halves)):
+        measure(pilots, step)
+    truth = deltas[pilots].mean(axis=1)
+    typical = float(np.median(np.abs(screened)))
+    bound = screening.fit_bounds(screened[pilots], truth, typical, CAUTION)
+    closer = screening.fit_bounds(deltas[pilots, :first].mean(axis=1), truth, typical, CAUTION)
+    low, high = bound(screened)
+    steps = np.zeros(len(heads), dtype=int)
+    steps[pilots] = len(halves)
+    while True:
+        full = steps == len(halves)
+        low[full] = high[full] = deltas[full].mean(axis=1)
+        known = np.sort(low[full])
+        bar = known[-top] if len(known) >= top else -np.inf
+        undecided = [int(i) for i in np.argsort(-high) if not full[i] and high[i] >= bar]
+        if not undecided:
             break
-        measure(promising[:GROUP])
-        promising = promising[GROUP:]
-    full = np.isfinite(deltas[:, 0])
-    low[full] = high[full] = deltas[full].mean(axis=1)
+        taken = np.array(undecided[:GROUP])
+        for step in range(len(halves)):
+            measure(taken[steps[taken] == step].tolist(), step)
+        steps[taken] += 1
+        begun = taken[steps[taken] < len(halves)]
+        low[begun], high[begun] = closer(deltas[begun, :first].mean(axis=1))
     if advance:
-        advance(int((~full).sum()) * count)
+        advance(int(np.isnan(deltas).sum()))
     return Sweep(heads, _clean(base), deltas, screened, low, high)
 
 
