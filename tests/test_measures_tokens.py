@@ -179,3 +179,16 @@ def test_the_digest_is_over_shapes_and_little_endian_ids():
     expected = hashlib.sha256(b"(2, 2)" + struct.pack("<4q", 1, 2, 3, 4)).hexdigest()
     assert tk.digest_tokens(batch) == expected
     assert tk.digest_tokens(batch) != tk.digest_tokens(batch.T)
+
+
+@pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize("repeats", [2, 4])
+def test_successors_of_all_earlier_occurrences(prefix, repeats):
+    block = [7, 3, 9, 5]
+    row = [1] * prefix + block * repeats
+    tokens = tk.RepeatedTokens(torch.tensor([row]), len(block), repeats, prefix)
+    later = range(prefix + len(block), len(row))
+    expected = {(i, j + 1) for i in later for j in range(prefix, i) if row[j] == row[i]}
+    pairs = tk.successor_pairs(tokens)
+    found = list(zip(pairs.query.tolist(), pairs.key.tolist()))
+    assert len(found) == len(set(found)) and set(found) == expected

@@ -64,6 +64,16 @@ def test_the_two_heads_score_one_and_all_others_nothing(repeats):
     assert value(repeats, "induction_share") == pytest.approx(1 / 48)
 
 
+def test_attention_to_all_earlier_occurrences_sums_to_one(model, repeats):
+    """With four copies every earlier one gets its share, so one offset alone is below 1."""
+    settings = induction.Settings(repeats=4, **SMALL)
+    four = induction.measure(model, settings, Context())
+    assert value(four, "induction_all_max") > 0.99
+    assert value(four, "induction_max") < 0.8
+    assert all(row["induction_all"] < 0.3 for row in four.heads if row["layer"] == 0)
+    assert all(row["induction_all"] == row["induction"] for row in repeats.heads)
+
+
 def test_idle_heads_attend_evenly(repeats):
     """With zero weights a head's score is the uniform level, known in closed form."""
     idle = next(r for r in repeats.heads if (r["layer"], r["head"]) == (1, 5))

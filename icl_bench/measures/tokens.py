@@ -240,6 +240,22 @@ def induction_pairs(tokens: RepeatedTokens, offset: int = 1) -> Pairs:
     return Pairs(query[keep] + p, key[keep] + p)
 
 
+def successor_pairs(tokens: RepeatedTokens) -> Pairs:
+    """Pairs (i, j + 1) for every earlier occurrence j of the token at i, i in copies 2 and later.
+
+    Source: Olsson et al. 2022, appendix (25 tokens, 4 copies); Crosbie & Shutova 2024.
+    """
+    n = tokens.period
+    query = torch.arange(n, n * tokens.repeats)
+    parts = [
+        torch.stack([later, later - copies * n + 1])
+        for copies in range(1, tokens.repeats)
+        for later in [query[query >= copies * n]]
+    ]
+    query, key = torch.cat(parts, 1) + tokens.prefix
+    return Pairs(query, key)
+
+
 def previous_token_pairs(tokens: RepeatedTokens) -> Pairs:
     """Pairs (i, i - 1) for every content position i >= 1. Source: Elhage et al. 2021."""
     query = torch.arange(1, tokens.period * tokens.repeats) + tokens.prefix

@@ -34,6 +34,11 @@ METRICS: dict[str, MetricInfo] = {
         "up",
         "probability",
     ),
+    "induction_all_max": MetricInfo(
+        "highest attention to the successors of all earlier occurrences, summed",
+        "up",
+        "probability",
+    ),
     "induction_excess_max": MetricInfo(
         "highest induction score minus the same head's positional control", "up", "probability"
     ),
@@ -103,6 +108,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     induction = scores["induction"]
     metrics = {
         "induction_max": best("induction"),
+        "induction_all_max": best("induction_all"),
         "induction_heads": st.count_above(induction, settings.threshold),
         "induction_median": st.mean_metric(np.median(induction, axis=1), unit=True),
         "previous_token_max": best("previous_token"),
@@ -153,8 +159,17 @@ def score_heads(
     model: Model, tokens: RepeatedTokens, advance: Advance | None = None
 ) -> dict[str, np.ndarray]:
     """Score name -> per-sequence means, shape (sequences, heads of all layers in order)."""
-    found = model.head_scores(tokens.input_ids, score_pairs(tokens), advance=advance)
-    return _flatten(found)
+    from icl_bench.measures.tokens import successor_pairs
+
+    pairs = score_pairs(tokens)
+    if tokens.repeats > 2:
+        pairs["induction_all"] = successor_pairs(tokens)
+    scores = _flatten(model.head_scores(tokens.input_ids, pairs, advance=advance))
+    if tokens.repeats == 2:
+        return scores | {"induction_all": scores["induction"]}
+    # The mean over pairs becomes the mean over queries of the sum over earlier occurrences.
+    per_query = len(pairs["induction_all"].query) / len(pairs["induction"].query)
+    return scores | {"induction_all": scores["induction_all"] * per_query}
 
 
 def _flatten(scores: dict[str, dict[int, Any]]) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCORES = Literal[
     "induction",
+    "induction_all",
     "induction_control",
     "induction_excess",
     "induction_varied",

@@ -42,6 +42,7 @@ _HEAD_COLUMNS = (
     "induction_stderr",
     "induction_ci_low",
     "induction_ci_high",
+    "induction_all",
     "induction_control",
     "induction_excess",
     "induction_varied",
