@@ -17,7 +17,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from icl_bench.ablations import ablation_sweep, minimal_set, token_losses
     from icl_bench.api import head_scores, load_model, repeated_tokens, run, wrap
-    from icl_bench.circuits import logit_attribution, path_patching
+    from icl_bench.circuits import (
+        logit_attribution,
+        ov_copying,
+        path_patching,
+        weight_composition,
+    )
     from icl_bench.errors import IclError
     from icl_bench.measures.tokens import RepeatedTokens
     from icl_bench.models.model import Model
@@ -34,11 +39,13 @@ __all__ = [
     "load_model",
     "logit_attribution",
     "minimal_set",
+    "ov_copying",
     "path_patching",
     "read_record",
     "repeated_tokens",
     "run",
     "token_losses",
+    "weight_composition",
     "wrap",
 ]
 
@@ -51,8 +58,10 @@ _HOMES = {
     "RepeatedTokens": "icl_bench.measures.tokens",
     "RunRecord": "icl_bench.record",
     "logit_attribution": "icl_bench.circuits",
+    "ov_copying": "icl_bench.circuits",
     "path_patching": "icl_bench.circuits",
     "read_record": "icl_bench.record",
+    "weight_composition": "icl_bench.circuits",
 }
 
 

@@ -30,6 +30,17 @@ EFFECT_COLUMNS = [
     "drop_stderr",
 ]
 
+COMPOSITION_COLUMNS = [
+    "sender_layer",
+    "sender_head",
+    "layer",
+    "head",
+    "side",
+    "composition",
+    "random",
+    "excess",
+]
+
 
 def path_patching(
     model: Model,
@@ -138,6 +149,103 @@ def logit_attribution(model: Model, tokens: RepeatedTokens) -> pd.DataFrame:
             rows.append({"layer": layer, "head": head, "logit": mean[head], "logit_stderr": spread})
     frame = pd.DataFrame(rows, columns=["layer", "head", "logit", "logit_stderr"])
     return frame.astype({"logit": "float64", "logit_stderr": "float64"})
+
+
+def ov_copying(
+    model: Model,
+    tokens: RepeatedTokens | None = None,
+    *,
+    states: str = "token",
+) -> pd.DataFrame:
+    """Whether each head raises the logits of the tokens that it attends to.
+
+    Args:
+        model: the model.
+        tokens: repeated sequences for the score by behaviour; None for weights alone.
+        states: what stands for a token in the weights: `token`, the residual stream that enters
+            layer 1 (layer 0 for the heads of layer 0) when the token runs alone after BOS, or
+            `embedding`, what enters layer 0 then.
+
+    Returns:
+        one row per head: layer, head, ov_eigenvalue, the sum of its OV circuit's eigenvalues over
+        that of their magnitudes (missing for a circuit that is 0); with tokens also ov_behaviour,
+        the share of the sample's raised logits that belongs to the attended token, scaled to
+        [-1, 1], and ov_behaviour_stderr over sequences (both missing for a head that raises
+        nothing).
+
+    Raises:
+        SettingsError: no such states.
+        NotMeasurable: the model has no heads, or their values or the way to the logits are not
+            known; the message says why.
+        MeasurementError: the sequences are longer than the model's context.
+
+    Source: Elhage et al. 2021, eigenvalues; Olsson et al. 2022, copying evaluator.
+    """
+    import pandas as pd
+
+    from icl_bench.models.ovcircuit import STATES, ov_behaviour, ov_eigenvalues
+
+    if states not in STATES:
+        raise SettingsError(f"unknown states {states!r}; {nearest(states, STATES)}")
+    model.require_heads()
+    columns: dict[str, Any] = {
+        "layer": [layer for layer, _ in model.every_head],
+        "head": [head for _, head in model.every_head],
+    }
+    weights = ov_eigenvalues(model, states)  # type: ignore[arg-type]
+    columns["ov_eigenvalue"] = np.concatenate([weights[i].numpy() for i in sorted(weights)])
+    if tokens is not None:
+        found = ov_behaviour(model, tokens)
+        samples = np.concatenate([found[layer].numpy() for layer in sorted(found)], 1)
+        columns["ov_behaviour"] = samples.mean(0)
+        error = _stderr(samples[None])
+        columns["ov_behaviour_stderr"] = np.nan if error is None else error[0]
+    return pd.DataFrame(columns)
+
+
+def weight_composition(
+    model: Model,
+    receivers: Sequence[Sequence[int]],
+    senders: Sequence[Sequence[int]] | None = None,
+    side: str | Sequence[str] = ("query", "key", "value"),
+    *,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How much later heads' weights read of what earlier heads' weights write.
+
+    Args:
+        model: the model.
+        receivers: the later heads, [(layer, head), ...].
+        senders: the earlier heads; None for every head below each receiver.
+        side: `query`, `key`, `value`, or several of them.
+        seed: seed of the random matrices.
+
+    Returns:
+        one row per sender, receiver and side: sender_layer, sender_head, layer, head, side,
+        composition, ||A B|| / (||A|| ||B||) in Frobenius norms with B the sender's W_OV and A the
+        receiver's W_QK (key), its transpose (query) or W_OV (value); random, the mean of that for
+        random Gaussian factors of the same shapes; excess, composition - random. Missing where a
+        matrix is 0. Rotations by position are left out.
+
+    Raises:
+        SettingsError: no such head or side, or a sender that lies below no receiver.
+        NotMeasurable: what the heads read or write is no linear map; the message says why.
+
+    Source: Elhage et al. 2021, K-, Q- and V-composition.
+    """
+    import pandas as pd
+
+    from icl_bench.models.composition import compose_heads
+
+    sides = _check_sides(side)
+    model.require_heads()
+    targets = _check_heads(model, receivers, "receivers")
+    ((_, sets),) = _plan_senders(model, targets, senders, False)
+    rows = [
+        (*one.sender, *one.receiver, one.side, one.score, one.random, one.score - one.random)
+        for one in compose_heads(model, targets, [heads[0] for heads in sets], sides, seed=seed)
+    ]
+    return pd.DataFrame(rows, columns=COMPOSITION_COLUMNS)
 
 
 def _stderr(samples: np.ndarray) -> np.ndarray | None:

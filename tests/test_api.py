@@ -31,11 +31,13 @@ def test_the_public_names_are_these():
         "load_model",
         "logit_attribution",
         "minimal_set",
+        "ov_copying",
         "path_patching",
         "read_record",
         "repeated_tokens",
         "run",
         "token_losses",
+        "weight_composition",
         "wrap",
     ]
     for name in icl_bench.__all__:
