@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parent
-MEASURING = ("measures", "models", "probes", "reference")
-"""Sub-packages whose code can change a number."""
+MEASURING = ("measures", "models", "probes", "reference", "tasks")
+"""Sub-packages whose code, or facts, can change a number."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scipy")
 """Libraries that numbers come from."""
 READERS = ("sentencepiece", "tiktoken", "protobuf", "gguf")
@@ -53,6 +53,7 @@ def digest_files(paths: Iterable[Path], root: Path) -> str:
 def code_version() -> str:
     """Return the digest of every file of the package that can change a number."""
     files = [path for name in MEASURING for path in (PACKAGE / name).rglob("*.py")]
+    files += (PACKAGE / "tasks").rglob("*.json")
     return digest_files(files, PACKAGE)
 
 

@@ -194,7 +194,9 @@ def test_the_code_version_follows_what_can_change_a_number_only(
         (package / name).write_text("# changed")
     (package / "reference" / "weights" / "NOTES.txt").write_text("not code")
     assert compute() == before
-    for name in ("measures/draws.py", "models/attention.py", "probes/choice.py", "models/new.py"):
+    facts = ("tasks/fuzzy.json", "tasks/fewshot/antonym.json")
+    code = ("measures/draws.py", "models/attention.py", "probes/choice.py", "models/new.py")
+    for name in (*code, *facts):
         last = compute()
         (package / name).write_text("# changed")
         assert compute() != last, name

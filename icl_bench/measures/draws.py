@@ -20,6 +20,10 @@ STREAMS = {
     "heads": 6,  # heads chosen at random
     "orders": 7,  # random orders of all heads
     "pilots": 8,  # heads measured both ways in an adaptive sweep
+    "fewshot": 20,  # queries, examples and distractors of few-shot tasks
+    "fewshot_heldout": 21,  # prompts that mean outputs are taken on
+    "vectors_clean": 22,  # prompts whose mean outputs are put into others
+    "vectors_shuffled": 23,  # prompts with shuffled labels
 }
 """Independent streams of one seed. The numbers are part of every result: never reuse one."""
 

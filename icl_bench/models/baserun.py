@@ -33,6 +33,8 @@ class BaseRun:
         input_ids: (sequences, length).
         targets: physical positions of the target tokens, each >= 1.
         losses: of these targets, shape (sequences, targets).
+        answers: ids whose losses are wanted in place of those that stand at the targets, shape
+            (sequences, targets) or, for several, (sequences, targets, choices); None for none.
         streams: layer -> what enters it, for the layers that have been asked for.
         off: heads that are off in it.
         replacement: what stands in for them.
@@ -42,6 +44,7 @@ class BaseRun:
     input_ids: Tensor
     targets: Tensor
     losses: TokenLosses
+    answers: Tensor | None = None
     streams: dict[int, Stream] = field(default_factory=dict)
     off: tuple[Head, ...] = ()
     replacement: Replacement = ZEROS
@@ -59,9 +62,29 @@ class BaseRun:
             self,
             input_ids=self.input_ids[chosen],
             losses=losses,
+            answers=None if self.answers is None else self.answers[chosen],
             streams=streams,
             offset=self.offset + start,
         )
+
+    def wanted(self, rows: Tensor, targets: Tensor) -> Tensor:
+        """Return the ids whose losses are wanted at some of the targets.
+
+        Args:
+            rows: numbers of sequences.
+            targets: physical positions, all of them among `self.targets` where there are answers.
+
+        Returns:
+            shape (rows, targets), or (rows, targets, choices).
+        """
+        if self.answers is None:
+            return self.input_ids[rows][:, targets]
+        return self.answers[rows][:, self.columns(targets)]
+
+    def columns(self, targets: Tensor) -> Tensor:
+        """Return the places of some targets among `self.targets`."""
+        position = {int(target): index for index, target in enumerate(self.targets)}
+        return torch.tensor([position[int(target)] for target in targets])
 
 
 def run_base(
@@ -72,6 +95,7 @@ def run_base(
     *,
     off: Sequence[Head] = (),
     replacement: Replacement = ZEROS,
+    answers: Tensor | None = None,
     advance: Advance | None = None,
 ) -> BaseRun:
     """Run sequences, untouched or with some heads off; what enters layers is kept on the way.
@@ -83,20 +107,29 @@ def run_base(
         layers: layers whose input is wanted; as many are kept as memory is meant for.
         off: heads that are off.
         replacement: what stands in for their outputs.
+        answers: ids whose losses are wanted, as in `BaseRun`; a target may then be the position
+            after the last one.
         advance: called with the number of sequences done.
     """
     parts: list[TokenLosses] = []
     captured: list[dict[int, Stream]] = []
     wanted = [layer for layer in sorted(layers) if layer > 0]
     wanted = wanted[: layers_that_fit(model, input_ids)]
-    base = BaseRun(input_ids, targets, TokenLosses.none(), off=tuple(off), replacement=replacement)
+    base = BaseRun(
+        input_ids,
+        targets,
+        TokenLosses.none(),
+        answers,
+        off=tuple(off),
+        replacement=replacement,
+    )
 
     def work(start: int, stop: int) -> None:
         batch = input_ids[start:stop]
         capture = Capture(wanted, stop=False)
         with capture.watching(model.runner):
             logits = model.run_pass(batch, _base_pass(model, base, start, stop), targets - 1)
-        parts.append(score_targets(logits, batch[:, targets]))
+        parts.append(score_targets(logits, base.wanted(torch.arange(start, stop), targets)))
         captured.append(capture.streams)
 
     run_in_batches(input_ids.shape, model.limit, work, targets=len(targets), advance=advance)

@@ -54,11 +54,13 @@ def switch_off(
         sets: the sets of heads, ("mlp", layer) and ("layer", layer); an empty one gives the
             losses of `base`.
         replacement: what becomes of them.
-        targets: physical positions of the target tokens; None for those of `base`.
+        targets: physical positions of the target tokens; None for those of `base`, and among
+            them where it has answers of its own.
         advance: called with the number of rows done, sets * sequences in all.
 
     Returns:
-        losses of shape (sets, sequences, targets).
+        losses of shape (sets, sequences, targets), or with a last dimension for the choices where
+        `base` has several answers.
 
     Raises:
         NotMeasurable: the model has no heads, or its attention cannot be changed in this way.
@@ -89,7 +91,7 @@ def switch_off(
             torch.cat([half.nll for half in found], 1),
             torch.cat([half.correct for half in found], 1),
         )
-    shape = (len(sets), count, len(wanted))
+    shape = (len(sets), *base.wanted(torch.arange(count), wanted).shape)
     nll, correct = torch.empty(shape), torch.empty(shape, dtype=torch.bool)
 
     if base.off and (replacement.frozen or replacement.edges is not None):
@@ -100,8 +102,7 @@ def switch_off(
         groups.setdefault(min(added, default=-1), []).append(place)
     if -1 in groups:
         places = torch.tensor(groups.pop(-1))
-        position = {int(target): index for index, target in enumerate(base.targets)}
-        columns = torch.tensor([position[int(target)] for target in wanted])
+        columns = base.columns(wanted)
         nll[places], correct[places] = (
             base.losses.nll[:, columns],
             base.losses.correct[:, columns],
@@ -174,7 +175,7 @@ def _run_group(
         if others.missed:
             raise ModelError(f"the ablation of {list_names(others.missed)} did not act")
         assert logits is not None
-        wanted = input_ids[rows[: stop - start]][:, targets]
+        wanted = base.wanted(rows[: stop - start], targets)
         parts.append(score_targets(logits[: stop - start], wanted))
 
     shape = (len(sets) * count, length)

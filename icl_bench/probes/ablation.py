@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from pydantic import Field, model_validator
 
@@ -11,7 +11,7 @@ from icl_bench.probes import MetricInfo
 from icl_bench.probes.ablation_null import NULL_METRICS, UNIFORM_METRICS, compare_with_null
 from icl_bench.probes.context import Context
 from icl_bench.probes.replacement import Method, Patterns, prepare_replacement
-from icl_bench.probes.settings import HeadList, HeadSelection, TokenSettings
+from icl_bench.probes.settings import HEAD_SOURCES, HeadList, HeadSelection, TokenSettings
 from icl_bench.record import Measurement
 
 if TYPE_CHECKING:
@@ -189,7 +189,19 @@ def _components(model: Model, settings: Settings) -> list[Component]:
     return mlps + [("layer", layer) for layer in sorted(set(settings.layers))]
 
 
-def choose_heads(model: Model, settings: Settings, upstream: Measurement | None) -> list[Head]:
+class ChoosesHeads(Protocol):
+    """Settings that name heads."""
+
+    @property
+    def heads(self) -> HeadSelection | list[list[int]] | None:
+        """Which heads."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of random choices."""
+
+
+def choose_heads(model: Model, settings: ChoosesHeads, upstream: Measurement | None) -> list[Head]:
     """Return the heads that the settings name, sorted.
 
     Raises:
@@ -217,7 +229,7 @@ def choose_heads(model: Model, settings: Settings, upstream: Measurement | None)
     if upstream is None:
         raise MeasurementError(f"the measurement {chosen.from_!r} to choose heads from is missing")
     rows = upstream.heads
-    by = chosen.by or ("delta" if upstream.probe == "sweep" else "induction")
+    by = chosen.by or HEAD_SOURCES[upstream.probe]
     for name in (*(chosen.where or {}), *([by] if chosen.top else [])):
         if rows and name not in rows[0]:
             raise MeasurementError(f"{chosen.from_!r} has not measured {name!r}")

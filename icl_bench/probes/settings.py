@@ -16,8 +16,16 @@ SCORES = Literal[
     "duplicate_token",
     "first_token",
     "delta",
+    "function_vector",
 ]
-"""The per-head columns that heads can be chosen by: scores of `induction`, effect of `sweep`."""
+"""The per-head columns that heads can be chosen by: scores of `induction`, effects of `sweep` and
+`function_vectors`."""
+HEAD_SOURCES: dict[str, SCORES] = {
+    "induction": "induction",
+    "sweep": "delta",
+    "function_vectors": "function_vector",
+}
+"""Probe that heads can be chosen from -> the column that `top` orders by when `by` is not given."""
 Writing = Literal["zero", "mean", "resample"]
 """What heads that are off write: nothing, their mean, or what they write on other tokens."""
 
@@ -48,13 +56,14 @@ class HeadSelection(StrictSettings):
     """
 
     from_: str | None = Field(default=None, alias="from")
-    """Name of the `induction` or `sweep` measurement whose heads are chosen from."""
+    """Name of the `induction`, `sweep` or `function_vectors` measurement to choose from."""
     where: dict[SCORES, Threshold] | None = None
     """Score -> bound; a head is chosen when all bounds hold."""
     top: Annotated[int, Field(ge=1)] | None = None
     """Choose this many heads with the highest `by` score."""
     by: SCORES | None = None
-    """The score that `top` orders by; `delta` of a sweep, else `induction`, when not given."""
+    """The score that `top` orders by; when not given, the main one of that probe (`induction`,
+    `delta`, `function_vector`)."""
     random: Annotated[int, Field(ge=1)] | None = None
     """Choose this many heads uniformly at random."""
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from icl_bench.errors import SettingsError, nearest
 from icl_bench.probes import PROBES, Probe, get_probe
+from icl_bench.probes.settings import HEAD_SOURCES
 from icl_bench.suite.document import Document, PathKey
 from icl_bench.suite.problems import Problem, show_value
 from icl_bench.suite.specs import MeasureSpec
@@ -139,7 +140,7 @@ class Measurements:
             self.notes.add((*base, *one.path), one.message, one.at_key)
 
     def _check_source(self, name: str) -> None:
-        """Check that heads are taken from an `induction` or `sweep` measurement of this suite."""
+        """Check that heads are taken from a measurement of this suite that scores heads."""
         probe, entry = self.probes[name], self.entries[name]
         if probe is None or not probe.reads_heads:
             return
@@ -150,9 +151,10 @@ class Measurements:
             return
         path = (*section, "heads", "from")
         origin = self.probe_of(source, path)
-        if origin is not None and origin.name not in ("induction", "sweep"):
+        if origin is not None and origin.name not in HEAD_SOURCES:
+            *some, last = map(repr, HEAD_SOURCES)
             message = (
-                "heads come from an 'induction' or 'sweep' measurement; "
+                f"heads come from an {', '.join(some)} or {last} measurement; "
                 f"{source!r} is {origin.name!r}"
             )
             self.notes.add(path, message)

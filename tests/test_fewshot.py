@@ -1,0 +1,210 @@
+"""Few-shot accuracy, its gain and what ablation takes of it, against slow and plain references."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+import icl_bench
+from icl_bench import tasks
+from icl_bench.errors import MeasurementError, NotMeasurable
+from icl_bench.probes import fewshot, fewshot_runs, prompts, scoring
+from icl_bench.probes.context import Context
+from icl_bench.probes.encoding import encode_choices
+from icl_bench.reference.handwired import handwired
+from icl_bench.reference.tokenizer import build_tokenizer
+
+NOUNS = {"dog": "Blorvek", "cat": "Quimzat", "cow": "Trevask", "fox": "Woombly"}
+OWN = ["The", "A", "big", "old", "small"]
+RULE = tasks.Task(
+    "rule",
+    "a name that a noun has here and nowhere else",
+    tuple((f"{word} {noun}", name) for noun, name in NOUNS.items() for word in OWN),
+)
+"""What follows a noun cannot be known without examples, and is copied from them by induction."""
+SMALL = {
+    "tasks": ["rule"],
+    "shots": [0, 10],
+    "queries": 12,
+    "template": "{input} {output}",
+    "separator": " . ",
+}
+
+
+@pytest.fixture(autouse=True)
+def rule(monkeypatch):
+    def load(name):
+        return RULE if name == "rule" else tasks.load_task(name)
+
+    monkeypatch.setattr(fewshot_runs, "load_task", load)
+    monkeypatch.setattr(prompts, "task_names", lambda: [*tasks.task_names(), "rule"])
+
+
+def make(**options):
+    model = handwired(**options)
+    return icl_bench.wrap(model, build_tokenizer(model.config.max_position_embeddings))
+
+
+def run(model, **settings):
+    return fewshot.measure(model, fewshot.Settings(**SMALL | settings), Context())
+
+
+def value(found, name):
+    return found.metrics[name].value
+
+
+def slow_scores(model, prompt, choices):
+    """Log-likelihood of each choice, every choice its own whole pass of the bare module."""
+    before = model.tokenizer(prompt)["input_ids"]
+    scores = []
+    for choice in choices:
+        ids = model.tokenizer(prompt + choice)["input_ids"]
+        with torch.no_grad():
+            logits = model.model(torch.tensor([ids])).logits[0].double()
+        table = logits.log_softmax(-1)
+        scores.append(sum(float(table[i - 1, ids[i]]) for i in range(len(before), len(ids))))
+    return scores
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make()
+
+
+def test_induction_alone_answers_a_rule_that_the_examples_show(model):
+    found = run(model)
+    assert value(found, "accuracy_0") < 0.5
+    assert value(found, "accuracy_10") > 0.8
+    assert value(found, "fewshot_gain") == value(found, "accuracy_10") - value(found, "accuracy_0")
+    assert value(found, "chance") == 0.25
+    assert value(found, "first_token_gain") > 0.8
+    assert [row["shots"] for row in found.tables["curve"]] == [0, 10]
+    assert found.unmeasured["accuracy_5"] == "not among the suite's shots"
+    assert found.unmeasured["gain_lost"] == "no heads in the suite"
+
+
+@pytest.mark.parametrize("missing", ["induction", "previous_token"])
+def test_without_the_circuit_examples_gain_nothing(missing):
+    found = run(make(**{missing: False}))
+    assert value(found, "fewshot_gain") == 0
+    # One of twelve is met by chance: even attention copies the examples' commonest name.
+    assert value(found, "first_token_gain") < 0.1
+
+
+def test_switching_the_induction_head_off_loses_the_whole_gain(model):
+    found = run(model, heads=[[1, 0]], method="zero", uniform_draws=3, null_queries=12)
+    assert value(found, "heads") == 1
+    assert value(found, "gain_ablated") == 0
+    assert value(found, "gain_lost") == value(found, "fewshot_gain")
+    assert value(found, "null_max_lost") == 0
+    assert value(found, "null_observed_lost") == value(found, "gain_lost")
+    assert value(found, "null_p_value") == pytest.approx(1 / 21)
+    assert value(found, "null_first_token_p_value") == pytest.approx(1 / 21)
+    assert len(found.tables["null"]) == 20 and len(found.tables["uniform_null"]) == 3
+
+
+def test_switching_an_idle_head_off_loses_nothing(model):
+    found = run(model, heads=[[1, 5]], method="zero", null_draws=4)
+    assert value(found, "gain_lost") == 0
+    assert "null_p_value" not in found.metrics and "1/" not in found.unmeasured["null_p_value"]
+    assert "only 4 sets" in found.unmeasured["null_p_value"]
+    mean = run(model, heads=[[1, 0]], null_draws=0)
+    assert value(mean, "gain_lost") > 0.5
+    assert mean.unmeasured["null_p_value"] == "null_draws: 0 in the suite"
+
+
+def test_the_sheet_gives_the_scores_of_whole_passes():
+    """Rows that many choices share, padding and several answers a position change nothing."""
+    model = icl_bench.load_model("builtin:induction-2l")
+    questions = [
+        ("The dog saw Mary . The dog saw", [" Mary", " John", " John Smith", " Mary Brown ."]),
+        ("Harry", [" Potter", " Granger and Ron"]),
+    ]
+    sheet = scoring.lay_out([encode_choices(model, *one) for one in questions], 7)
+    # The first two choices need the prompt alone, which every row holds.
+    assert sheet.rows == [2, 3]
+    from icl_bench.models.baserun import run_base
+
+    losses = run_base(model, sheet.input_ids, sheet.targets, answers=sheet.answers).losses
+    for (prompt, choices), parts in zip(questions, sheet.log_likelihoods(losses.nll)):
+        found = [scoring.score_choice(part, "sum") for part in parts]
+        assert found == pytest.approx(slow_scores(model, prompt, choices), abs=1e-4)
+        means = [scoring.score_choice(part, "mean") for part in parts]
+        assert means == pytest.approx([s / len(p) for s, p in zip(found, parts)])
+
+
+def test_accuracy_is_that_of_the_prompts_written_out(model):
+    found = run(model)
+    queries = prompts.draw_queries(RULE, 12, 4, 0, "fewshot")
+    for shots in (0, 10):
+        hits = []
+        for query in queries:
+            examples = query.examples[len(query.examples) - shots :]
+            before = " . ".join(f"{given} {output}" for given, output in examples)
+            prompt = f"{before} . {query.given}" if shots else query.given
+            scores = slow_scores(model, prompt, [f" {choice}" for choice in query.choices])
+            # Equal likelihoods are told apart by rounding only.
+            hits.append(scores[0] > max(scores[1:]) + 1e-6)
+        assert value(found, f"accuracy_{shots}") == statistics.mean(hits)
+
+
+def test_several_tasks_are_the_samples_of_the_interval():
+    from icl_bench.probes.fewshot_effects import over_tasks
+
+    samples = [torch.tensor(rows).double().numpy() for rows in ([1, 1, 0, 0], [1, 1], [0, 0, 0])]
+    metric = over_tasks(samples)
+    assert metric.value == pytest.approx(0.5) and metric.n == 3
+    assert metric.stderr == pytest.approx(statistics.stdev([0.5, 1, 0]) / 3**0.5)
+    assert over_tasks(samples[:1]).n == 4
+
+
+def test_queries_are_nested_and_never_among_their_examples():
+    task = tasks.load_task("antonym")
+    few = prompts.draw_queries(task, 5, 4, 1, "fewshot")
+    many = prompts.draw_queries(task, 30, 4, 1, "fewshot")
+    assert many[:5] == few
+    assert len({query.given for query in many}) == 30
+    for query in many:
+        assert query.given not in [given for given, _ in query.examples]
+        assert query.wanted not in query.distractors and len(set(query.choices)) == 4
+        text, choices = prompts.write_prompt(query, 2, "Q: {input}\nA: {output}", "\n\n")
+        assert text.count("Q: ") == 3 and text.endswith(f"Q: {query.given}\nA:")
+        assert choices[0] == f" {query.wanted}"
+        shuffled = prompts.shuffle_outputs(query, 1, "vectors_shuffled", 0)
+        pairs = zip(query.examples, shuffled.examples)
+        assert all(a[0] == b[0] and a[1] != b[1] for a, b in pairs)
+        assert sorted(b for _, b in query.examples) == sorted(b for _, b in shuffled.examples)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shots": [1, 2]}, "0 is not among"),
+        ({"shots": [0, 11]}, "less than or equal to 10"),
+        ({"shots": [0, 0]}, "named twice"),
+        ({"tasks": ["antonyms"]}, "did you mean 'antonym'"),
+        ({"tasks": ["antonym", "antonym"]}, "named twice"),
+        ({"template": "{input}{output}"}, "then something"),
+        ({"template": "{output} {input}"}, "ends with"),
+        ({"template": "{input}: {output}."}, "ends with"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        fewshot.Settings(**settings)
+
+
+def test_unknown_words_and_missing_tokenizers_are_reasons(model):
+    with pytest.raises(NotMeasurable, match="does not know every word"):
+        fewshot.measure(model, fewshot.Settings(tasks=["antonym"]), Context())
+    with pytest.raises(NotMeasurable, match="no tokenizer"):
+        run(icl_bench.wrap(model.model))
+
+
+def test_prompts_longer_than_the_context_are_an_error(monkeypatch, model):
+    monkeypatch.setattr(model, "context", 20)
+    with pytest.raises(MeasurementError, match="lower the shots"):
+        run(model)
