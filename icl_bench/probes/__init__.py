@@ -23,6 +23,7 @@ PROBES: dict[str, str] = {
     "sweep": "icl_bench.probes.sweep",
     "minimal_set": "icl_bench.probes.minimal_set",
     "choice": "icl_bench.probes.choice",
+    "icl_score": "icl_bench.probes.icl_score",
 }
 
 
