@@ -153,6 +153,8 @@ class Memory:
     def _key(self, planned: Planned) -> str | None:
         if self._known is None or self._known.conditions is None:
             return None
+        if not getattr(planned.settings, "pinned", True):
+            return None  # what it reads may be something else tomorrow
         return digest(
             {
                 "format": FORMAT,

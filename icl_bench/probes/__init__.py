@@ -24,6 +24,7 @@ PROBES: dict[str, str] = {
     "minimal_set": "icl_bench.probes.minimal_set",
     "choice": "icl_bench.probes.choice",
     "fewshot": "icl_bench.probes.fewshot",
+    "icl_score": "icl_bench.probes.icl_score",
 }
 
 

@@ -190,19 +190,24 @@ def _components(model: Model, settings: Settings) -> list[Component]:
 
 
 class ChoosesHeads(Protocol):
-    """Settings that name heads."""
+    """Settings that say which heads are switched off."""
 
     @property
-    def heads(self) -> HeadSelection | list[list[int]] | None:
-        """Which heads."""
+    def heads(self) -> HeadSelection | HeadList | None:
+        """The rule, the heads themselves, or None for none."""
 
     @property
     def seed(self) -> int:
-        """Seed of random choices."""
+        """Seed of heads chosen at random."""
 
 
 def choose_heads(model: Model, settings: ChoosesHeads, upstream: Measurement | None) -> list[Head]:
     """Return the heads that the settings name, sorted.
+
+    Args:
+        model: the model.
+        settings: which heads.
+        upstream: the measurement that they are chosen from, where the settings name one.
 
     Raises:
         MeasurementError: a listed head does not exist, or more random heads than there are.
@@ -245,11 +250,12 @@ def choose_heads(model: Model, settings: ChoosesHeads, upstream: Measurement | N
     return sorted((row["layer"], row["head"]) for row in rows)
 
 
-def _report_nothing_ablated(result: Measurement, clean: CopyLosses, settings: Settings) -> None:
-    """No head is to be switched off: what an empty ablation changes needs no measuring."""
-    from icl_bench.measures.statistics import exact_metric, mean_metric
+def explain_empty(rule: HeadSelection | HeadList | None) -> str:
+    """Say why no head is switched off.
 
-    rule = settings.heads
+    Args:
+        rule: how heads were to be chosen.
+    """
     bounds = rule.where if isinstance(rule, HeadSelection) else None
     words = " and ".join(
         f"{name} {side} {limit:g}"
@@ -258,7 +264,14 @@ def _report_nothing_ablated(result: Measurement, clean: CopyLosses, settings: Se
         if limit is not None
     )
     why = f"no head has {words}" if words else "every head is kept"
-    result.reason = f"{why}: nothing was switched off"
+    return f"{why}: nothing was switched off"
+
+
+def _report_nothing_ablated(result: Measurement, clean: CopyLosses, settings: Settings) -> None:
+    """No head is to be switched off: what an empty ablation changes needs no measuring."""
+    from icl_bench.measures.statistics import exact_metric, mean_metric
+
+    result.reason = explain_empty(settings.heads)
     result.metrics = {
         "heads": exact_metric(0),
         "first_loss": mean_metric(clean.first),

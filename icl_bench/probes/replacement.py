@@ -70,9 +70,8 @@ def prepare_replacement(
     """
     from icl_bench.measures.tokens import draw_plain
     from icl_bench.models.ablation import Replacement, split_parts
-    from icl_bench.models.components import mean_contributions
 
-    heads, components = split_parts(parts)
+    _, components = split_parts(parts)
     if components and method in ("resample", "edge_knockout"):
         raise SettingsError(f"{method} is for heads; MLPs and layers take zero or mean")
     frozen = patterns == "frozen" or method == "pattern_preserving"
@@ -86,9 +85,36 @@ def prepare_replacement(
     plain = draw_plain(
         model.vocabulary, sequences=sequences, length=length - prefix, seed=seed, bos=bos
     )
+    return replace_from(model, method, parts, plain, prefix, frozen=frozen)
+
+
+def replace_from(
+    model: Model,
+    method: Method,
+    parts: Collection[Part],
+    held_out: Tensor,
+    prefix: int,
+    *,
+    frozen: bool = False,
+) -> Prepared:
+    """Run held-out tokens for what stands in for heads: their means there, or their outputs.
+
+    Args:
+        model: the model.
+        method: `mean` or `resample`.
+        parts: the heads, MLPs and layers that will be switched off.
+        held_out: token ids, (rows, prefix + length).
+        prefix: positions at the front that are no content.
+        frozen: whether attention patterns are frozen to the clean run.
+    """
+    from icl_bench.models.ablation import Replacement, split_parts
+    from icl_bench.models.components import mean_contributions
+
+    heads, components = split_parts(parts)
     layers = {layer for layer, _ in heads}
     if method == "resample":
-        return Prepared(Replacement(model.head_outputs(plain, layers), frozen=frozen), [plain])
-    values = model.mean_outputs(plain, prefix, layers) if heads else None
-    others = mean_contributions(model, components, plain, prefix) if components else None
-    return Prepared(Replacement(values, others, frozen), [plain])
+        outputs = model.head_outputs(held_out, layers)
+        return Prepared(Replacement(outputs, frozen=frozen), [held_out])
+    values = model.mean_outputs(held_out, prefix, layers) if heads else None
+    others = mean_contributions(model, components, held_out, prefix) if components else None
+    return Prepared(Replacement(values, others, frozen), [held_out])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+S = TypeVar("S", bound="StrictSettings")
 
 SCORES = Literal[
     "induction",
@@ -34,6 +37,22 @@ class StrictSettings(BaseModel):
     """Base of all settings: unknown keys are errors, numbers are not read from strings."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the settings say all that goes into the model, so that results may be kept."""
+        return True
+
+    def located(self: S, folder: Path) -> S:
+        """Return the settings with the files that they name tied to their content.
+
+        Args:
+            folder: that of the suite, which relative paths start from.
+
+        Raises:
+            SettingsError: a file is not there or cannot be read.
+        """
+        return self
 
 
 class Threshold(StrictSettings):

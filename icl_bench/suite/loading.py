@@ -41,7 +41,7 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
     _, findings = validate(SuiteFile, document.data)
     for one in findings:
         notes.add(one.path, one.message, one.at_key)
-    measurements = Measurements(notes)
+    measurements = Measurements(notes, file.parent)
     quiz = build_quiz(notes, measurements)
     checks = build_checks(notes, measurements)
     _check_content(notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from icl_bench.errors import SettingsError, nearest
@@ -35,10 +36,11 @@ class Measurements:
 
     Args:
         notes: the document, and where problems go.
+        folder: that of the suite's file, which paths in settings start from.
     """
 
-    def __init__(self, notes: Notes) -> None:
-        self.notes = notes
+    def __init__(self, notes: Notes, folder: Path) -> None:
+        self.notes, self.folder = notes, folder
         self.entries: dict[str, Any] = notes.section("measure", dict)
         self.defaults: dict[str, Any] = notes.section("defaults", dict)
         self.specs: dict[str, MeasureSpec] = {}
@@ -129,6 +131,11 @@ class Measurements:
         merged = {key: value for key, value in self.defaults.items() if key in fitting} | own
         self.probes[name] = probe
         settings, findings = validate(probe.settings, merged, extra_keys=("probe",))
+        if settings is not None and hasattr(settings, "located"):
+            try:
+                settings = settings.located(self.folder)
+            except SettingsError as error:
+                settings, findings = None, [Finding(("text",), False, str(error))]
         self._report(findings, path, own)
         if settings is not None:
             self.specs[name] = MeasureSpec(name, probe.name, settings, frozenset(merged))
