@@ -22,6 +22,10 @@ PROBES: dict[str, str] = {
     "ablation": "icl_bench.probes.ablation",
     "sweep": "icl_bench.probes.sweep",
     "minimal_set": "icl_bench.probes.minimal_set",
+    "composition": "icl_bench.probes.composition",
+    "attention_attribution": "icl_bench.probes.attention_attribution",
+    "logit_attribution": "icl_bench.probes.logit_attribution",
+    "offset_profile": "icl_bench.probes.offset_profile",
     "choice": "icl_bench.probes.choice",
 }
 

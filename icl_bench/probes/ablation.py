@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from icl_bench.errors import MeasurementError
 from icl_bench.probes import MetricInfo
 from icl_bench.probes.ablation_null import NULL_METRICS, UNIFORM_METRICS, compare_with_null
+from icl_bench.probes.choosing import choose_heads, describe_misfit
 from icl_bench.probes.context import Context
 from icl_bench.probes.replacement import Method, Patterns, prepare_replacement
 from icl_bench.probes.settings import HeadList, HeadSelection, TokenSettings
@@ -189,63 +190,11 @@ def _components(model: Model, settings: Settings) -> list[Component]:
     return mlps + [("layer", layer) for layer in sorted(set(settings.layers))]
 
 
-def choose_heads(model: Model, settings: Settings, upstream: Measurement | None) -> list[Head]:
-    """Return the heads that the settings name, sorted.
-
-    Raises:
-        MeasurementError: a listed head does not exist, or more random heads than there are.
-    """
-    from icl_bench.measures.draws import Draws
-
-    chosen = settings.heads
-    if chosen is None:
-        return []
-    if isinstance(chosen, list):
-        heads = sorted({(layer, head) for layer, head in chosen})
-        for layer, head in heads:
-            if head >= model.heads.get(layer, 0):
-                raise MeasurementError(
-                    f"the model has no head {layer}.{head}: layer {layer} has "
-                    f"{model.heads.get(layer, 0)} heads"
-                )
-        return heads
-    if chosen.random is not None:
-        pool = model.every_head
-        if chosen.random > len(pool):
-            raise MeasurementError(f"{chosen.random} random heads asked of {len(pool)}")
-        return sorted(Draws(settings.seed, "heads").choose(pool, chosen.random))
-    if upstream is None:
-        raise MeasurementError(f"the measurement {chosen.from_!r} to choose heads from is missing")
-    rows = upstream.heads
-    by = chosen.by or ("delta" if upstream.probe == "sweep" else "induction")
-    for name in (*(chosen.where or {}), *([by] if chosen.top else [])):
-        if rows and name not in rows[0]:
-            raise MeasurementError(f"{chosen.from_!r} has not measured {name!r}")
-    if chosen.top is not None:
-        rows = sorted(rows, key=lambda row: -row[by])[: chosen.top]
-    for name, bound in (chosen.where or {}).items():
-        rows = [
-            row
-            for row in rows
-            if (bound.above is None or row[name] > bound.above)
-            and (bound.below is None or row[name] < bound.below)
-        ]
-    return sorted((row["layer"], row["head"]) for row in rows)
-
-
 def _report_nothing_ablated(result: Measurement, clean: CopyLosses, settings: Settings) -> None:
     """No head is to be switched off: what an empty ablation changes needs no measuring."""
     from icl_bench.measures.statistics import exact_metric, mean_metric
 
-    rule = settings.heads
-    bounds = rule.where if isinstance(rule, HeadSelection) else None
-    words = " and ".join(
-        f"{name} {side} {limit:g}"
-        for name, bound in (bounds or {}).items()
-        for side, limit in (("above", bound.above), ("below", bound.below))
-        if limit is not None
-    )
-    why = f"no head has {words}" if words else "every head is kept"
+    why = describe_misfit(settings.heads) or "every head is kept"
     result.reason = f"{why}: nothing was switched off"
     result.metrics = {
         "heads": exact_metric(0),
