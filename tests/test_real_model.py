@@ -12,6 +12,8 @@ from icl_bench.measures.tokens import draw_plain, draw_repeated
 from icl_bench.models.ablation import Replacement
 from icl_bench.models.baserun import run_base
 from icl_bench.models.interventions import switch_off
+from icl_bench.probes import attention_attribution, composition, logit_attribution
+from icl_bench.probes.context import Context
 
 EIGHT = {(17, 3), (17, 4), (17, 5), (18, 6), (18, 7), (20, 6), (23, 2), (23, 7)}
 
@@ -133,3 +135,51 @@ def test_attending_is_not_copying(model, few, scores):
     for head in [(17, 3), (17, 4), (17, 5)]:
         assert scores.loc[head, "induction"] > 0.6
         assert abs(frame[head]) < 0.05
+
+
+def test_the_probes_find_the_circuit_of_layers_16_to_18(model):
+    """16.0 feeds the keys, and what the receivers write does not need it."""
+    settings = composition.Settings(
+        heads=[[17, 3], [17, 4], [17, 5], [18, 6]],
+        senders=[[16, 0], [2, 2], [14, 3]],
+        sides=["key"],
+        sequences=4,
+    )
+    found = composition.measure(model, settings, Context()).metrics
+    assert found["key_drop"].value == pytest.approx(0.998, abs=0.003)
+    assert found["key_drop_previous_token"].value == found["key_drop"].value
+    assert found["key_collapsed"].value == found["key_collapsed"].ci_low == 4
+    assert found["key_sender_previous_token"].value == pytest.approx(0.89, abs=0.02)
+
+
+def test_what_makes_17_3_attend_was_written_by_16_0(model):
+    """On the query side it is no raw embedding, but what MLPs made of it; 23.2 differs."""
+    settings = attention_attribution.Settings(heads=[[17, 3], [23, 2]], sequences=2)
+    tables = attention_attribution.measure(model, settings, Context()).tables
+    first = tables["attention_attribution"][0]
+    assert (first["layer"], first["key"], first["query"]) == (17, "16.0", "mlp 0")
+    sides = {
+        (row["layer"], row["side"], row["component"]): row["value"]
+        for row in tables["attention_sides"]
+    }
+
+    def largest(layer, side):
+        return max((k for k in sides if k[:2] == (layer, side)), key=sides.__getitem__)[2]
+
+    def whole(layer, side):
+        return sum(value for key, value in sides.items() if key[:2] == (layer, side))
+
+    assert largest(17, "key") == "16.0" and largest(17, "query") == "mlp 0"
+    assert sides[17, "key", "16.0"] / whole(17, "key") == pytest.approx(0.95, abs=0.07)
+    assert abs(sides[17, "query", "embedding"]) < 0.05 * whole(17, "query")
+    assert largest(23, "query") == "18.6"
+    assert sides[23, "key", "16.0"] < 0.3 * whole(23, "key")
+
+
+def test_three_of_the_eight_heads_are_silent(model):
+    settings = logit_attribution.Settings(heads=sorted(map(list, EIGHT)), sequences=4)
+    result = logit_attribution.measure(model, settings, Context())
+    assert result.metrics["selected_silent"].value == 3
+    assert 0.15 < result.metrics["selected_share"].value < 0.45
+    best = max(result.heads, key=lambda row: row["logit"])
+    assert (best["layer"], best["head"]) == (29, 1)

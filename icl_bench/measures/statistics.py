@@ -120,14 +120,26 @@ def cross_fitted_max(scores: np.ndarray) -> np.ndarray:
     Returns:
         shape (samples,); with one sample, that sample's maximum.
     """
-    samples = len(scores)
+    return read_cross_fitted(scores, scores)
+
+
+def read_cross_fitted(by: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Per-sample value of the head that is best by a score on the half the sample is not in.
+
+    Args:
+        by: what heads are chosen by, shape (samples, heads).
+        values: what is read of the chosen head, same shape.
+
+    Returns:
+        shape (samples,); with one sample, the value of that sample's best head.
+    """
+    samples = len(by)
     if samples == 1:
-        return scores.max(axis=1)
+        return values[:, int(by[0].argmax())]
     half = samples // 2
-    first, second = scores[:half], scores[half:]
-    best_first = int(first.mean(axis=0).argmax())
-    best_second = int(second.mean(axis=0).argmax())
-    return np.concatenate([first[:, best_second], second[:, best_first]])
+    best_first = int(by[:half].mean(axis=0).argmax())
+    best_second = int(by[half:].mean(axis=0).argmax())
+    return np.concatenate([values[:half, best_second], values[half:, best_first]])
 
 
 def count_above(scores: np.ndarray, threshold: float) -> Metric:
@@ -152,6 +164,20 @@ def count_above(scores: np.ndarray, threshold: float) -> Metric:
         ci_low=float((means - half > threshold).sum()),
         ci_high=float((means + half > threshold).sum()),
         n=n,
+    )
+
+
+def divide_count(count: Metric, whole: int) -> Metric:
+    """Return a count with its interval as a share of `whole`.
+
+    Args:
+        count: the count.
+        whole: what it is a share of, above 0.
+    """
+    names = ("value", "ci_low", "ci_high")
+    numbers = {name: getattr(count, name) for name in names}
+    return count.model_copy(
+        update={name: None if n is None else n / whole for name, n in numbers.items()}
     )
 
 

@@ -161,12 +161,13 @@ def fused_attention(
     causal = causal and mask is None
     layer = number_layer(module, work)
     query, key = work.freeze(layer, query, key)
+    call = Call(query, key, value, mask, causal, scale, softcap)
+    work.see_call(layer, call)
     if in_chunks:
         output, lse = attend_in_chunks(query, key, value, mask, causal, scale, softcap)
     else:
         output, lse = attend(query, key, value, mask, causal, scale)
     if work.knockout is not None:
-        call = Call(query, key, value, mask, causal, scale, softcap)
         output, lse = work.knockout.apply(layer, output, lse, call)
     if isinstance(sinks, Tensor):
         total = torch.logaddexp(lse, _shape_sinks(sinks))

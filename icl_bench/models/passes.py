@@ -14,7 +14,7 @@ from torch import Tensor
 from icl_bench.errors import ModelError
 from icl_bench.measures.tokens import Pairs
 from icl_bench.models.ablation import Ablation
-from icl_bench.models.edges import Knockout
+from icl_bench.models.edges import Call, Knockout
 
 TOLERANCE = 1e-5
 """How far a probability may stray outside [0, 1] by rounding, while scores are moderate."""
@@ -154,6 +154,9 @@ class Pass:
         self.frozen.add(layer)
         rows = self.clean_rows.to(query.device)
         return query[rows], key[rows]
+
+    def see_call(self, layer: int, call: Call) -> None:
+        """Look at what the attention of `layer` is about to compute with; here, do nothing."""
 
     def finish_layer(self, layer: int, output: Tensor) -> Tensor:
         """Read and change the heads' outputs (batch, length, heads, width) of `layer`.

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from icl_bench.errors import ModelError, NotMeasurable
+from icl_bench.errors import NotMeasurable
 from icl_bench.measures.tokens import Pairs
 from icl_bench.models.ablation import Head
 from icl_bench.models.contributions import CleanRun, Wanted, read_logits, run_clean
+from icl_bench.models.halfway import Left, enter_layer, require_halfway
 from icl_bench.models.passes import Pass
-from icl_bench.models.prefix import Stream, resume
+from icl_bench.models.prefix import Stream
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
@@ -56,10 +57,6 @@ class PathEffect:
     patched: Tensor
 
 
-class _Left(Exception):
-    """The attention is done; nothing after it is needed."""
-
-
 class _Halfway(Pass):
     """A pass through one layer's attention that replaces its inputs, then stops."""
 
@@ -67,7 +64,7 @@ class _Halfway(Pass):
 
     def finish_layer(self, layer: int, output: Tensor) -> Tensor:
         self.output = output
-        raise _Left
+        raise Left
 
 
 def patch_paths(
@@ -132,14 +129,8 @@ def patch_paths(
 
 
 def _require(model: Model, input_ids: Tensor, layers: Sequence[int], sides: Sequence[Side]) -> None:
-    model.require_heads()
+    require_halfway(model)
     model.require_context(input_ids.shape[1])
-    if model.path == "hooked":
-        kind = model.model.config.model_type
-        raise NotMeasurable(
-            f"model type '{kind}' does not use transformers' attention interface: queries, keys "
-            "and values of its heads cannot be replaced"
-        )
     if "value" in sides:
         model.anatomy.require_unembedding()
         model.anatomy.require_heads(layers)
@@ -208,17 +199,9 @@ class _Batch:
         """Let `entered` into a layer and return what its attention read and gave."""
         times = len(entered) // len(self.ids)
         halfway = _Halfway(pairs=work.pairs, swap=work.swap)
-        prefix = Stream(layer, entered, self.clean.wrapped)
-        try:
-            with resume(self.model.runner, prefix, torch.arange(len(entered))):
-                self.model.run_pass(self.ids.repeat(times, 1), halfway, logits=False)
-        except _Left:
-            return halfway
-        except (RuntimeError, KeyError, IndexError, AttributeError, TypeError) as error:
-            raise NotMeasurable(
-                f"the model cannot be run from layer {layer} on: {type(error).__name__}: {error}"
-            ) from None
-        raise ModelError(f"layer {layer} never called the attention function")
+        stream = Stream(layer, entered, self.clean.wrapped)
+        enter_layer(self.model, self.ids.repeat(times, 1), stream, halfway)
+        return halfway
 
     def _combine(self, own: list[Tensor]) -> Callable:
         """Return a swap that puts one patched side beside two clean ones, a block a side."""

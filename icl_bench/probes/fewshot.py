@@ -98,7 +98,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     """
     from icl_bench.measures.statistics import exact_metric
     from icl_bench.measures.tokens import digest_tokens
-    from icl_bench.probes.ablation import choose_heads
+    from icl_bench.probes.choosing import choose_heads
     from icl_bench.probes.fewshot_runs import average_outputs, draw_sets, lay_out_task, run_task
 
     most = settings.shots[-1]

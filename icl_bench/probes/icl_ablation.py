@@ -65,13 +65,13 @@ def ablate(
     from icl_bench.measures.positions import average_windows
     from icl_bench.models.ablation import Replacement
     from icl_bench.models.interventions import require_support, switch_off
-    from icl_bench.probes.ablation import choose_heads, explain_empty
+    from icl_bench.probes.choosing import choose_heads, explain_idle
     from icl_bench.probes.replacement import Prepared, replace_from
 
     heads = choose_heads(model, settings, context.upstream)
     result.tables["ablated_heads"] = [{"layer": layer, "head": head} for layer, head in heads]
     if not heads:
-        _report_nothing(result, explain_empty(settings.heads))
+        _report_nothing(result, explain_idle(settings.heads))
         return []
     if settings.method in ("mean", "resample"):
         if held_out is None:

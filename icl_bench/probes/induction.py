@@ -116,13 +116,8 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         "first_token_mean": st.mean_metric(scores["first_token"].mean(axis=1), unit=True),
         "uniform_level": st.exact_metric(tk.uniform_level(repeated)),
     }
-    count, heads = metrics["induction_heads"], induction.shape[1]
-    metrics["induction_share"] = count.model_copy(
-        update={
-            name: None if getattr(count, name) is None else getattr(count, name) / heads
-            for name in ("value", "ci_low", "ci_high")
-        }
-    )
+    heads = induction.shape[1]
+    metrics["induction_share"] = st.divide_count(metrics["induction_heads"], heads)
     unmeasured = {}
     if settings.control:
         control = scores["induction_control"][:, int(induction.mean(axis=0).argmax())]

@@ -1,0 +1,105 @@
+"""Heads that a suite names: by number, at random, or by the scores of another measurement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from icl_bench.errors import MeasurementError
+from icl_bench.probes.settings import HEAD_SOURCES, HeadSelection
+from icl_bench.record import Measurement
+
+if TYPE_CHECKING:
+    from icl_bench.models.model import Model
+    from icl_bench.probes.settings import HeadList
+
+Head = tuple[int, int]
+
+
+class Choosing(Protocol):
+    """Settings that name heads."""
+
+    @property
+    def heads(self) -> HeadSelection | HeadList | None:
+        """Which heads."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of random choices."""
+
+
+def choose_heads(model: Model, settings: Choosing, upstream: Measurement | None) -> list[Head]:
+    """Return the heads that the settings name, sorted.
+
+    Raises:
+        MeasurementError: a listed head does not exist, or more random heads than there are.
+    """
+    from icl_bench.measures.draws import Draws
+
+    chosen = settings.heads
+    if chosen is None:
+        return []
+    if isinstance(chosen, list):
+        return check_numbers(model, chosen)
+    if chosen.random is not None:
+        pool = model.every_head
+        if chosen.random > len(pool):
+            raise MeasurementError(f"{chosen.random} random heads asked of {len(pool)}")
+        return sorted(Draws(settings.seed, "heads").choose(pool, chosen.random))
+    if upstream is None:
+        raise MeasurementError(f"the measurement {chosen.from_!r} to choose heads from is missing")
+    rows = upstream.heads
+    by = chosen.by or HEAD_SOURCES[upstream.probe]
+    for name in (*(chosen.where or {}), *([by] if chosen.top else [])):
+        if rows and name not in rows[0]:
+            raise MeasurementError(f"{chosen.from_!r} has not measured {name!r}")
+    if chosen.top is not None:
+        rows = sorted(rows, key=lambda row: -row[by])[: chosen.top]
+    for name, bound in (chosen.where or {}).items():
+        rows = [
+            row
+            for row in rows
+            if (bound.above is None or row[name] > bound.above)
+            and (bound.below is None or row[name] < bound.below)
+        ]
+    return sorted((row["layer"], row["head"]) for row in rows)
+
+
+def check_numbers(model: Model, listed: HeadList) -> list[Head]:
+    """Return heads that were listed by number, sorted.
+
+    Raises:
+        MeasurementError: one of them does not exist.
+    """
+    heads = sorted({(layer, head) for layer, head in listed})
+    for layer, head in heads:
+        if head >= model.heads.get(layer, 0):
+            raise MeasurementError(
+                f"the model has no head {layer}.{head}: layer {layer} has "
+                f"{model.heads.get(layer, 0)} heads"
+            )
+    return heads
+
+
+def describe_misfit(chosen: HeadSelection | HeadList | None) -> str | None:
+    """Return why no head was chosen, in words, or None where the rule has no bounds.
+
+    Args:
+        chosen: the rule that no head fits.
+    """
+    bounds = chosen.where if isinstance(chosen, HeadSelection) else None
+    words = " and ".join(
+        f"{name} {side} {limit:g}"
+        for name, bound in (bounds or {}).items()
+        for side, limit in (("above", bound.above), ("below", bound.below))
+        if limit is not None
+    )
+    return f"no head has {words}" if words else None
+
+
+def explain_idle(rule: HeadSelection | HeadList | None) -> str:
+    """Say why no head is switched off.
+
+    Args:
+        rule: how heads were to be chosen.
+    """
+    return f"{describe_misfit(rule) or 'every head is kept'}: nothing was switched off"
