@@ -22,6 +22,8 @@ PROBES: dict[str, str] = {
     "ablation": "icl_bench.probes.ablation",
     "sweep": "icl_bench.probes.sweep",
     "minimal_set": "icl_bench.probes.minimal_set",
+    "copying": "icl_bench.probes.copying",
+    "weight_composition": "icl_bench.probes.weight_composition",
     "choice": "icl_bench.probes.choice",
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from pydantic import Field, model_validator
 
@@ -189,7 +189,19 @@ def _components(model: Model, settings: Settings) -> list[Component]:
     return mlps + [("layer", layer) for layer in sorted(set(settings.layers))]
 
 
-def choose_heads(model: Model, settings: Settings, upstream: Measurement | None) -> list[Head]:
+class Choosing(Protocol):
+    """Settings that name heads."""
+
+    @property
+    def heads(self) -> HeadSelection | list[list[int]] | None:
+        """Which heads."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of heads chosen at random."""
+
+
+def choose_heads(model: Model, settings: Choosing, upstream: Measurement | None) -> list[Head]:
     """Return the heads that the settings name, sorted.
 
     Raises:
