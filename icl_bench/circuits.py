@@ -192,7 +192,7 @@ def ov_copying(
         "layer": [layer for layer, _ in model.every_head],
         "head": [head for _, head in model.every_head],
     }
-    weights = ov_eigenvalues(model, states)  # type: ignore[arg-type]
+    weights = ov_eigenvalues(model, states)
     columns["ov_eigenvalue"] = np.concatenate([weights[i].numpy() for i in sorted(weights)])
     if tokens is not None:
         found = ov_behaviour(model, tokens)

@@ -15,8 +15,9 @@ from icl_bench.record import Measurement
 if TYPE_CHECKING:
     from icl_bench.models.composition import Composition
     from icl_bench.models.model import Model
+    from icl_bench.models.reading import Side
 
-SIDES = ("key", "query", "value")
+SIDES: tuple[Side, ...] = ("key", "query", "value")
 
 
 class Settings(StrictSettings):
