@@ -242,7 +242,7 @@ def weight_composition(
     targets = _check_heads(model, receivers, "receivers")
     ((_, sets),) = _plan_senders(model, targets, senders, False)
     rows = [
-        (*one.sender, *one.receiver, one.side, one.score, one.random, one.score - one.random)
+        (*one.sender, *one.receiver, one.side, one.score, one.random, one.excess)
         for one in compose_heads(model, targets, [heads[0] for heads in sets], sides, seed=seed)
     ]
     return pd.DataFrame(rows, columns=COMPOSITION_COLUMNS)

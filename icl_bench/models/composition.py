@@ -7,6 +7,7 @@ same position. Norms count with gain and centring, their scales are left out. Bi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -43,6 +44,16 @@ class Composition:
     side: Side
     score: float
     random: float
+
+    @property
+    def known(self) -> bool:
+        """Whether neither matrix is 0."""
+        return not math.isnan(self.score)
+
+    @property
+    def excess(self) -> float:
+        """What of the score is above random."""
+        return self.score - self.random
 
 
 @torch.no_grad()
@@ -98,9 +109,7 @@ def compose_heads(
     return found
 
 
-def _factors(
-    model: Model, reading: Reading, side: Side, heads: list[int]
-) -> tuple[Tensor, Tensor]:
+def _factors(model: Model, reading: Reading, side: Side, heads: list[int]) -> tuple[Tensor, Tensor]:
     """Return the two factors of W_QK, of its transpose, or of W_OV: the outer one, what reads."""
     reads = reading.map_of(side)[heads]
     if side == "value":

@@ -26,6 +26,8 @@ PROBES: dict[str, str] = {
     "attention_attribution": "icl_bench.probes.attention_attribution",
     "logit_attribution": "icl_bench.probes.logit_attribution",
     "offset_profile": "icl_bench.probes.offset_profile",
+    "copying": "icl_bench.probes.copying",
+    "weight_composition": "icl_bench.probes.weight_composition",
     "choice": "icl_bench.probes.choice",
     "fewshot": "icl_bench.probes.fewshot",
     "icl_score": "icl_bench.probes.icl_score",
