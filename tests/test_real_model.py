@@ -12,6 +12,7 @@ from icl_bench.measures.tokens import draw_plain, draw_repeated
 from icl_bench.models.ablation import Replacement
 from icl_bench.models.baserun import run_base
 from icl_bench.models.interventions import switch_off
+from icl_bench.models.ovcircuit import ov_eigenvalues
 from icl_bench.probes import attention_attribution, composition, logit_attribution
 from icl_bench.probes.context import Context
 
@@ -183,3 +184,20 @@ def test_three_of_the_eight_heads_are_silent(model):
     assert 0.15 < result.metrics["selected_share"].value < 0.45
     best = max(result.heads, key=lambda row: row["logit"])
     assert (best["layer"], best["head"]) == (29, 1)
+
+
+def test_the_ov_circuit_of_23_2_copies_by_token_states_and_not_by_embeddings(model, monkeypatch):
+    """On a sixteenth of the vocabulary; all of it gives .975 and -.18."""
+    monkeypatch.setattr(model, "vocabulary", model.vocabulary[::16])
+    assert float(ov_eigenvalues(model, "token", [23])[23][2]) > 0.95
+    assert float(ov_eigenvalues(model, "embedding", [23])[23][2]) < 0
+
+
+def test_weights_of_layer_17_read_the_previous_token_head_by_key(model):
+    heads = [(17, 3), (17, 4), (17, 5)]
+    senders = [(layer, head) for layer in (13, 14, 15, 16) for head in range(9)]
+    frame = icl_bench.weight_composition(model, heads, senders, side="key")
+    for _, own in frame.groupby("head"):
+        best = own.loc[own["excess"].idxmax()]
+        assert (best["sender_layer"], best["sender_head"]) == (16, 0)
+        assert 0.1 < best["excess"] < 0.14

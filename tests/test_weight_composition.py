@@ -53,7 +53,9 @@ def test_the_random_level_is_that_of_whole_random_matrices():
         out = draws.standard_normal((24, 5))
         scores.append(share(torch.tensor(q.T @ k), torch.tensor(out @ v)))
     error = np.std(scores) / 200**0.5
-    assert random_composition((5, 24), 5, draws=200) == pytest.approx(np.mean(scores), abs=5 * error)
+    assert random_composition((5, 24), 5, draws=200) == pytest.approx(
+        np.mean(scores), abs=5 * error
+    )
     assert random_composition((5, 24), 5) == random_composition((5, 24), 5)
     assert random_composition((5, 24), 5) != random_composition((5, 24), 5, seed=1)
 

@@ -29,4 +29,4 @@ def eigenvalue_scores(first: Tensor, second: Tensor) -> Tensor:
     total = values.abs().sum(-1)
     size = first.flatten(-2).norm(dim=-1) * second.flatten(-2).norm(dim=-1)
     score = values.real.sum(-1) / total
-    return torch.where(total > NOTHING * size, score, torch.nan)
+    return torch.where(total > NOTHING * size, score.clamp(-1, 1), torch.nan)

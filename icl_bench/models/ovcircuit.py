@@ -6,7 +6,7 @@ each token. By behaviour: what heads write on sequences, as Olsson et al. 2022 s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -30,7 +30,11 @@ STATES: tuple[States, ...] = ("token", "embedding")
 
 @torch.no_grad()
 def ov_eigenvalues(
-    model: Model, states: States = "token", *, advance: Callable[[int], None] | None = None
+    model: Model,
+    states: States = "token",
+    layers: Iterable[int] | None = None,
+    *,
+    advance: Callable[[int], None] | None = None,
 ) -> dict[int, Tensor]:
     """Return layer -> sum(eigenvalues) / sum(|eigenvalues|) of each head's OV circuit.
 
@@ -42,6 +46,7 @@ def ov_eigenvalues(
         model: the model.
         states: what stands for a token: what enters layer 1 (layer 0 for the heads of layer 0)
             when it runs alone after BOS, or what enters layer 0 then (`embedding`).
+        layers: the heads' layers; None for all.
         advance: called with the number of tokens done.
 
     Returns:
@@ -53,8 +58,9 @@ def ov_eigenvalues(
     Source: Elhage et al. 2021; token states after Wang et al. 2022.
     """
     unembedding = model.anatomy.require_unembedding()
-    require_output_maps(model.anatomy, model.heads)
-    readings = read_layers(model, model.heads)
+    wanted = sorted(model.heads if layers is None else layers)
+    require_output_maps(model.anatomy, wanted)
+    readings = read_layers(model, wanted)
     maps = {layer: reading.map_of("value") for layer, reading in readings.items()}
     source = {layer: 0 if states == "embedding" else min(layer, 1) for layer in maps}
     kinds = {(source[layer], readings[layer].norm) for layer in maps if bool(maps[layer].any())}

@@ -110,7 +110,7 @@ def _compose(
     senders: list[tuple[int, int]],
     seed: int,
     context: Context,
-) -> tuple[list[Composition], dict[str, str]]:
+) -> tuple[list[Composition], dict[Side, str]]:
     """Return what could be compared, and side -> why it could not."""
     from icl_bench.models.composition import compose_heads
 
@@ -120,7 +120,7 @@ def _compose(
     except NotMeasurable:
         pass
     found: list[Composition] = []
-    failed = {}
+    failed: dict[Side, str] = {}
     for side in SIDES:
         try:
             found += compose_heads(model, receivers, senders, [side], seed=seed)
