@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from icl_bench.record import Check, Measurement, Metric, RunRecord
-from icl_bench.render import numbers, sweeps, tables
+from icl_bench.render import circuits, numbers, sweeps, tables
 from icl_bench.render.text import (
     WORDS,
     count_cached,
@@ -52,7 +52,10 @@ def report(record: RunRecord) -> str:
     Args:
         record: the run; nothing else is needed, no model and no suite file.
     """
-    sections = (_glance, _checks, _quiz, _heads, _ablations, _sweeps, _measurements, _provenance)
+    sections = (
+        *(_glance, _checks, _quiz, _heads, _circuits, _ablations, _sweeps),
+        *(_measurements, _provenance),
+    )
     lines = [line for section in sections for line in (*section(record), "")]
     text = "\n".join(lines)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
@@ -143,6 +146,18 @@ def _heads(record: RunRecord) -> Iterator[str]:
         yield "heads count from 0: head 5.1 is head 1 of layer 5."
         yield ""
         yield from _table(header, rows, right=set(header) - set(tables.HEAD_LEFT))
+
+
+def _circuits(record: RunRecord) -> Iterator[str]:
+    for suite, header, rows in circuits.circuit_tables(record):
+        yield f"## The circuit, head by head: {escape(suite)}"
+        yield ""
+        yield "Keys, queries, values need: the one earlier head that costs most when it is taken out"
+        yield "of that side alone, with the induction score (for values: the logits written) before"
+        yield "and after. Written by: the largest part of what makes the head attend to its target."
+        yield ""
+        yield from _table(header, rows)
+        yield ""
 
 
 def _ablations(record: RunRecord) -> Iterator[str]:
