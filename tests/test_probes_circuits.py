@@ -391,6 +391,9 @@ def test_the_trained_match_is_mostly_token_against_previous_token(trained, contr
     assert sides["query"] == pytest.approx(1, abs=1e-3)
     best = run(attention_attribution, control, scores(control), heads=BEST)
     assert value(best, "logit_difference") < 0.2 * value(found, "logit_difference")
+    assert (value(best, "key_heads"), value(best, "query_heads")) == (0, 0)
+    assert best.unmeasured["key_previous_token"] == "no head lies below the chosen ones"
+    assert set(best.metrics).isdisjoint(best.unmeasured)
     none = run(attention_attribution, control, scores(control), heads=ABOVE)
     assert none.reason == "no head has induction above 0.4" and value(none, "receivers") == 0
 

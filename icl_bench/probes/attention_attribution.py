@@ -157,19 +157,22 @@ def _summarize(result: Measurement, shares: LogitShares) -> None:
         why = f"the targets' logits ({whole.value:+.2g}) are not surely above those of other keys"
         result.unmeasured = dict.fromkeys(METRICS.keys() - result.metrics.keys(), why)
         return
-    parts: dict[str, Any] = {
-        "key_previous_token": shares.of_previous_token(),
-        "previous_token_embedding": shares.of_previous_token(lambda s: s.kind == "embedding"),
-        "previous_token_match": shares.of_previous_token(is_token_state),
-        "query_token_state": shares.of_token(),
-        "mask_share": shares.mask,
-    }
+    parts: dict[str, Any] = {"mask_share": shares.mask, "query_token_state": shares.of_token()}
     for side in ("key", "query"):
         kinds = {"heads": ("head",), "mlps": ("mlp", "layer"), "bias": ("bias",)}
         for name, some in (kinds | {"embedding": ("embedding",)}).items():
             parts[f"{side}_{name}"] = shares.of_kinds(side, some)
-        parts[f"{side}_head_max"] = st.cross_fitted_max(shares.of_heads(side))
-    best = st.read_cross_fitted(shares.of_heads("key"), shares.previous)
-    result.metrics["key_head_previous_token"] = st.mean_metric(best, unit=True)
+    if shares.below:
+        for side in ("key", "query"):
+            parts[f"{side}_head_max"] = st.cross_fitted_max(shares.of_heads(side))
+        parts["key_previous_token"] = shares.of_previous_token()
+        raw = shares.of_previous_token(lambda source: source.kind == "embedding")
+        parts["previous_token_embedding"] = raw
+        parts["previous_token_match"] = shares.of_previous_token(is_token_state)
+        scores = shares.previous[:, shares.below]
+        best = st.read_cross_fitted(shares.of_heads("key"), scores)
+        result.metrics["key_head_previous_token"] = st.mean_metric(best, unit=True)
     for name, part in parts.items():
         result.metrics[name] = st.share_metric(part, shares.total)
+    lacking = METRICS.keys() - result.metrics.keys()
+    result.unmeasured = dict.fromkeys(lacking, "no head lies below the chosen ones")

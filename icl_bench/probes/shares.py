@@ -31,6 +31,7 @@ class LogitShares:
     Attributes:
         total: the logit differences.
         mask: the part that the mask adds.
+        below: columns of the heads that lie below a receiver.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class LogitShares:
         self.parts = [part.parts.double().numpy() for part in split]
         self.total = np.mean([part.total.double().numpy() for part in split], axis=0)
         self.mask = np.mean([part.mask.double().numpy() for part in split], axis=0)
+        self.below = sorted({column for part in split for column in self._heads(part)[1]})
 
     def of_kinds(self, side: str, kinds: Collection[str]) -> np.ndarray:
         """Sum over the components of some kinds on one side."""
@@ -51,12 +53,12 @@ class LogitShares:
         return np.asarray(np.mean(sums, axis=0))
 
     def of_heads(self, side: str) -> np.ndarray:
-        """Sum for every head of the model on one side, (sequences, heads)."""
+        """Sum for every head below a receiver on one side, (sequences, heads below)."""
         sums = np.zeros(self.previous.shape)
         for part, values in zip(self.split, self.parts):
             places, columns = self._heads(part)
             sums[:, columns] += values.sum(SIDES[side])[:, places]
-        return sums / len(self.split)
+        return sums[:, self.below] / len(self.split)
 
     def of_previous_token(self, query: Callable[[Source], bool] | None = None) -> np.ndarray:
         """Sum with the best previous-token head below each receiver on the key side.
