@@ -15,8 +15,6 @@ and the asymptotic ones (Waudby-Smith et al. 2024) miss too often at 8 sequences
 
 from __future__ import annotations
 
-from icl_bench.measures.statistics import CONFIDENCE
-
 
 def look_sizes(first: int, most: int) -> list[int]:
     """Return the sample sizes at which the data are looked at: doubling, the last one `most`.
@@ -38,4 +36,6 @@ def look_sizes(first: int, most: int) -> list[int]:
 
 def look_confidence(looks: int) -> float:
     """Return the confidence of the interval at each of `looks` looks."""
+    from icl_bench.measures.statistics import CONFIDENCE
+
     return 1 - (1 - CONFIDENCE) / looks
