@@ -15,13 +15,17 @@ CONFIDENCE = 0.95
 
 
 @cache
-def student_t(df: int, comparisons: int = 1) -> float:
-    """Two-sided 95% quantile of Student's t, Bonferroni-corrected for `comparisons` intervals."""
-    return float(stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / comparisons, df))
+def student_t(df: int, comparisons: int = 1, confidence: float = CONFIDENCE) -> float:
+    """Two-sided quantile of Student's t, Bonferroni-corrected for `comparisons` intervals."""
+    return float(stats.t.ppf(1 - (1 - confidence) / 2 / comparisons, df))
 
 
 def mean_metric(
-    samples: Sequence[float] | np.ndarray, *, keep: bool = True, unit: bool = False
+    samples: Sequence[float] | np.ndarray,
+    *,
+    keep: bool = True,
+    unit: bool = False,
+    confidence: float = CONFIDENCE,
 ) -> Metric:
     """Mean with standard error and Student's t interval; one sample has neither.
 
@@ -29,6 +33,7 @@ def mean_metric(
         samples: one value per independent sample.
         keep: whether the samples are stored for pairing.
         unit: whether the quantity lies in [0, 1], so that the interval is cut off there.
+        confidence: of the interval; above 95% where one of several looks at growing data.
 
     Raises:
         ValueError: there are no samples.
@@ -41,7 +46,7 @@ def mean_metric(
     if n == 1:
         return Metric(value=mean, n=1, samples=kept)
     stderr = float(values.std(ddof=1)) / math.sqrt(n)
-    half = student_t(n - 1) * stderr
+    half = student_t(n - 1, confidence=confidence) * stderr
     low, high = mean - half, mean + half
     if unit:
         low, high = max(0.0, low), min(1.0, high)
@@ -49,7 +54,10 @@ def mean_metric(
 
 
 def ratio_metric(
-    numerator: Sequence[float] | np.ndarray, denominator: Sequence[float] | np.ndarray
+    numerator: Sequence[float] | np.ndarray,
+    denominator: Sequence[float] | np.ndarray,
+    *,
+    confidence: float = CONFIDENCE,
 ) -> Metric:
     """Ratio of two paired means, with the interval of its logarithm (both means positive).
 
@@ -58,6 +66,7 @@ def ratio_metric(
     Args:
         numerator: one value per sample.
         denominator: values of the same samples.
+        confidence: of the interval.
 
     Raises:
         ValueError: a mean is not positive, so that the ratio has no logarithm.
@@ -71,7 +80,7 @@ def ratio_metric(
         return Metric(value=ratio, n=1)
     influence = a / mean_a - b / mean_b
     log_error = float(influence.std(ddof=1)) / math.sqrt(n)
-    half = student_t(n - 1) * log_error
+    half = student_t(n - 1, confidence=confidence) * log_error
     return Metric(
         value=ratio,
         stderr=ratio * log_error,
@@ -81,12 +90,18 @@ def ratio_metric(
     )
 
 
-def share_metric(part: Sequence[float] | np.ndarray, whole: Sequence[float] | np.ndarray) -> Metric:
+def share_metric(
+    part: Sequence[float] | np.ndarray,
+    whole: Sequence[float] | np.ndarray,
+    *,
+    confidence: float = CONFIDENCE,
+) -> Metric:
     """Ratio of two paired means of either sign, with the delta method's interval.
 
     Args:
         part: one value per sample.
         whole: values of the same samples; their mean is not 0.
+        confidence: of the interval.
 
     Raises:
         ValueError: the mean of `whole` is 0.
@@ -99,7 +114,7 @@ def share_metric(part: Sequence[float] | np.ndarray, whole: Sequence[float] | np
     if n == 1:
         return Metric(value=share, n=1)
     stderr = float(((a - share * b) / mean_b).std(ddof=1)) / math.sqrt(n)
-    half = student_t(n - 1) * stderr
+    half = student_t(n - 1, confidence=confidence) * stderr
     return Metric(value=share, stderr=stderr, ci_low=share - half, ci_high=share + half, n=n)
 
 
@@ -142,7 +157,7 @@ def read_cross_fitted(by: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.concatenate([values[:half, best_second], values[half:, best_first]])
 
 
-def count_above(scores: np.ndarray, threshold: float) -> Metric:
+def count_above(scores: np.ndarray, threshold: float, *, confidence: float = CONFIDENCE) -> Metric:
     """Number of heads whose mean is above `threshold`, with a 95% interval.
 
     The interval counts heads whose own interval lies above the threshold, and heads whose
@@ -152,13 +167,14 @@ def count_above(scores: np.ndarray, threshold: float) -> Metric:
     Args:
         scores: shape (samples, heads).
         threshold: the bound.
+        confidence: of the interval.
     """
     n, heads = scores.shape
     means = scores.mean(axis=0)
     count = float((means > threshold).sum())
     if n == 1:
         return Metric(value=count, n=1)
-    half = student_t(n - 1, heads) * scores.std(axis=0, ddof=1) / math.sqrt(n)
+    half = student_t(n - 1, heads, confidence) * scores.std(axis=0, ddof=1) / math.sqrt(n)
     return Metric(
         value=count,
         ci_low=float((means - half > threshold).sum()),
