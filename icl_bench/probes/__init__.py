@@ -31,6 +31,7 @@ PROBES: dict[str, str] = {
     "choice": "icl_bench.probes.choice",
     "fewshot": "icl_bench.probes.fewshot",
     "icl_score": "icl_bench.probes.icl_score",
+    "fuzzy": "icl_bench.probes.fuzzy",
 }
 
 
