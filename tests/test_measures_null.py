@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from math import comb
 
+import numpy as np
 import pytest
 
 from icl_bench.measures.null import matched_sets, uniform_sets
@@ -13,15 +14,18 @@ MANY = dict.fromkeys(range(30), 9)
 SELECTED = [(17, 3), (17, 4), (17, 5), (18, 6), (18, 7), (20, 6), (23, 2), (23, 7)]
 
 
-def test_sets_have_as_many_unselected_heads_in_every_layer():
+def test_sets_have_as_many_heads_in_every_layer():
     null = matched_sets(SELECTED, MANY, draws=99, alpha=0.05)
     assert (null.radius, len(null.sets), len(set(null.sets))) == (0, 99, 99)
     wanted = Counter(layer for layer, _ in SELECTED)
     for heads in null.sets:
         assert len(set(heads)) == len(SELECTED)
         assert Counter(layer for layer, _ in heads) == wanted
-        assert not set(heads) & set(SELECTED)
+        assert heads != tuple(SELECTED)
         assert all(0 <= head < 9 for _, head in heads)
+    # Selected heads are drawn like any others: 2 of 8 on average, 3 x 3/9 + 2 x 2/9 + 1/9 + 2 x 2/9.
+    shared = sum(len(set(heads) & set(SELECTED)) for heads in null.sets) / 99
+    assert shared == pytest.approx(2, abs=0.35)
 
 
 def test_the_same_seed_gives_the_same_sets():
@@ -37,9 +41,9 @@ def test_a_layer_with_enough_sets_for_alpha_is_not_left():
 
 
 def test_the_other_half_of_the_circuit_stays_out_of_a_null_that_can_decide():
-    """Ten other heads give 45 pairs: fewer than 99, but enough; layer 0 must not come in."""
+    """Twelve heads give 65 other pairs: fewer than 99, but enough; layer 0 must not come in."""
     null = matched_sets([(1, 0), (1, 4)], {0: 12, 1: 12}, draws=99, alpha=0.05)
-    assert (null.radius, null.exhaustive, len(null.sets)) == (0, True, 45)
+    assert (null.radius, null.exhaustive, len(null.sets)) == (0, True, 65)
     assert {layer for some in null.sets for layer, _ in some} == {1}
 
 
@@ -67,7 +71,7 @@ def test_small_spaces_are_listed_whole_and_once():
     heads = {0: 5, 1: 5}
     null = matched_sets([(0, 0), (1, 0), (1, 1)], heads, draws=50, alpha=0.05)
     if null.radius == 0:
-        assert len(null.sets) == comb(4, 1) * comb(3, 2)
+        assert len(null.sets) == comb(5, 1) * comb(5, 2) - 1
     assert len(set(null.sets)) == len(null.sets)
 
 
@@ -78,3 +82,21 @@ def test_uniform_sets_may_come_from_any_layer():
     assert len({layer for some in sets for layer, _ in some}) > 20
     assert len(uniform_sets([(0, 0)], {0: 3}, 60)) == 2
     assert uniform_sets([(0, 0), (0, 1)], {0: 3}, 60) == []
+
+
+def test_an_innocent_set_has_any_rank():
+    """When nothing is there, p-values are uniform: exact, since all sets are exchangeable."""
+    generator = np.random.default_rng(0)
+    heads = {0: 4, 1: 5}
+    selected = [(0, 0), (0, 1), (1, 2)]
+    p_values = []
+    for seed in range(2000):
+        damage = {(la, h): generator.exponential() for la in heads for h in range(heads[la])}
+        null = matched_sets(selected, heads, draws=19, alpha=0.05, seed=seed)
+        assert len(null.sets) == 19
+        observed = sum(damage[head] for head in selected)
+        worse = sum(sum(damage[head] for head in some) >= observed for some in null.sets)
+        p_values.append((1 + worse) / 20)
+    for level in (0.05, 0.25, 0.5):
+        share = np.mean([p <= level for p in p_values])
+        assert share == pytest.approx(level, abs=4 * (level * (1 - level) / 2000) ** 0.5)

@@ -19,7 +19,7 @@ ENUMERABLE = 20_000
 
 @dataclass
 class NullSets:
-    """Distinct sets of unselected heads, layer-matched to the selected ones.
+    """Distinct sets of heads, layer-matched to the selected ones and other than they.
 
     Args:
         sets: the sets, each sorted.
@@ -44,7 +44,13 @@ def matched_sets(
     alpha: float,
     seed: int = 0,
 ) -> NullSets:
-    """Draw sets with as many unselected heads, layer by layer, as `selected` has.
+    """Draw sets with as many heads, layer by layer, as `selected` has; never that very set.
+
+    Selected heads may be in them. If the selected set is any set of these layers, it and the drawn
+    ones are then exchangeable, and its rank among them is uniform: an exact permutation test,
+    whatever the heads do together. Sets of unselected heads alone would share heads with each
+    other and none with the selected ones, scatter less than a fresh set would, and call 14% of
+    innocent sets of eight significant at 5%.
 
     Where the layers themselves have too few distinct sets for a p-value of `alpha`, heads may
     come from neighbouring layers, as far as needed. If that does not help, all sets of the
@@ -58,6 +64,8 @@ def matched_sets(
         draws: number of sets wanted.
         alpha: level that p-values should be able to reach.
         seed: seed of the draws.
+
+    Source: Phipson & Smyth 2010 for the p-value (1 + sets at least as bad) / (1 + sets).
     """
     strict = _draw_within(set(selected), heads, 0, draws, seed)
     found, radius = strict, 0
@@ -97,22 +105,22 @@ def _draw_within(
             for near in sorted(heads)
             if abs(near - layer) <= radius
             for head in range(heads[near])
-            if (near, head) not in selected
         ]
         for layer in wanted
     }
     if any(len(pools[layer]) < count for layer, count in wanted.items()):
         return NullSets([], radius, True)
+    itself = tuple(sorted(selected))
     ways = prod(comb(len(pools[layer]), count) for layer, count in wanted.items())
     if ways <= ENUMERABLE:
-        every = _list_all(sorted(wanted.items()), pools)
+        every = [some for some in _list_all(sorted(wanted.items()), pools) if some != itself]
         if len(every) <= draws:
             return NullSets(every, radius, True)
         return NullSets(Draws(seed, "null").choose(every, draws), radius, False)
     found: dict[HeadSet, None] = {}
     for attempt in range(50 * draws):
         some = _draw_one(sorted(wanted.items()), pools, Draws(seed, "null", 1 + attempt))
-        if some is not None:
+        if some is not None and some != itself:
             found[some] = None
         if len(found) == draws:
             break

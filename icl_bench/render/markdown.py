@@ -152,9 +152,9 @@ def _circuits(record: RunRecord) -> Iterator[str]:
     for suite, header, rows in circuits.circuit_tables(record):
         yield f"## The circuit, head by head: {escape(suite)}"
         yield ""
-        yield "Keys, queries, values need: the one earlier head that costs most when it is taken out"
-        yield "of that side alone, with the induction score (for values: the logits written) before"
-        yield "and after. Written by: the largest part of what makes the head attend to its target."
+        yield "Keys, queries, values need: the one earlier head that costs most when it is taken"
+        yield "out of that side alone, with the induction score (for values: the logits written)"
+        yield "before and after. Written by: the largest part of what makes the head attend."
         yield ""
         yield from _table(header, rows)
         yield ""
