@@ -18,7 +18,9 @@ from icl_bench.models.reading import read_layers
 from icl_bench.reference.handwired import GAIN, handwired, token_codes
 from icl_bench.reference.tokenizer import build_tokenizer
 
-FAMILIES = ["gpt2", "llama", "gemma2", "gemma3", "olmo2", "icl_reference"]
+NORMED = ("gemma3", "olmo2", "qwen3")
+"""Families with norms over queries and keys."""
+FAMILIES = ["gpt2", "llama", "gemma2", "gemma3", "olmo2", "qwen3", "icl_reference"]
 PERIOD = 6
 
 
@@ -73,12 +75,12 @@ def test_what_heads_read_is_the_weights_with_the_norms_folded_in(name):
         for head in range(4):
             q, k, v, _ = weights.head(layer, head)
             assert torch.allclose(reading.map_of("value")[head], v, atol=1e-5)
-            if name in ("gemma3", "olmo2"):  # norms over queries and keys
-                with pytest.raises(NotMeasurable, match=f"layer {layer}: its keys are not"):
-                    reading.map_of("key")
-                continue
-            assert torch.allclose(reading.map_of("query")[head], q, atol=1e-5)
-            assert torch.allclose(reading.map_of("key")[head], k, atol=1e-5)
+            for side, matrix in (("query", q), ("key", k)):
+                found = reading.map_of(side)[head]
+                if side in reading.scaled:
+                    matrix, found = matrix / matrix.norm(), found / found.norm()
+                assert torch.allclose(found, matrix, atol=1e-5)
+            assert reading.scaled == ({"query", "key"} if name in NORMED else set())
 
 
 @pytest.mark.parametrize("name", families.EVERY)
