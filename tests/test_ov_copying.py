@@ -5,7 +5,9 @@ from __future__ import annotations
 import circuit_families as families
 import numpy as np
 import pytest
+import tinyconfigs
 import torch
+import transformers as tf
 from slow_models import SLOW
 from slow_weights import Weights
 
@@ -61,6 +63,31 @@ def test_eigenvalues_are_those_of_the_matrix_from_tokens_to_tokens(name, states)
         assert whole.shape == (len(model.vocabulary),) * 2
         assert row.ov_eigenvalue == pytest.approx(score_of(whole), abs=2e-5)
     assert frame["ov_eigenvalue"].abs().max() > 0.1
+
+
+def test_without_bos_a_token_runs_alone():
+    module = families.build("llama")
+    model = icl_bench.wrap(module)
+    with_bos = icl_bench.ov_copying(model)
+    model.bos = None
+    rows = torch.tensor(model.vocabulary)[:, None]
+    with torch.no_grad():
+        hidden = module(rows, use_cache=False, output_hidden_states=True).hidden_states[1]
+    weights = Weights(module, "llama")
+    _, _, value, out = weights.head(2, 3)
+    tokens = weights.normed(hidden[:, 0].double())
+    expected = score_of(weights.unembed(model.vocabulary) @ out @ value @ tokens.T)
+    alone = icl_bench.ov_copying(model)
+    assert head_of(alone, 2, 3)["ov_eigenvalue"] == pytest.approx(expected, abs=2e-5)
+    assert head_of(with_bos, 2, 3)["ov_eigenvalue"] != pytest.approx(expected, abs=1e-3)
+
+
+def test_a_family_that_cannot_be_entered_halfway_is_refused():
+    """Its attention layers come after others whose place cannot be taken."""
+    torch.manual_seed(0)
+    module = tf.AutoModelForCausalLM.from_config(tinyconfigs.make_config("bamba")).eval()
+    with pytest.raises(NotMeasurable, match="the model cannot be run from layer 1 on"):
+        icl_bench.ov_copying(icl_bench.wrap(module))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -253,7 +253,7 @@ class _LayerReader:
                 self.model.run_pass(ids, Pass(swap=keep), logits=False)
         except _Read:
             return
-        except (RuntimeError, KeyError, IndexError, AttributeError, TypeError) as error:
+        except _BREAKS as error:
             raise NotMeasurable(
                 f"the model cannot be run from layer {self.layer} on: "
                 f"{type(error).__name__}: {error}"
@@ -261,6 +261,7 @@ class _LayerReader:
         raise NotMeasurable(f"layer {self.layer} never called the attention function")
 
 
+_BREAKS = (RuntimeError, KeyError, IndexError, AttributeError, TypeError, ValueError)
 _PLURAL = {"query": "queries", "key": "keys", "value": "values"}
 
 
