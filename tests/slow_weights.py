@@ -11,6 +11,8 @@ import torch
 class Weights:
     """A head's W_Q, W_K, W_V (head width, width) and W_O (width, head width), norms folded.
 
+    The gains of norms over queries and keys are in W_Q and W_K.
+
     Args:
         module: a model of `circuit_families` with 4 heads.
         name: its family.
@@ -64,7 +66,14 @@ class Weights:
         if self.name in ("gemma2", "gemma3", "olmo2"):
             key = f"model.layers.{layer}.post_attention_layernorm.weight"
             out = self.norm_matrix(key) @ out
-        return q[own] @ before, k[shared] @ before, v[shared] @ before, out
+        q, k, v = q[own] @ before, k[shared] @ before, v[shared] @ before
+        if f"model.layers.{layer}.self_attn.q_norm.weight" in self.w:
+            place = f"model.layers.{layer}.self_attn."
+            by_query, by_key = (self.gain(f"{place}{n}_norm.weight") for n in ("q", "k"))
+            if len(by_query) > wide:  # one norm over all heads
+                by_query, by_key = by_query[own], by_key[shared]
+            q, k = by_query[:, None] * q, by_key[:, None] * k
+        return q, k, v, out
 
     def unembed(self, ids):
         """Centred unembedding with the final norm folded in, (ids, width)."""

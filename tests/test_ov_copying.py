@@ -5,7 +5,9 @@ from __future__ import annotations
 import circuit_families as families
 import numpy as np
 import pytest
+import tinyconfigs
 import torch
+import transformers as tf
 from slow_models import SLOW
 from slow_weights import Weights
 
@@ -18,7 +20,9 @@ from icl_bench.models.reading import read_layers
 from icl_bench.reference.handwired import GAIN, handwired, token_codes
 from icl_bench.reference.tokenizer import build_tokenizer
 
-FAMILIES = ["gpt2", "llama", "gemma2", "gemma3", "olmo2", "icl_reference"]
+NORMED = ("gemma3", "olmo2", "qwen3")
+"""Families with norms over queries and keys."""
+FAMILIES = ["gpt2", "llama", "gemma2", "gemma3", "olmo2", "qwen3", "icl_reference"]
 PERIOD = 6
 
 
@@ -61,6 +65,31 @@ def test_eigenvalues_are_those_of_the_matrix_from_tokens_to_tokens(name, states)
     assert frame["ov_eigenvalue"].abs().max() > 0.1
 
 
+def test_without_bos_a_token_runs_alone():
+    module = families.build("llama")
+    model = icl_bench.wrap(module)
+    with_bos = icl_bench.ov_copying(model)
+    model.bos = None
+    rows = torch.tensor(model.vocabulary)[:, None]
+    with torch.no_grad():
+        hidden = module(rows, use_cache=False, output_hidden_states=True).hidden_states[1]
+    weights = Weights(module, "llama")
+    _, _, value, out = weights.head(2, 3)
+    tokens = weights.normed(hidden[:, 0].double())
+    expected = score_of(weights.unembed(model.vocabulary) @ out @ value @ tokens.T)
+    alone = icl_bench.ov_copying(model)
+    assert head_of(alone, 2, 3)["ov_eigenvalue"] == pytest.approx(expected, abs=2e-5)
+    assert head_of(with_bos, 2, 3)["ov_eigenvalue"] != pytest.approx(expected, abs=1e-3)
+
+
+def test_a_family_that_cannot_be_entered_halfway_is_refused():
+    """Its attention layers come after others whose place cannot be taken."""
+    torch.manual_seed(0)
+    module = tf.AutoModelForCausalLM.from_config(tinyconfigs.make_config("bamba")).eval()
+    with pytest.raises(NotMeasurable, match="the model cannot be run from layer 1 on"):
+        icl_bench.ov_copying(icl_bench.wrap(module))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_heads_read_is_the_weights_with_the_norms_folded_in(name):
     module = families.build(name)
@@ -73,12 +102,12 @@ def test_what_heads_read_is_the_weights_with_the_norms_folded_in(name):
         for head in range(4):
             q, k, v, _ = weights.head(layer, head)
             assert torch.allclose(reading.map_of("value")[head], v, atol=1e-5)
-            if name in ("gemma3", "olmo2"):  # norms over queries and keys
-                with pytest.raises(NotMeasurable, match=f"layer {layer}: its keys are not"):
-                    reading.map_of("key")
-                continue
-            assert torch.allclose(reading.map_of("query")[head], q, atol=1e-5)
-            assert torch.allclose(reading.map_of("key")[head], k, atol=1e-5)
+            for side, matrix in (("query", q), ("key", k)):
+                found = reading.map_of(side)[head]
+                if side in reading.scaled:
+                    matrix, found = matrix / matrix.norm(), found / found.norm()
+                assert torch.allclose(found, matrix, atol=1e-5)
+            assert reading.scaled == ({"query", "key"} if name in NORMED else set())
 
 
 @pytest.mark.parametrize("name", families.EVERY)

@@ -154,11 +154,14 @@ def test_composition_without_the_previous_token_head_is_not_measured():
     assert value(found, "key_excess_max") > 0.02 > value(found, "query_excess_max")
 
 
-def test_composition_of_first_layers_and_of_normed_keys_is_left_out_with_the_reason():
+def test_composition_of_first_layers_and_of_bent_keys_is_left_out_with_the_reason():
     found = compose(icl_bench.load_model("builtin:control-1l"), [[0, 3]])
     assert found.unmeasured["key_excess_max"] == "no chosen head has a head below it"
     assert value(found, "heads") == 0
-    found = compose(icl_bench.wrap(families.build("qwen3")), [[2, 0]])
+    module = families.build("llama")
+    keys = families.layer_of(module, 2).self_attn.k_proj
+    keys.register_forward_hook(lambda part, args, output: output + output.tanh())
+    found = compose(icl_bench.wrap(module), [[2, 0]])
     assert "keys are not a linear map" in found.unmeasured["key_excess_mean"]
     assert "value_excess_max" in found.metrics
     assert "key_excess" not in found.tables["composition"][0]

@@ -29,7 +29,9 @@ def share(a, b):
     return float((a @ b).norm() / (a.norm() * b.norm()))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "icl_reference"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "llama", "gemma2", "gemma3", "olmo2", "qwen3", "icl_reference"]
+)
 def test_every_side_equals_products_of_whole_matrices(name):
     module = families.build(name)
     model, weights = icl_bench.wrap(module), Weights(module, name)
@@ -128,10 +130,14 @@ def test_with_its_output_turned_at_random_it_is_near_random():
 
 
 def test_a_side_that_is_no_linear_map_is_refused_and_others_are_not():
-    model = icl_bench.wrap(families.build("qwen3"))
-    with pytest.raises(NotMeasurable, match="its queries are not a linear map|its keys are not"):
+    module = families.build("llama")
+    keys = families.layer_of(module, 2).self_attn.k_proj
+    keys.register_forward_hook(lambda part, args, output: output + output.tanh())
+    model = icl_bench.wrap(module)
+    with pytest.raises(NotMeasurable, match="layer 2: its keys are not a linear map"):
         icl_bench.weight_composition(model, [(2, 0)])
     assert len(icl_bench.weight_composition(model, [(2, 0)], side="value")) == 8
+    assert len(icl_bench.weight_composition(model, [(1, 0)])) == 12
     with pytest.raises(NotMeasurable, match="attention interface"):
         icl_bench.weight_composition(icl_bench.wrap(families.build("bloom")), [(2, 0)])
 

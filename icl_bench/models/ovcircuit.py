@@ -115,8 +115,9 @@ def ov_behaviour(
     """Return layer -> how much of what each head raises is the logits of what it attends to.
 
     With r_i(v) the direct effect of a head's output at position i on the logit of token v, minus
-    the mean over the vocabulary, negative ones set to 0, a_ij its attention among the content
-    positions, and S the block's tokens: 2 * sum_ij a_ij r_i(t_j) / sum_i sum_{v in S} r_i(v) - 1,
+    the mean over the vocabulary, negative ones set to 0 and the norms' scales at i left out, a_ij
+    its attention among the content positions, and S the block's tokens:
+    2 * sum_ij a_ij r_i(t_j) / sum_i sum_{v in S} r_i(v) - 1,
     i over copy 2 and later.
 
     Args:

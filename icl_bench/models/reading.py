@@ -6,7 +6,8 @@ into heads. Each stream is a sequence of one token. It stands at position 0, whe
 position is none, and what is read is free of positions. The map is read off with an orthogonal
 basis: half of what x gives minus what -x gives, so that biases drop out and come back on their
 own. Streams of many sizes and means, drawn at random, tell what norm stands before it, and
-whether there is such a map at all.
+whether there is such a map at all. Queries and keys that a norm of their own brings to one size
+have one up to that size, which is read off by directions.
 """
 
 from __future__ import annotations
@@ -74,12 +75,15 @@ class Reading:
         norm: what the maps are taken of.
         maps: side -> (heads, head width, residual width), float64; keys and values have a group's
             map for each of its query heads. Norm gain and centring are in them, biases are not.
+        scaled: sides that a norm brings to one size: their maps have its gain, and are right up
+            to a positive factor for each head.
         problems: side -> why it has no map.
     """
 
     layer: int
     norm: InputNorm
     maps: dict[Side, Tensor] = field(default_factory=dict)
+    scaled: set[Side] = field(default_factory=set)
     problems: dict[Side, str] = field(default_factory=dict)
 
     def map_of(self, side: Side) -> Tensor:
@@ -135,6 +139,7 @@ class _LayerReader:
         self.width = len(model.anatomy.layers[layer].output_matrix())
         self.dtype = model.embedding.dtype
         self.within = WITHIN if self.dtype in (torch.float32, torch.float64) else WITHIN_HALF
+        self._beside: dict[Side, Tensor] | None = None
 
     def read(self, known: list[InputNorm]) -> Reading:
         """Return the layer's maps; norms that other layers have are tried first."""
@@ -165,15 +170,51 @@ class _LayerReader:
         heads = self.model.heads[self.layer]
         for side in SIDES:
             off = error(reading.norm, side)
-            if not off <= self.within:
+            own = (maps[side] * reading.norm.at_size_one).reshape(*odd[side].shape[1:], self.width)
+            if not off <= self.within and side != "value":
+                directions = self._read_directions(side, basis, plus[side])
+                angle = _angle(reading.norm.apply(checks), directions, answers[side])
+                if angle <= self.within:
+                    own, off = directions, 0.0
+                    reading.scaled.add(side)
+            if off <= self.within:
+                reading.maps[side] = own.repeat_interleave(heads // len(own), 0)
+            else:
                 reading.problems[side] = (
                     f"its {_PLURAL[side]} are not a linear map of the normed residual stream "
                     f"(off by {off:.2g})"
                 )
-                continue
-            own = (maps[side] * reading.norm.at_size_one).reshape(*odd[side].shape[1:], self.width)
-            reading.maps[side] = own.repeat_interleave(heads // len(own), 0)
         return reading
+
+    def _read_directions(self, side: Side, basis: Tensor, read: Tensor) -> Tensor:
+        """Return the map of queries or keys that a norm scales to one size, up to a factor.
+
+        What basis vector i gives is a_i M b_i, with an unknown a_i > 0. What it gives beside
+        another vector c is on the same plane as the two on their own, and its place there tells
+        how large M b_i is, compared with M c.
+
+        Args:
+            side: query or key.
+            basis: orthogonal, (width, width).
+            read: what its rows give, (width, heads or groups, head width).
+        """
+        size = self.width**0.5
+        if self._beside is None:
+            draws = torch.Generator().manual_seed(1)
+            anchor = torch.randn(1, self.width, generator=draws, dtype=torch.float64)
+            anchor -= anchor.mean()
+            anchor /= anchor.norm()
+            self._beside = self._attend(
+                torch.cat([anchor * size, (anchor + basis) * size / 2**0.5])
+            )
+        start, both = self._beside[side][:1], self._beside[side][1:]
+        # both = alpha start + beta read, least squares in the width of a head.
+        aa, ar, rr = (start**2).sum(-1), (start * read).sum(-1), (read**2).sum(-1)
+        ba, br = (both * start).sum(-1), (both * read).sum(-1)
+        alpha, beta = ba * rr - br * ar, br * aa - ba * ar
+        # A vector that the norm before takes away gives nothing, and no plane.
+        ratio = torch.where(rr > 1e-12 * aa, beta / alpha, 0.0)
+        return torch.einsum("ihw,id->hwd", ratio[..., None] * read, basis)
 
     def _guess_norms(self, moved: dict[Side, Tensor]) -> list[InputNorm]:
         """Return no norm, and those whose epsilon fits how a small stream's values shrink."""
@@ -212,7 +253,7 @@ class _LayerReader:
                 self.model.run_pass(ids, Pass(swap=keep), logits=False)
         except _Read:
             return
-        except (RuntimeError, KeyError, IndexError, AttributeError, TypeError) as error:
+        except _BREAKS as error:
             raise NotMeasurable(
                 f"the model cannot be run from layer {self.layer} on: "
                 f"{type(error).__name__}: {error}"
@@ -220,7 +261,16 @@ class _LayerReader:
         raise NotMeasurable(f"layer {self.layer} never called the attention function")
 
 
+_BREAKS = (RuntimeError, KeyError, IndexError, AttributeError, TypeError, ValueError)
 _PLURAL = {"query": "queries", "key": "keys", "value": "values"}
+
+
+def _angle(normed: Tensor, maps: Tensor, theirs: Tensor) -> float:
+    """Return the largest distance between directions of what a map gives and what was read."""
+    ours = torch.einsum("nd,hwd->nhw", normed, maps)
+    ours = ours / ours.norm(dim=-1, keepdim=True).clamp_min(1e-20)
+    theirs = theirs / theirs.norm(dim=-1, keepdim=True).clamp_min(1e-20)
+    return float((ours - theirs).norm(dim=-1).max())
 
 
 def _basis(width: int) -> Tensor:
