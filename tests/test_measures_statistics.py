@@ -126,3 +126,20 @@ def test_the_p_value_is_uniform_when_nothing_is_there():
     ps = [st.monte_carlo_p(rng.normal(), rng.normal(size=19).tolist()) for _ in range(3000)]
     for level in (0.05, 0.25, 0.5):
         assert np.mean(np.array(ps) <= level + 1e-9) == pytest.approx(level, abs=0.03)
+
+
+def test_heads_chosen_by_one_score_are_read_by_another_on_the_other_half():
+    by = np.array([[0.9, 0.1], [0.8, 0.1], [0.1, 0.9], [0.1, 0.7]])
+    values = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
+    # The first half chooses head 0, which the second reads, and the other way round.
+    assert st.read_cross_fitted(by, values).tolist() == [2, 4, 5, 7]
+    assert st.read_cross_fitted(by[:1], values[:1]).tolist() == [1]
+
+
+def test_a_count_becomes_a_share_with_its_interval():
+    count = st.count_above(np.array([[0.9, 0.1, 0.5], [0.8, 0.1, 0.5], [0.9, 0.2, 0.4]]), 0.45)
+    share = st.divide_count(count, 4)
+    assert share.value == count.value / 4 and share.n == 3
+    assert (share.ci_low, share.ci_high) == (count.ci_low / 4, count.ci_high / 4)
+    alone = st.divide_count(st.count_above(np.array([[0.9, 0.1]]), 0.5), 2)
+    assert alone.value == 0.5 and alone.ci_low is None
