@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import SettingsError, nearest
@@ -132,6 +132,29 @@ def evaluate(
         reason=reason,
         description=spec.description,
         **_stated(spec, supported),
+    )
+
+
+def all_decided(
+    specs: Iterable[CheckSpec | QuizSpec],
+    measurement: Measurement,
+    metrics: Mapping[str, MetricInfo],
+) -> bool:
+    """Whether more data could change no verdict: none of the checks is inconclusive.
+
+    Which models a check is meant for does not matter here.
+
+    Args:
+        specs: the checks and quiz items on the measurement.
+        measurement: what was measured.
+        metrics: metric name -> what it means, of the measurement's probe.
+    """
+    return all(
+        evaluate(
+            replace(spec, models=None), "", "", measurement, metrics[spec.metric], "", ""
+        ).verdict
+        != "inconclusive"
+        for spec in specs
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.cache import Cache, KnownModel
@@ -19,6 +19,9 @@ from icl_bench.record import Measurement
 if TYPE_CHECKING:
     from icl_bench.models.hub import HubModel
     from icl_bench.models.model import Model
+
+Enough = Callable[[Planned, Measurement], bool]
+"""Whether one look at growing data suffices."""
 
 FORMAT = 1
 """Changes when entries of the cache come to mean something else."""
@@ -107,17 +110,32 @@ class Memory:
             self._cache.remember(self._identity, known)
         return before is not None and before.conditions != known.conditions
 
-    def find(self, planned: Planned) -> Measurement | None:
-        """Return the measurement if it was taken before on this very model, or None."""
+    def find(self, planned: Planned, enough: Enough | None = None) -> Measurement | None:
+        """Return the measurement if it was taken before on this very model, or None.
+
+        Args:
+            planned: the measurement.
+            enough: whether a look decides what is asked; needed where there are several.
+        """
+        if planned.looks:
+            for look in planned.looks:
+                kept = self.find(look)
+                if kept is None or enough is None:
+                    return None
+                if look is planned.looks[-1] or enough(planned, kept):
+                    return kept
         key = self._key(planned)
         return None if key is None else self._cache.find(key)
 
-    def find_all(self, plan: Plan, keys: Iterable[str]) -> dict[str, Measurement] | None:
+    def find_all(
+        self, plan: Plan, keys: Iterable[str], enough: Enough
+    ) -> dict[str, Measurement] | None:
         """Return all the measurements, by digest, if none of them has to be taken, else None.
 
         Args:
             plan: the plan that they are in.
             keys: `SUITE/NAME` of each; what they depend on is looked for as well.
+            enough: whether a look decides what is asked of a measurement.
         """
         found: dict[str, Measurement] = {}
 
@@ -129,7 +147,7 @@ class Memory:
                 above = found.get(upstream.digest)
                 if above is None or above.status != "measured":
                     return True  # a skip is handed down
-            if planned.digest not in found and (kept := self.find(planned)):
+            if planned.digest not in found and (kept := self.find(planned, enough)):
                 found[planned.digest] = kept
             return planned.digest in found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -28,6 +28,9 @@ class Planned:
         settings: final settings: option, measurement, suite default, built-in, in this order.
         upstream: key of the measurement that heads are chosen from, or None.
         digest: equal for measurements that would give the same numbers.
+        looks: with `until: decided`, the measurements of growing size that are taken one after
+            the other until `checks` are decided; the last one taken is the result.
+        checks: with `until: decided`, the checks and quiz items on this measurement.
     """
 
     key: str
@@ -35,6 +38,8 @@ class Planned:
     settings: BaseModel
     upstream: str | None
     digest: str
+    looks: tuple[Planned, ...] = ()
+    checks: tuple[CheckSpec | QuizSpec, ...] = ()
 
 
 @dataclass
@@ -106,15 +111,40 @@ def _add(plan: Plan, suite: Suite, name: str, seed: int | None) -> Planned:
         settings = settings.model_copy(update={"seed": seed})
     source = getattr(getattr(settings, "heads", None), "from_", None)
     upstream = None if source is None else _add(plan, suite, source, seed)
+    planned = _describe(key, spec.probe, settings, upstream)
+    each_look: list[BaseModel] = getattr(settings, "each_look", list)()
+    if each_look:
+        looks = [_describe(key, spec.probe, look, upstream) for look in each_look]
+        every: list[CheckSpec | QuizSpec] = [*suite.checks, *suite.quiz]
+        checks = tuple(one for one in every if one.on == name)
+        # How far it goes depends on what is asked of it; what each look finds does not.
+        content = [[look.digest for look in looks], sorted(_rules_of(one) for one in checks)]
+        planned = replace(planned, digest=_digest(content), looks=tuple(looks), checks=checks)
+    plan.measurements[key] = planned
+    return planned
+
+
+def _describe(key: str, probe: str, settings: BaseModel, upstream: Planned | None) -> Planned:
     described: dict[str, Any] = {
-        "probe": spec.probe,
+        "probe": probe,
         "settings": settings.model_dump(mode="json", by_alias=True),
         "upstream": upstream.digest if upstream else None,
     }
     if upstream:
         # What heads are chosen from is told by its digest; its name in the suite is not a setting.
         described["settings"]["heads"].pop("from", None)
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-    planned = Planned(key, spec.probe, settings, upstream.key if upstream else None, digest)
-    plan.measurements[key] = planned
-    return planned
+    return Planned(key, probe, settings, upstream.key if upstream else None, _digest(described))
+
+
+def _rules_of(spec: CheckSpec | QuizSpec) -> str:
+    """What a check asks, without what it is called."""
+    rule: list[Any]
+    if isinstance(spec, CheckSpec):
+        rule = [spec.rule, spec.threshold, spec.tolerance]
+    else:
+        rule = [[asdict(one) for one in spec.supports], spec.expected]
+    return json.dumps([spec.metric, rule], sort_keys=True)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

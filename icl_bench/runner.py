@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from icl_bench.cache import Cache, KnownModel
-from icl_bench.checks import applies, evaluate
+from icl_bench.checks import all_decided, applies, evaluate
 from icl_bench.description import describe_again, describe_environment, describe_model
 from icl_bench.errors import IclError, ModelError, NotMeasurable
 from icl_bench.memory import Memory
@@ -161,7 +161,7 @@ class ModelRun:
             return
         described = describe_again(known, self.spec, self.slug)
         self.results.model, self.results.environment = described
-        kept = self._memory.find_all(self.plan, self._wanted())
+        kept = self._memory.find_all(self.plan, self._wanted(), is_enough)
         if kept is not None:
             self._by_digest = kept
         else:
@@ -211,13 +211,25 @@ class ModelRun:
                     settings=_settings_of(planned.settings),
                 )
             else:
-                kept = self._memory.find(planned) if self._memory else None
-                taken = kept or self._take(planned, upstream)
+                taken = self._obtain(planned, upstream)
             self._by_digest[planned.digest] = taken
         taken = known[key] = _named_as(planned, self._by_digest[planned.digest])
         # At once, for an interruption to lose nothing.
-        if self._memory and not shared and not taken.cached:
+        if self._memory and not shared and not taken.cached and not planned.looks:
             self._memory.keep(planned, taken)
+        return taken
+
+    def _obtain(self, planned: Planned, upstream: Measurement | None) -> Measurement:
+        """The measurement, kept or taken; with several looks, the first that decides the checks."""
+        if not planned.looks:
+            kept = self._memory.find(planned) if self._memory else None
+            return kept or self._take(planned, upstream)
+        for look in planned.looks:
+            taken = self._obtain(look, upstream)
+            if self._memory and not taken.cached:
+                self._memory.keep(look, taken)
+            if taken.status != "measured" or is_enough(planned, taken):
+                break
         return taken
 
     def _take(self, planned: Planned, upstream: Measurement | None) -> Measurement:
@@ -277,6 +289,16 @@ class ModelRun:
         return assemble(self.results, self.plan, interrupted=interrupted, missing=missing)
 
 
+def is_enough(planned: Planned, taken: Measurement) -> bool:
+    """Whether a look decides every check on the measurement, so that no further one is needed.
+
+    Args:
+        planned: the measurement, with the checks on it.
+        taken: what a look at it found.
+    """
+    return all_decided(planned.checks, taken, get_probe(planned.probe).metrics)
+
+
 def _place(error: Exception) -> str:
     """Name an unforeseen error with where it was raised."""
     place = traceback.extract_tb(error.__traceback__)[-1]
@@ -285,7 +307,11 @@ def _place(error: Exception) -> str:
 
 
 def _named_as(planned: Planned, taken: Measurement) -> Measurement:
-    """The measurement with this suite's own name for where its heads are from."""
+    """The measurement with this suite's own name for where its heads are from, and its looks."""
+    if planned.looks and taken.status == "measured":
+        asked = _settings_of(planned.settings)
+        told = {name: asked[name] for name in ("until", "max_sequences")}
+        taken = taken.model_copy(update={"settings": {**taken.settings, **told}})
     heads = taken.settings.get("heads")
     source = getattr(getattr(planned.settings, "heads", None), "from_", None)
     if not isinstance(heads, dict) or heads.get("from") == source:

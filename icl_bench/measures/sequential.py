@@ -7,10 +7,10 @@ inequality all of them hold together 95% of the time, whatever joins the looks a
 stops the sampling, as long as each holds on its own. Source: group-sequential testing with a
 spending function (Pocock 1977; Lan & DeMets 1983), here the spending in equal parts.
 
-docs/statistics.md says by simulation why not the alternatives: Pocock's bounds ask for the joint
-distribution of the looks, which cross-fitted maxima and counts do not have; confidence sequences
-for any number of looks (Howard et al. 2021; Waudby-Smith & Ramdas 2024) are wider at these sizes,
-and the asymptotic ones (Waudby-Smith et al. 2024) miss too often at 8 sequences.
+docs/statistics.md has simulations beside the alternatives. Pocock's bounds and the asymptotic
+confidence sequences (Waudby-Smith et al. 2024) are for means over one growing sample, which
+cross-fitted maxima, counts and ratios are not; confidence sequences that hold for every law on
+[0, 1] (Howard et al. 2021; Waudby-Smith & Ramdas 2024) are two to three times as wide at these sizes.
 """
 
 from __future__ import annotations

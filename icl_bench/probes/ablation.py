@@ -9,13 +9,15 @@ from pydantic import Field, model_validator
 from icl_bench.errors import MeasurementError
 from icl_bench.probes import MetricInfo
 from icl_bench.probes.ablation_null import NULL_METRICS, UNIFORM_METRICS, compare_with_null
-from icl_bench.probes.choosing import choose_heads, explain_idle
+from icl_bench.probes.choosing import choose_heads, explain_empty
 from icl_bench.probes.context import Context
 from icl_bench.probes.replacement import Method, Patterns, prepare_replacement
-from icl_bench.probes.settings import HeadList, HeadSelection, TokenSettings
-from icl_bench.record import Measurement
+from icl_bench.probes.settings import HeadList, HeadSelection, SequentialSettings
+from icl_bench.record import Measurement, Metric
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from icl_bench.measures.copying import CopyLosses
     from icl_bench.models.ablation import Component, Part
     from icl_bench.models.model import Model
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 Head = tuple[int, int]
 
 
-class Settings(TokenSettings):
+class Settings(SequentialSettings):
     """What a suite may set for the `ablation` probe."""
 
     heads: HeadSelection | HeadList | None = None
@@ -57,6 +59,11 @@ class Settings(TokenSettings):
             raise ValueError(f"{self.method} is for heads; MLPs and layers take zero or mean")
         if self.keep_only and (self.heads is None or self.mlps or self.layers):
             raise ValueError("keep_only is for heads alone")
+        if self.until is not None and (self.null_draws or self.uniform_draws):
+            raise ValueError(
+                "'until: decided' is for measurements without random sets: set null_draws: 0 and "
+                "put the null into a measurement of its own"
+            )
         if self.method == "edge_knockout" and self.patterns == "frozen":
             raise ValueError("edge_knockout changes patterns: it cannot have 'patterns: frozen'")
         return self
@@ -166,7 +173,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         _report_nothing_ablated(result, clean, settings)
         return result
     ablated = copying.split_losses(tokens, off.nll[0], off.correct[0])
-    _compare(result, clean, ablated)
+    _compare(result, clean, ablated, settings.confidence)
     if settings.keep_only or len(parts) > len(heads):
         why = "the null is made of heads that are switched off alone"
         result.unmeasured |= dict.fromkeys((*NULL_METRICS, *UNIFORM_METRICS), why)
@@ -194,13 +201,14 @@ def _report_nothing_ablated(result: Measurement, clean: CopyLosses, settings: Se
     """No head is to be switched off: what an empty ablation changes needs no measuring."""
     from icl_bench.measures.statistics import exact_metric, mean_metric
 
-    result.reason = explain_idle(settings.heads)
+    confidence = settings.confidence
+    result.reason = explain_empty(settings.heads)
     result.metrics = {
         "heads": exact_metric(0),
-        "first_loss": mean_metric(clean.first),
-        "repeated_loss": mean_metric(clean.repeated),
-        "gain": mean_metric(clean.gain),
-        "copy_accuracy": mean_metric(clean.accuracy, unit=True),
+        "first_loss": mean_metric(clean.first, confidence=confidence),
+        "repeated_loss": mean_metric(clean.repeated, confidence=confidence),
+        "gain": mean_metric(clean.gain, confidence=confidence),
+        "copy_accuracy": mean_metric(clean.accuracy, unit=True, confidence=confidence),
         "loss_ratio": exact_metric(1),
         "copying_lost": exact_metric(0),
         "icl_share": exact_metric(0),
@@ -210,32 +218,39 @@ def _report_nothing_ablated(result: Measurement, clean: CopyLosses, settings: Se
     result.unmeasured = dict.fromkeys(METRICS.keys() - result.metrics.keys(), result.reason)
 
 
-def _compare(result: Measurement, clean: CopyLosses, ablated: CopyLosses) -> None:
+def _compare(
+    result: Measurement, clean: CopyLosses, ablated: CopyLosses, confidence: float
+) -> None:
     from icl_bench.measures import statistics as st
+
+    def mean(values: np.ndarray, *, unit: bool = False) -> Metric:
+        return st.mean_metric(values, unit=unit, confidence=confidence)
 
     delta = ablated.repeated - clean.repeated
     result.metrics = {
         "heads": st.exact_metric(len(result.tables["ablated_heads"])),
-        "first_loss": st.mean_metric(clean.first),
-        "repeated_loss": st.mean_metric(clean.repeated),
-        "gain": st.mean_metric(clean.gain),
-        "first_loss_ablated": st.mean_metric(ablated.first),
-        "repeated_loss_ablated": st.mean_metric(ablated.repeated),
-        "gain_ablated": st.mean_metric(ablated.gain),
-        "delta_first": st.mean_metric(ablated.first - clean.first),
-        "delta_repeated": st.mean_metric(delta),
-        "copy_accuracy": st.mean_metric(clean.accuracy, unit=True),
-        "copy_accuracy_ablated": st.mean_metric(ablated.accuracy, unit=True),
+        "first_loss": mean(clean.first),
+        "repeated_loss": mean(clean.repeated),
+        "gain": mean(clean.gain),
+        "first_loss_ablated": mean(ablated.first),
+        "repeated_loss_ablated": mean(ablated.repeated),
+        "gain_ablated": mean(ablated.gain),
+        "delta_first": mean(ablated.first - clean.first),
+        "delta_repeated": mean(delta),
+        "copy_accuracy": mean(clean.accuracy, unit=True),
+        "copy_accuracy_ablated": mean(ablated.accuracy, unit=True),
     }
     if clean.repeated.mean() > 0 and ablated.repeated.mean() > 0:
-        result.metrics["loss_ratio"] = st.ratio_metric(ablated.repeated, clean.repeated)
+        result.metrics["loss_ratio"] = st.ratio_metric(
+            ablated.repeated, clean.repeated, confidence=confidence
+        )
     else:
         result.unmeasured["loss_ratio"] = "the clean loss on repeats is 0: nothing to divide by"
     gain = result.metrics["gain"]
     if gain.value > 0:
-        result.metrics["copying_lost"] = st.share_metric(delta, clean.gain)
+        result.metrics["copying_lost"] = st.share_metric(delta, clean.gain, confidence=confidence)
         lost = clean.gain - ablated.gain
-        result.metrics["icl_share"] = st.share_metric(lost, clean.gain)
+        result.metrics["icl_share"] = st.share_metric(lost, clean.gain, confidence=confidence)
     else:
         why = f"the clean model gains nothing from repetition (gain {gain.value:.3g} nats)"
         result.unmeasured |= {"copying_lost": why, "icl_share": why}

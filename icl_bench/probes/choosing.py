@@ -96,7 +96,7 @@ def describe_misfit(chosen: HeadSelection | HeadList | None) -> str | None:
     return f"no head has {words}" if words else None
 
 
-def explain_idle(rule: HeadSelection | HeadList | None) -> str:
+def explain_empty(rule: HeadSelection | HeadList | None) -> str:
     """Say why no head is switched off.
 
     Args:

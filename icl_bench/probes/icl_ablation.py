@@ -65,7 +65,7 @@ def ablate(
     from icl_bench.measures.positions import average_windows
     from icl_bench.models.ablation import Replacement
     from icl_bench.models.interventions import require_support, switch_off
-    from icl_bench.probes.choosing import choose_heads, explain_idle
+    from icl_bench.probes.choosing import choose_heads, explain_empty
     from icl_bench.probes.replacement import Prepared, replace_from
 
     heads = choose_heads(model, settings, context.upstream)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from icl_bench.probes import MetricInfo
 from icl_bench.probes.context import Advance, Context
-from icl_bench.probes.settings import TokenSettings
+from icl_bench.probes.settings import SequentialSettings
 from icl_bench.record import Measurement, Metric
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from icl_bench.models.model import Model
 
 
-class Settings(TokenSettings):
+class Settings(SequentialSettings):
     """What a suite may set for the `induction` probe."""
 
     repeats: Annotated[int, Field(ge=2)] = 2
@@ -102,18 +102,23 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
             scores |= _flatten(model.head_scores(varied, true_targets, advance=advance))
             scores["induction_excess"] = scores["induction"] - scores["induction_control"]
 
+    confidence = settings.confidence
+
+    def mean(values: np.ndarray, *, unit: bool = True) -> Metric:
+        return st.mean_metric(values, unit=unit, confidence=confidence)
+
     def best(name: str) -> Metric:
-        return st.mean_metric(st.cross_fitted_max(scores[name]), unit=True)
+        return mean(st.cross_fitted_max(scores[name]))
 
     induction = scores["induction"]
     metrics = {
         "induction_max": best("induction"),
         "induction_all_max": best("induction_all"),
-        "induction_heads": st.count_above(induction, settings.threshold),
-        "induction_median": st.mean_metric(np.median(induction, axis=1), unit=True),
+        "induction_heads": st.count_above(induction, settings.threshold, confidence=confidence),
+        "induction_median": mean(np.median(induction, axis=1)),
         "previous_token_max": best("previous_token"),
         "duplicate_token_max": best("duplicate_token"),
-        "first_token_mean": st.mean_metric(scores["first_token"].mean(axis=1), unit=True),
+        "first_token_mean": mean(scores["first_token"].mean(axis=1)),
         "uniform_level": st.exact_metric(tk.uniform_level(repeated)),
     }
     heads = induction.shape[1]
@@ -121,20 +126,20 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     unmeasured = {}
     if settings.control:
         control = scores["induction_control"][:, int(induction.mean(axis=0).argmax())]
-        metrics["induction_control"] = st.mean_metric(control, unit=True)
+        metrics["induction_control"] = mean(control)
         metrics["induction_varied_max"] = best("induction_varied")
         excess = st.cross_fitted_max(scores["induction_excess"])
-        metrics["induction_excess_max"] = st.mean_metric(excess)
+        metrics["induction_excess_max"] = mean(excess, unit=False)
     else:
         names = ("induction_control", "induction_excess_max", "induction_varied_max")
         unmeasured = dict.fromkeys(names, "control: false in the suite")
     return Measurement(
         probe="induction",
-        settings=settings.model_dump(),
+        settings=settings.model_dump(exclude_none=True),
         tokens_sha256=tk.digest_tokens(*batches),
         metrics=metrics,
         unmeasured=unmeasured,
-        heads=head_rows(model, scores),
+        heads=head_rows(model, scores, confidence),
     )
 
 
@@ -174,7 +179,9 @@ def _flatten(scores: dict[str, dict[int, Any]]) -> dict[str, np.ndarray]:
     }
 
 
-def head_rows(model: Model, scores: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def head_rows(
+    model: Model, scores: dict[str, np.ndarray], confidence: float = 0.95
+) -> list[dict[str, Any]]:
     """One row per head: layer, head, every score, its standard error, and induction's interval."""
     from icl_bench.measures.statistics import mean_metric
 
@@ -185,7 +192,12 @@ def head_rows(model: Model, scores: dict[str, np.ndarray]) -> list[dict[str, Any
     for column, (layer, head) in enumerate(numbered):
         row: dict[str, Any] = {"layer": layer, "head": head}
         for name, values in scores.items():
-            metric = mean_metric(values[:, column], keep=False, unit=name != "induction_excess")
+            metric = mean_metric(
+                values[:, column],
+                keep=False,
+                unit=name != "induction_excess",
+                confidence=confidence,
+            )
             row[name] = metric.value
             if metric.stderr is not None:
                 row[f"{name}_stderr"] = metric.stderr

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 S = TypeVar("S", bound="StrictSettings")
+L = TypeVar("L", bound="SequentialSettings")
 
 SCORES = Literal[
     "induction",
@@ -118,3 +119,46 @@ class TokenSettings(StrictSettings):
     """Seed of the token generator."""
     bos: Literal["auto", "always", "never"] = "auto"
     """Whether a beginning-of-sequence token is put first."""
+
+
+class SequentialSettings(TokenSettings):
+    """Token settings of a probe that may draw more sequences until its checks are decided."""
+
+    until: Literal["decided"] | None = None
+    """`decided`: draw more until no check on this measurement is inconclusive."""
+    max_sequences: Annotated[int, Field(ge=1)] | None = None
+    """With `until`: sequences at the last look; `sequences` are those of the first."""
+    looks: Annotated[int, Field(ge=1)] = 1
+    """Looks that the intervals have to hold for together; set by `until` where it is given."""
+
+    @model_validator(mode="after")
+    def _looks_agree(self: L) -> L:
+        if self.until is None and self.max_sequences is not None:
+            raise ValueError("'max_sequences' is for 'until: decided'")
+        if self.until is not None:
+            if self.max_sequences is None:
+                raise ValueError("'until: decided' needs 'max_sequences'")
+            if self.max_sequences < self.sequences:
+                raise ValueError(
+                    f"'max_sequences' {self.max_sequences} is below 'sequences' {self.sequences}"
+                )
+            if self.looks != 1:
+                raise ValueError("'until: decided' counts its looks itself: leave 'looks' out")
+        return self
+
+    def each_look(self: L) -> list[L]:
+        """Return the settings of every look, one measurement each; none without `until`."""
+        from icl_bench.measures.sequential import look_sizes
+
+        if self.until is None or self.max_sequences is None:
+            return []
+        sizes = look_sizes(self.sequences, self.max_sequences)
+        alone = {"until": None, "max_sequences": None, "looks": len(sizes)}
+        return [self.model_copy(update={"sequences": size, **alone}) for size in sizes]
+
+    @property
+    def confidence(self) -> float:
+        """Confidence of each interval."""
+        from icl_bench.measures.sequential import look_confidence
+
+        return look_confidence(self.looks)
