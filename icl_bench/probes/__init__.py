@@ -24,6 +24,7 @@ PROBES: dict[str, str] = {
     "minimal_set": "icl_bench.probes.minimal_set",
     "choice": "icl_bench.probes.choice",
     "fewshot": "icl_bench.probes.fewshot",
+    "function_vectors": "icl_bench.probes.function_vectors",
     "fuzzy": "icl_bench.probes.fuzzy",
 }
 
