@@ -98,7 +98,7 @@ def test_records_and_checks_need_neither_torch_nor_pandas():
         "import icl_bench.record, icl_bench.checks, icl_bench.plan, icl_bench.render.terminal, "
         "icl_bench.render.markdown, icl_bench.render.files, icl_bench.suite.loading, "
         "icl_bench.probes.induction, icl_bench.probes.ablation, icl_bench.probes.choice, "
-        "icl_bench.probes.fewshot, icl_bench.probes.fuzzy, "
+        "icl_bench.probes.fewshot, icl_bench.probes.fuzzy, icl_bench.probes.function_vectors, "
         "icl_bench.cli, icl_bench.models.spec, icl_bench.reference\n"
         "icl_bench.plan.make_plan([icl_bench.suite.find_suite('core')])"
     )

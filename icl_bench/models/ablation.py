@@ -37,12 +37,15 @@ class Replacement:
         edges: when given, the heads stay on and only their attention along these pairs is
             removed before the softmax (attention knockout, Geva et al. 2023; Crosbie & Shutova
             2024).
+        at: when given, heads are replaced at one position of each sequence alone: its physical
+            position, shape (sequences,), counted as `values` counts sequences.
     """
 
     values: Mapping[int, Tensor] | None = None
     contributions: Mapping[Component, Tensor] | None = None
     frozen: bool = False
     edges: Pairs | None = None
+    at: Tensor | None = None
 
 
 ZEROS = Replacement()
@@ -58,6 +61,7 @@ class Ablation:
         values: layer -> what stands in for a head's output, as in `Replacement`; None for zeros.
         sequences: for each row its sequence, which chooses the stand-in where there are several;
             None when row i is sequence i.
+        at: for each sequence the one position that is changed, as in `Replacement`; None for all.
 
     After a pass:
         applied: the layers in which it was applied.
@@ -66,6 +70,7 @@ class Ablation:
     off: dict[int, Tensor]
     values: Mapping[int, Tensor] | None = None
     sequences: Tensor | None = None
+    at: Tensor | None = None
     applied: set[int] = field(default_factory=set)
 
     @classmethod
@@ -75,6 +80,7 @@ class Ablation:
         heads_per_layer: dict[int, int],
         values: Mapping[int, Tensor] | None = None,
         sequences: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Ablation:
         """Make an ablation from one set of heads per row.
 
@@ -83,8 +89,9 @@ class Ablation:
             heads_per_layer: layer -> number of its heads.
             values: stand-ins as in the class.
             sequences: the rows' sequences as in the class.
+            at: the sequences' positions as in the class.
         """
-        return cls(mark_heads(rows, heads_per_layer), values, sequences)
+        return cls(mark_heads(rows, heads_per_layer), values, sequences, at)
 
     def apply(self, layer: int, output: Tensor) -> Tensor:
         """Return head outputs (rows, length, heads, width) with those that are off replaced."""
@@ -93,11 +100,15 @@ class Ablation:
             return output
         self.applied.add(layer)
         mask = off.to(output.device)[:, None, :, None]
+        rows = torch.arange(len(output)) if self.sequences is None else self.sequences
+        if self.at is not None:
+            own = self.at[rows % len(self.at)].to(output.device)
+            places = torch.arange(output.shape[1], device=output.device)
+            mask = mask & (places == own[:, None])[:, :, None, None]
         if self.values is None:
             return output.masked_fill(mask, 0)
         values = self.values[layer]
         if values.ndim == 4:
-            rows = torch.arange(len(output)) if self.sequences is None else self.sequences
             # Of longer sequences the first positions stand in.
             values = values[(rows % len(values)).to(values.device), : output.shape[1]]
         return torch.where(mask, values.to(output), output)
@@ -105,12 +116,12 @@ class Ablation:
     def below(self, layer: int) -> Ablation:
         """Return the part of this ablation that acts in the layers below `layer`."""
         off = {index: heads for index, heads in self.off.items() if index < layer}
-        return Ablation(off, self.values, self.sequences)
+        return Ablation(off, self.values, self.sequences, self.at)
 
     def since(self, layer: int) -> Ablation:
         """Return the part of this ablation that acts in `layer` and above."""
         off = {index: heads for index, heads in self.off.items() if index >= layer}
-        return Ablation(off, self.values, self.sequences)
+        return Ablation(off, self.values, self.sequences, self.at)
 
     @property
     def missed(self) -> set[int]:

@@ -144,7 +144,8 @@ def _base_pass(model: Model, base: BaseRun, start: int, stop: int) -> Pass:
         return Pass()
     rows = torch.arange(start, stop) + base.offset
     off = [base.off] * len(rows)
-    return Pass(ablation=Ablation.build(off, model.heads, base.replacement.values, rows))
+    how = base.replacement
+    return Pass(ablation=Ablation.build(off, model.heads, how.values, rows, how.at))
 
 
 def stream_into(model: Model, base: BaseRun, layer: int, later: Sequence[int]) -> Stream | None:

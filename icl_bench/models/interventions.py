@@ -94,6 +94,8 @@ def switch_off(
     shape = (len(sets), *base.wanted(torch.arange(count), wanted).shape)
     nll, correct = torch.empty(shape), torch.empty(shape, dtype=torch.bool)
 
+    if replacement.at is not None and (replacement.edges or any(some for _, some in parts)):
+        raise ValueError("one position is for the outputs of heads, not for edges, MLPs or layers")
     if base.off and (replacement.frozen or replacement.edges is not None):
         raise ValueError("patterns and edges are those of a clean run: nothing may be off in it")
     groups: dict[int, list[int]] = {}
@@ -163,7 +165,9 @@ def _run_group(
         if replacement.edges is not None:
             work.knockout = Knockout(mark_heads(heads, model.heads), replacement.edges)
         else:
-            ablation = Ablation.build(heads, model.heads, replacement.values, rows + base.offset)
+            ablation = Ablation.build(
+                heads, model.heads, replacement.values, rows + base.offset, replacement.at
+            )
             work.ablation = ablation if stream is None else ablation.since(stream.layer)
         others = ComponentAblation.build(components, replacement.contributions)
         with ExitStack() as stack:

@@ -31,6 +31,7 @@ PROBES: dict[str, str] = {
     "choice": "icl_bench.probes.choice",
     "fewshot": "icl_bench.probes.fewshot",
     "icl_score": "icl_bench.probes.icl_score",
+    "function_vectors": "icl_bench.probes.function_vectors",
     "fuzzy": "icl_bench.probes.fuzzy",
 }
 

@@ -71,7 +71,7 @@ def ablate(
     heads = choose_heads(model, settings, context.upstream)
     result.tables["ablated_heads"] = [{"layer": layer, "head": head} for layer, head in heads]
     if not heads:
-        _report_nothing(result, explain_idle(settings.heads))
+        _report_nothing(result, explain_empty(settings.heads))
         return []
     if settings.method in ("mean", "resample"):
         if held_out is None:
