@@ -23,7 +23,7 @@ def test_sets_have_as_many_heads_in_every_layer():
         assert Counter(layer for layer, _ in heads) == wanted
         assert heads != tuple(SELECTED)
         assert all(0 <= head < 9 for _, head in heads)
-    # Selected heads are drawn like any others: 2 of 8 on average, 3 x 3/9 + 2 x 2/9 + 1/9 + 2 x 2/9.
+    # Selected heads are drawn like any others: (3 x 3 + 2 x 2 + 1 + 2 x 2) / 9 on average.
     shared = sum(len(set(heads) & set(SELECTED)) for heads in null.sets) / 99
     assert shared == pytest.approx(2, abs=0.35)
 

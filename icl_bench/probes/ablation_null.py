@@ -64,6 +64,7 @@ def compare_with_null(
             {
                 "draw": index,
                 "heads": " ".join(f"{layer}.{head}" for layer, head in some),
+                "chosen": len(set(some) & set(heads)),
                 "repeated_loss": float(loss),
                 "loss_ratio": float(loss) / base,
             }

@@ -177,6 +177,7 @@ def _compare_with_null(
         {
             "draw": index,
             "heads": " ".join(f"{layer}.{head}" for layer, head in some),
+            "chosen": len(set(some) & set(heads)),
             "text_delta": float(deltas[index]),
             "icl_score_delta": float(rises[index]),
         }
