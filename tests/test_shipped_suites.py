@@ -1,0 +1,54 @@
+"""The shipped suites pass on models that have the circuit and fail on those that lack it."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+import icl_bench
+from icl_bench.record import RunRecord
+
+WITH = ("builtin:handwired", "builtin:induction-2l")
+WITHOUT = "builtin:control-1l"
+# What the one-layer twin may pass: unharmed first copies, numbers that are shown and not judged,
+# and its own way of using earlier text (it raises every word seen before).
+HARMLESS = {
+    "copying-by-weights",
+    "first-copy-unharmed",
+    "copying-above-chance",
+    "later-tokens-are-easier",
+}
+
+
+@cache
+def run(suite: str, spec: str) -> RunRecord:
+    return icl_bench.run([suite], spec, cache=False)
+
+
+def verdicts(suite: str, spec: str) -> dict[str, str]:
+    return {check.id: check.verdict for check in run(suite, spec).checks}
+
+
+@pytest.mark.parametrize("spec", WITH)
+@pytest.mark.parametrize("suite", ["gate", "circuit", "olsson"])
+def test_models_with_the_circuit_fail_no_check_on_random_tokens(suite, spec):
+    found = verdicts(suite, spec)
+    texts = {check.id for check in run(suite, spec).checks if check.measurement == "text"}
+    wrong = {name: verdict for name, verdict in found.items() if verdict not in ("pass", "skipped")}
+    assert not wrong.keys() - texts
+    assert sum(verdict == "pass" for verdict in found.values()) >= 6
+
+
+@pytest.mark.parametrize("suite", ["gate", "circuit", "olsson"])
+def test_the_one_layer_twin_passes_nothing_that_asks_for_the_circuit(suite):
+    found = verdicts(suite, WITHOUT)
+    assert {name for name, verdict in found.items() if verdict == "pass"} <= HARMLESS
+    assert "fail" in found.values()
+
+
+@pytest.mark.parametrize("suite", ["fewshot", "fuzzy"])
+def test_suites_of_words_are_skipped_with_the_reason_on_models_that_know_few(suite):
+    checks = run(suite, WITH[1]).checks
+    told = {check.reason for check in checks if check.verdict == "skipped"}
+    assert told and all("tokenizer does not know" in str(reason) for reason in told)
