@@ -1,10 +1,10 @@
 """How often intervals hold, gates pass by luck, and null p-values are small when nothing is there.
 
-    python benchmarks/calibration.py [--runs 4000] [--gates 1000] [--sequences 512]
+    python benchmarks/calibration.py [--runs 4000] [--gates 1000] [--model SPEC] [--sequences 512]
 
 Numbers only, no times: nothing here depends on the machine. Populations are distributions with a
-known mean, and the per-sequence values that `builtin:induction-2l` gave on many sequences, drawn
-from with replacement, whose mean is the population's.
+known mean, and the per-sequence values that a model gave on many sequences, drawn from with
+replacement, whose mean is the population's.
 """
 
 from __future__ import annotations
@@ -61,8 +61,14 @@ def means() -> list[Population]:
     ]
 
 
-def measure_population(sequences: int) -> dict[str, np.ndarray]:
-    """Per-sequence values of `builtin:induction-2l`: scores of heads, losses clean and ablated."""
+def measure_population(spec: str, sequences: int, period: int) -> dict[str, np.ndarray]:
+    """Per-sequence values of a model: scores of heads, losses clean and without induction heads.
+
+    Args:
+        spec: the model.
+        sequences: how many.
+        period: tokens of a block.
+    """
     import torch
 
     import icl_bench
@@ -71,13 +77,14 @@ def measure_population(sequences: int) -> dict[str, np.ndarray]:
     from icl_bench.models.interventions import switch_off
     from icl_bench.probes.induction import score_heads
 
-    model = icl_bench.load_model("builtin:induction-2l")
-    tokens = icl_bench.repeated_tokens(model, sequences=sequences, period=20, seed=11)
+    model = icl_bench.load_model(spec)
+    tokens = icl_bench.repeated_tokens(model, sequences=sequences, period=period, seed=11)
     targets = torch.cat([first_targets(tokens), repeated_targets(tokens)])
     run = run_base(model, tokens.input_ids, targets)
     scores = score_heads(model, tokens)["induction"]
     best = int(scores.mean(axis=0).argmax())
-    off = switch_off(model, run, [[model.every_head[best]]])
+    chosen = [model.every_head[i] for i in np.flatnonzero(scores.mean(axis=0) > 0.4)]
+    off = switch_off(model, run, [chosen])
     clean = split_losses(tokens, run.losses.nll, run.losses.correct)
     ablated = split_losses(tokens, off.nll[0], off.correct[0])
     return {
@@ -290,12 +297,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=4000, help="intervals per cell")
     parser.add_argument("--gates", type=int, default=1000, help="gates per cell")
+    parser.add_argument("--model", default="builtin:induction-2l", help="spec of the model")
     parser.add_argument("--sequences", type=int, default=512, help="sequences of the model")
+    parser.add_argument("--period", type=int, default=20, help="tokens of a block")
+    parser.add_argument(
+        "--measured-only", action="store_true", help="only intervals of the model's own values"
+    )
     given = parser.parse_args()
-    measured = measure_population(given.sequences)
+    measured = measure_population(given.model, given.sequences, given.period)
 
     rows = []
     for case in cases(measured):
+        if given.measured_only and not case.population.name.startswith("model"):
+            continue
         cells = [f"`{case.metric}`", case.population.name]
         for n in (8, 32):
             held, above, below = coverage(case, n, given.runs)
@@ -303,6 +317,8 @@ def main() -> None:
         rows.append(cells)
     _table(["metric", "population", "n = 8", "n = 32"], rows)
 
+    if given.measured_only:
+        return
     best = Population("model: induction", again(measured["best"]), float(measured["best"].mean()))
     rows = []
     for population in [*means(), best]:

@@ -10,7 +10,7 @@ spending function (Pocock 1977; Lan & DeMets 1983), here the spending in equal p
 docs/statistics.md has simulations beside the alternatives. Pocock's bounds and the asymptotic
 confidence sequences (Waudby-Smith et al. 2024) are for means over one growing sample, which
 cross-fitted maxima, counts and ratios are not; confidence sequences that hold for every law on
-[0, 1] (Howard et al. 2021; Waudby-Smith & Ramdas 2024) are two to three times as wide at these sizes.
+[0, 1] (Howard et al. 2021; Waudby-Smith & Ramdas 2024) are two to three times as wide.
 """
 
 from __future__ import annotations
