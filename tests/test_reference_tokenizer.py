@@ -63,7 +63,7 @@ def test_special_tokens_have_their_ids(tokenizer):
     assert len(tokenizer) == tokenizer.vocab_size == 400
 
 
-@pytest.mark.parametrize("name", shipped_suites())
+@pytest.mark.parametrize("name", ["core", "quiz"])
 def test_every_word_of_the_shipped_quizzes_is_known(tokenizer, name):
     texts = list_quiz_texts(yaml.safe_load(shipped_suites()[name].read_text()))
     assert texts
