@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
-from icl_bench.errors import MeasurementError, NotMeasurable
 from icl_bench.probes import MetricInfo
 from icl_bench.probes.context import Context
+from icl_bench.probes.encoding import encode_choices, pad
+from icl_bench.probes.scoring import Score, lay_out, likelihoods_alone, score_choice
 from icl_bench.probes.settings import StrictSettings
 from icl_bench.record import Measurement, Metric
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from icl_bench.models.model import Model
 
 
@@ -42,17 +41,16 @@ class Settings(StrictSettings):
 
     items: Annotated[list[Item], Field(min_length=1)]
     """The questions."""
-    score: Literal["sum", "mean"] = "sum"
-    """Log-likelihood of a choice: summed over its tokens, or per token."""
+    score: Score = "sum"
+    """Log-likelihood of a choice: summed over its tokens, per token, or summed and less what it is
+    after nothing."""
 
 
 METRICS: dict[str, MetricInfo] = {
     "accuracy": MetricInfo("share of questions answered right", "up", "ratio"),
     "chance": MetricInfo("accuracy of guessing", None, "ratio", True),
     "excess_accuracy": MetricInfo("accuracy minus chance", "up", "ratio"),
-    "margin": MetricInfo(
-        "log-likelihood of the answer minus that of the best other choice", "up", "nats"
-    ),
+    "margin": MetricInfo("score of the answer minus that of the best other choice", "up", "nats"),
 }
 
 
@@ -69,24 +67,26 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         MeasurementError: a choice becomes no token of its own.
     """
     from icl_bench.measures.tokens import digest_tokens
+    from icl_bench.models.baserun import run_base
 
-    encoded = [encode_item(model, item) for item in settings.items]
-    longest = max(len(ids) for sequences, _ in encoded for ids in sequences)
-    model.require_context(longest)
+    encoded = [encode_choices(model, item.prompt, item.choices) for item in settings.items]
     flat = [ids for sequences, _ in encoded for ids in sequences]
-    # Padding goes to the right, where a causal model cannot see it.
-    batch = torch_batch(flat, longest, model.vocabulary[0])
-    with context.task("choice questions", len(flat)) as advance:
-        nll = model.losses(batch, advance=advance).nll.double()
+    model.require_context(max(map(len, flat)))
+    sheet = lay_out(encoded, model.vocabulary[0])
+    with context.task("choice questions", len(sheet.input_ids)) as advance:
+        run = run_base(
+            model, sheet.input_ids, sheet.targets, answers=sheet.answers, advance=advance
+        )
+    alone: dict[str, float] = {}
+    if settings.score == "unconditional":
+        alone = likelihoods_alone(model, [text for item in settings.items for text in item.choices])
 
     answers: list[dict[str, Any]] = []
-    row = 0
-    for item, (sequences, shared) in zip(settings.items, encoded):
-        scores = []
-        for ids in sequences:
-            own = nll[row, shared - 1 : len(ids) - 1]
-            scores.append(-float(own.sum() if settings.score == "sum" else own.mean()))
-            row += 1
+    for item, parts in zip(settings.items, sheet.log_likelihoods(run.losses.nll)):
+        scores = [
+            score_choice(part, settings.score, alone.get(choice, 0.0))
+            for choice, part in zip(item.choices, parts)
+        ]
         right = item.choices.index(item.answer)
         others = [score for place, score in enumerate(scores) if place != right]
         answers.append(
@@ -102,67 +102,10 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     return Measurement(
         probe="choice",
         settings=settings.model_dump(),
-        tokens_sha256=digest_tokens(batch),
+        tokens_sha256=digest_tokens(pad(flat, model.vocabulary[0])),
         metrics=_summarize(settings, answers),
         tables={"answers": answers},
     )
-
-
-def torch_batch(sequences: list[list[int]], length: int, filler: int) -> Tensor:
-    """Stack sequences of different lengths, filled up on the right."""
-    import torch
-
-    return torch.tensor([ids + [filler] * (length - len(ids)) for ids in sequences])
-
-
-def encode_item(model: Model, item: Item) -> tuple[list[list[int]], int]:
-    """Tokenize prompt and choice together, once per choice.
-
-    The text is never glued together from ids tokenized apart. Where a choice changes how the
-    prompt's end is tokenized, the tokens from the first difference on are scored, for every
-    choice from the same place.
-
-    Args:
-        model: for its tokenizer.
-        item: the question.
-
-    Returns:
-        ids of prompt + choice for each choice, and how many leading ids all of them share with
-        the prompt.
-
-    Raises:
-        NotMeasurable: no tokenizer, or an unknown word.
-        MeasurementError: a choice becomes no token, or the prompt becomes none.
-    """
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        raise NotMeasurable(f"no text can be put to the model: {model.tokenizer_note}")
-    prompt = _encode(tokenizer, item.prompt)
-    sequences = [_encode(tokenizer, item.prompt + choice) for choice in item.choices]
-    for choice, ids in zip(item.choices, sequences):
-        if ids == prompt:
-            raise MeasurementError(f"choice {choice!r} becomes no token after {item.prompt!r}")
-        unknown = tokenizer.unk_token_id
-        if unknown is not None and unknown in ids:
-            raise NotMeasurable(
-                f"the tokenizer does not know every word of {item.prompt + choice!r}"
-            )
-    shared = min(_common(prompt, ids) for ids in sequences)
-    if shared == 0:
-        raise MeasurementError(f"nothing stands before the choices of {item.prompt!r}")
-    return sequences, shared
-
-
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    ids = list(tokenizer(text)["input_ids"])
-    # Some tokenizers close every text with an end token, which nothing may follow.
-    if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(tokenizer.eos_token):
-        ids.pop()
-    return ids
-
-
-def _common(a: list[int], b: list[int]) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
 def _summarize(settings: Settings, answers: list[dict[str, Any]]) -> dict[str, Metric]:

@@ -39,7 +39,7 @@ class Settings(StrictSettings):
     """Names of the tasks; all when not given."""
     shots: Annotated[int, Field(ge=2, le=MOST_SHOTS)] = 10
     """Examples in a prompt."""
-    prompts: Annotated[int, Field(ge=1)] = 3
+    prompts: Annotated[int, Field(ge=1)] = 2
     """Prompts with shuffled labels of each task; no more than its items."""
     clean_prompts: Annotated[int, Field(ge=1)] = 8
     """Prompts of each task that mean outputs are taken over; no more than its items."""

@@ -144,7 +144,9 @@ def likelihoods_alone(model: Model, choices: Sequence[str]) -> dict[str, float]:
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if start is None:
         raise MeasurementError("score: unconditional needs a BOS or an EOS token to start from")
-    sheet = lay_out([([[start, *ids]], 1) for ids in alone], model.vocabulary[0])
+    # As the harness does, a choice that begins with that very token is not given another.
+    begun = [ids if ids[0] == start else [start, *ids] for ids in alone]
+    sheet = lay_out([([ids], 1) for ids in begun], model.vocabulary[0])
     losses = run_base(model, sheet.input_ids, sheet.targets, answers=sheet.answers).losses
     found = sheet.log_likelihoods(losses.nll)
     return {choice: float(parts[0].sum()) for choice, parts in zip(distinct, found)}

@@ -1,0 +1,34 @@
+"""Few-shot tasks and near-synonyms on real weights, as small as they can be."""
+
+from __future__ import annotations
+
+import pytest
+from real_model import find_smollm2
+
+import icl_bench
+from icl_bench.measures.statistics import mean_metric
+from icl_bench.probes import fewshot, fuzzy
+from icl_bench.probes.context import Context
+
+
+@pytest.fixture(scope="module")
+def model():
+    return icl_bench.load_model(str(find_smollm2()))
+
+
+def test_examples_teach_a_pretrained_model_the_format(model):
+    settings = fewshot.Settings(tasks=["country_capital", "comparative"], shots=[0, 3], queries=3)
+    found = fewshot.measure(model, settings, Context())
+    assert found.metrics["accuracy_3"].value > found.metrics["chance"].value
+    assert found.metrics["first_token_gain"].value > 0.3
+    assert found.metrics["first_token_gain"].n == 2
+
+
+def test_a_pretrained_model_matches_by_more_than_identity(model):
+    found = fuzzy.measure(model, fuzzy.Settings(items=12, heads=[[17, 5]]), Context())
+    assert found.metrics["items"].value == 12
+    assert found.metrics["exact_effect"].ci_low > 0
+    looked = {name: found.metrics[f"{name}_attention"].samples for name in fuzzy.QUERIES}
+    for more, less in (("exact", "fuzzy"), ("fuzzy", "unrelated")):
+        differences = [a - b for a, b in zip(looked[more], looked[less])]
+        assert mean_metric(differences).ci_low > 0
