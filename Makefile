@@ -7,9 +7,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 MODEL  ?= builtin:induction-2l
 
+FINDINGS_MODEL ?= $$($(BIN)/python tests/real_model.py)
 BENCH_MODEL ?= benchmarks.random_models:llama_20m
 
-.PHONY: demo test lint types pytest samples reference bench oldest newest clean
+.PHONY: demo test lint types pytest samples findings reference bench oldest newest clean
 
 demo: $(READY)
 	@status=0; $(BIN)/python -m pytest --icl-model=$(MODEL) || status=$$?; \
@@ -33,6 +34,13 @@ samples: $(READY)
 	$(BIN)/python -m pytest -q --icl-no-cache --icl-report-dir=reports/samples --icl-suite=core --icl-suite=quiz \
 	  --icl-model=builtin:handwired --icl-model=builtin:induction-2l --icl-model=builtin:control-1l \
 	  --icl-model="$$($(BIN)/python tests/real_model.py)" || test $$? -eq 1
+
+# What holds of the theory on a real model; half an hour on two cores, less where it was measured before.
+findings: $(READY)
+	$(BIN)/python -m pytest -q examples/findings.yaml --icl-suite=core --icl-suite=circuit --icl-suite=olsson \
+	  --icl-suite=fewshot --icl-suite=fuzzy --icl-report-dir=reports/findings \
+	  --icl-model="$(FINDINGS_MODEL)" || test $$? -eq 1
+	$(BIN)/python examples/findings.py reports/findings/*/results.json > docs/findings.md
 
 # The weights of the built-in models, trained anew into their place.
 reference: $(READY)

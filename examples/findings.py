@@ -1,7 +1,7 @@
 """docs/findings.md from a record: what holds of the theory on one model, and what does not.
 
-    python -m pytest examples/findings.yaml --icl-suite=circuit --icl-suite=olsson \\
-        --icl-suite=fewshot --icl-suite=fuzzy --icl-model=SPEC
+    python -m pytest examples/findings.yaml --icl-suite=core --icl-suite=circuit \\
+        --icl-suite=olsson --icl-suite=fewshot --icl-suite=fuzzy --icl-model=SPEC
     python examples/findings.py reports/SLUG/results.json > docs/findings.md
 
 Every number is taken from the record and every verdict is that of a check; nothing is measured
@@ -18,7 +18,7 @@ from tabulate import tabulate
 import icl_bench
 from icl_bench.record import Measurement, RunRecord
 from icl_bench.render import circuits, numbers, sweeps, tables
-from icl_bench.render.markdown import escape
+from icl_bench.render.markup import escape
 
 WORDS = {
     "pass": "holds",

@@ -86,3 +86,13 @@ def test_layers_that_are_passed_over_count_nothing() -> None:
     with counted(model.model) as passed, torch.no_grad():
         model.model(tokens.input_ids)
     assert set(passed.values()) == {tokens.input_ids.numel()}
+
+
+def test_controls_count_the_verdicts_of_models_without_the_circuit(monkeypatch, capsys):
+    rows = run(monkeypatch, capsys, "controls.py", "--suites", "gate", "--seeds", "1")
+    assert {row[0] for row in rows} == {"builtin:induction-2l, redrawn", "builtin:control-1l"}
+    for control, suite, check, passed, failed, undecided, skipped in rows:
+        assert suite == "gate"
+        assert int(passed) + int(failed) + int(undecided) + int(skipped) == 1
+        if check in ("has-induction-heads", "copying-is-lost"):
+            assert failed == "1", control

@@ -103,6 +103,41 @@ def test_scores_and_curve_are_plain_cross_entropies(folder):
     assert found.unmeasured["icl_score"] == "a window of 128 tokens has no 500th token"
 
 
+def test_attention_to_the_previous_token_is_read_on_the_text(folder):
+    """Against eager attention matrices of the same windows, averaged by document."""
+    model = icl_bench.load_model("builtin:induction-2l")
+    settings = {"text": folder, "window": 64, "windows_per_document": 2, "documents": 3}
+    found = measure(model, previous_token=True, **settings)
+    module = model.model
+    before, module.config._attn_implementation = module.config._attn_implementation, "eager"
+    scores = []
+    for number in range(3):
+        words, ids = read(folder, number).split(), []
+        for start in (0, 63):
+            text = " ".join(words[start : start + 63])
+            ids.append(model.tokenizer(text, return_tensors="pt")["input_ids"])
+        with torch.no_grad():
+            matrices = module(torch.cat(ids), output_attentions=True).attentions
+        # Query 1 looks at BOS, which is no text.
+        diagonals = [matrix.diagonal(-1, 2, 3)[..., 1:].mean((0, 2)) for matrix in matrices]
+        scores.append(torch.cat(diagonals))
+    module.config._attn_implementation = before
+    expected = torch.stack(scores).mean(0)
+    rows = [row["previous_token_text"] for row in found.heads]
+    assert rows == pytest.approx(expected.tolist(), abs=1e-5)
+    best = value(found, "previous_token_text_max")
+    assert best == pytest.approx(float(expected.max()), abs=0.05) and best > 0.8
+    assert (
+        "previous_token: false" in measure(model, **settings).unmeasured["previous_token_text_max"]
+    )
+
+
+def test_a_model_without_a_previous_token_head_scores_low_on_text(folder):
+    lacking = icl_bench.load_model("builtin:control-1l")
+    found = measure(lacking, text=folder, window=64, previous_token=True)
+    assert value(found, "previous_token_text_max") < 0.3
+
+
 def test_a_model_of_one_layer_gains_nothing_from_its_context(tmp_path):
     """Every two documents share no block: only a model that copies does better late than early."""
     folder = write_documents(tmp_path, count=24, words=130, period=40)

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icl_bench.measures.tokens import Pairs
+
 FIRST_TOKEN, SECOND_TOKEN = 49, 499
 """Positions of the 50th and the 500th token, which the ICL score compares."""
 
@@ -110,6 +112,30 @@ class PositionLosses:
     def _between(self, low: int, high: int) -> np.ndarray:
         inside = (self.positions >= low) & (self.positions <= high)
         return np.asarray(self.losses[:, inside].mean(axis=1))
+
+
+def previous_pairs(windows: Windows) -> Pairs:
+    """Pairs (i, i - 1) of the text's own positions in a window, what stands first left out.
+
+    Args:
+        windows: the windows.
+    """
+    query = torch.arange(windows.prefix + 1, windows.input_ids.shape[1])
+    return Pairs(query, query - 1)
+
+
+def average_documents(windows: Windows, values: np.ndarray) -> np.ndarray:
+    """Average what was measured in each window over the windows of each document.
+
+    Args:
+        windows: the windows.
+        values: shape (windows, ...).
+
+    Returns:
+        shape (documents, ...).
+    """
+    owners = windows.documents
+    return np.stack([values[owners == number].mean(axis=0) for number in range(owners[-1] + 1)])
 
 
 def average_windows(windows: Windows, nll: Tensor) -> PositionLosses:

@@ -52,6 +52,8 @@ class Sum:
 
     def fit(self, modules: Sequence[Call]) -> tuple[float, list[float]] | None:
         """Return the error and the factors; None if it is too large or a module adds nothing."""
+        if any(call.gave.numel() != len(self._added) for call in modules):
+            return None
         parts = self._known + [self._flat(call.gave) for call in modules]
         matrix = torch.stack(parts, 1) if parts else self._added.new_zeros(len(self._added), 0)
         fitted = torch.linalg.lstsq(matrix, self._added[:, None]).solution[:, 0].tolist()

@@ -37,7 +37,9 @@ def enter_layer(model: Model, ids: Tensor, stream: Stream, work: Pass) -> None:
             model.run_pass(ids, work, logits=False)
     except Left:
         return
-    except (RuntimeError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise NotMeasurable(
             f"the model cannot be run from layer {stream.layer} on: {type(error).__name__}: {error}"
         ) from None

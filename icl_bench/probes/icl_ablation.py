@@ -8,7 +8,8 @@ import numpy as np
 
 from icl_bench.errors import NotMeasurable
 from icl_bench.probes.context import Context
-from icl_bench.probes.icl_score import METRICS, Settings, tabulate_positions
+from icl_bench.probes.icl_score import METRICS, Settings
+from icl_bench.probes.text_rows import tabulate_positions
 from icl_bench.record import Measurement
 
 if TYPE_CHECKING:

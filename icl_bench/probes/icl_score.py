@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from icl_bench.errors import NotMeasurable
@@ -20,12 +19,12 @@ from icl_bench.probes.corpus import (
     read_reference,
 )
 from icl_bench.probes.settings import HeadList, HeadSelection, StrictSettings
+from icl_bench.probes.text_rows import score_previous, tabulate_documents, tabulate_positions
 from icl_bench.record import Measurement
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from icl_bench.measures.positions import PositionLosses, Windows
     from icl_bench.models.model import Model
 
 UNKNOWN = 0.01
@@ -49,6 +48,8 @@ class Settings(StrictSettings):
     """Windows of a document at most."""
     window: Annotated[int, Field(ge=64, multiple_of=16)] = 512
     """Tokens of a window, with what the tokenizer puts first."""
+    previous_token: bool = False
+    """Score every head's attention to the previous token on this text, as Olsson et al. do."""
     heads: HeadSelection | HeadList | None = None
     """Heads that are switched off; None to measure the model as it is."""
     method: Literal["zero", "mean", "resample", "pattern_preserving"] = "mean"
@@ -121,6 +122,11 @@ METRICS: dict[str, MetricInfo] = {
     ),
     "text_loss": MetricInfo("mean loss on the text", "down", "nats"),
     "documents": MetricInfo("documents measured", None, "documents", True),
+    "previous_token_text_max": MetricInfo(
+        "highest previous-token score on the text, chosen and read on different documents",
+        "up",
+        "probability",
+    ),
     "heads": MetricInfo("number of heads switched off", None, "heads", True),
     "text_loss_ablated": MetricInfo("text_loss with the heads off", None, "nats"),
     "text_delta": MetricInfo("rise of text_loss, paired", None, "nats"),
@@ -171,7 +177,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     from icl_bench.measures.tokens import digest_tokens
     from icl_bench.probes.icl_ablation import ABLATED_METRICS, ablate
 
-    if settings.heads is not None:
+    if settings.heads is not None or settings.previous_token:
         model.require_heads()
     if model.tokenizer is None:
         raise NotMeasurable(f"no text can be put to the model: {model.tokenizer_note}")
@@ -237,6 +243,11 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         result.unmeasured["icl_score"] = why
     else:
         result.metrics["icl_score"] = st.mean_metric(clean.icl_score)
+    if settings.previous_token:
+        score_previous(result, model, windows, context)
+    else:
+        why = "previous_token: false in the suite"
+        result.unmeasured["previous_token_text_max"] = why
     if settings.heads is None:
         result.unmeasured |= dict.fromkeys(ABLATED_METRICS, "no 'heads' to switch off in the suite")
     else:
@@ -265,34 +276,3 @@ def _require_known(model: Model, input_ids: Tensor, corpus: Corpus) -> None:
         raise NotMeasurable(
             f"the tokenizer does not know {share:.0%} of the words of {corpus.source}"
         )
-
-
-def tabulate_documents(
-    documents: list[tuple[str, list[int]]], windows: Windows, clean: PositionLosses
-) -> list[dict[str, Any]]:
-    """One row per document: its name, size, and scores in nats."""
-    counts = np.bincount(windows.documents)
-    return [
-        {
-            "document": name,
-            "tokens": len(ids),
-            "windows": int(counts[number]),
-            "text_loss": float(clean.mean[number]),
-            "icl_score_windowed": float(clean.icl_score_windowed[number]),
-        }
-        for number, (name, ids) in enumerate(documents)
-    ]
-
-
-def tabulate_positions(losses: PositionLosses, suffix: str = "") -> list[dict[str, Any]]:
-    """One row per position: mean loss over documents and its standard error, nats."""
-    from icl_bench.measures.statistics import mean_metric
-
-    rows: list[dict[str, Any]] = []
-    for position, values in zip(losses.positions, losses.losses.T):
-        metric = mean_metric(values, keep=False)
-        row: dict[str, Any] = {"position": int(position), f"loss{suffix}": metric.value}
-        if metric.stderr is not None:
-            row[f"loss{suffix}_stderr"] = metric.stderr
-        rows.append(row)
-    return rows

@@ -1,0 +1,131 @@
+"""The report's sections on single measurements: circuits, ablations, sweeps, behaviour."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+
+from icl_bench.record import Measurement, RunRecord
+from icl_bench.render import behaviour, circuits, numbers, sweeps, tables
+from icl_bench.render.markup import bounds, escape, estimate, table
+
+_ABLATED = (
+    ("loss on the first copy (nats)", "first_loss"),
+    ("loss on the repeats (nats)", "repeated_loss"),
+    ("gain (nats)", "gain"),
+    ("copy accuracy", "copy_accuracy"),
+)
+_NULLS = (("null", "layer-matched random heads"), ("uniform_null", "random heads of any layer"))
+
+
+def show_circuits(record: RunRecord) -> Iterator[str]:
+    """What is known of each head of the circuit, side by side."""
+    for suite, header, rows in circuits.circuit_tables(record):
+        yield f"## The circuit, head by head: {escape(suite)}"
+        yield ""
+        yield "Keys, queries, values need: the one earlier head that costs most when it is taken"
+        yield "out of that side alone, with the induction score (for values: the logits written)"
+        yield "before and after. Written by: the largest part of what makes the head attend."
+        yield ""
+        yield from table(header, rows)
+        yield ""
+
+
+def show_ablations(record: RunRecord) -> Iterator[str]:
+    """What switching heads, MLPs and layers off did to copying."""
+    found = {
+        key: measurement
+        for key, measurement in record.measurements.items()
+        if measurement.probe == "ablation" and measurement.metrics
+    }
+    if found:
+        yield "## Ablation"
+    for key, measurement in found.items():
+        yield ""
+        yield f"### {escape(key)}"
+        yield ""
+        yield from _ablation(measurement)
+
+
+def show_sweeps(record: RunRecord) -> Iterator[str]:
+    """Every head on its own, and the smallest set that is enough."""
+    measured = [(key, one) for key, one in record.measurements.items() if one.metrics]
+    for key, measurement in measured:
+        if measurement.probe == "sweep":
+            header, rows = sweeps.sweep_table(measurement)
+            yield ""
+            yield f"## Every head on its own: {escape(key)}{_method(measurement)}"
+        elif measurement.probe == "minimal_set":
+            header, rows = sweeps.curve_table(measurement)
+            yield ""
+            yield f"## Minimal set: {escape(key)}{_method(measurement)}"
+            yield ""
+            kept = sweeps.list_heads(measurement.tables.get("kept_heads", []))
+            share = measurement.settings.get("share")
+            yield f"Kept on the sequences chosen on, at least {escape(str(share))} of the gain: "
+            yield f"{escape(kept)}. Share of copying kept on other sequences, by the first heads of"
+            yield "each order:"
+        else:
+            continue
+        yield ""
+        yield from table(header, rows, right=header)
+
+
+def show_behaviour(record: RunRecord) -> Iterator[str]:
+    """Few-shot tasks, and loss by position on text."""
+    shown = {
+        "fewshot": ("Examples in the prompt", (behaviour.shots_table, behaviour.tasks_table)),
+        "icl_score": ("Loss by position on text", (behaviour.positions_table,)),
+    }
+    for key, measurement in record.measurements.items():
+        if measurement.probe in shown and measurement.metrics:
+            title, found = shown[measurement.probe]
+            yield ""
+            yield f"## {title}: {escape(key)}{_method(measurement)}"
+            for make in found:
+                header, rows = make(measurement)
+                yield ""
+                yield from table(header, rows, right=header[1:])
+
+
+def _ablation(measurement: Measurement) -> Iterator[str]:
+    metrics = measurement.metrics
+    rows = []
+    for title, name in _ABLATED:
+        clean, ablated = metrics.get(name), metrics.get(f"{name}_ablated")
+        if clean or ablated:
+            rows.append([title, estimate(clean), estimate(ablated)])
+    yield from table(["", "clean", "off"], rows, right=("clean", "off"))
+    yield ""
+    if switched_off := sweeps.list_switched_off(measurement):
+        yield f"- switched off: {escape(switched_off)}{_method(measurement)}"
+    for name in ("heads", "loss_ratio", "copying_lost", "null_p_value"):
+        metric = metrics.get(name)
+        if metric is not None:
+            interval = bounds(metric.ci_low, metric.ci_high)
+            yield f"- {name}: {estimate(metric)}" + (
+                f", 95% interval {interval}" if interval else ""
+            )
+    for name, title in _NULLS:
+        ratios = [row.get("loss_ratio") for row in measurement.tables.get(name, [])]
+        drawn = [float(ratio) for ratio in ratios if isinstance(ratio, (int, float))]
+        if not drawn:
+            continue
+        middle, most = numbers.number(statistics.median(drawn)), numbers.number(max(drawn))
+        yield ""
+        yield f"Null of {len(drawn)} draws of {title}: loss_ratio median {middle}, largest {most}."
+        yield ""
+        yield "```text"
+        yield from tables.histogram(drawn)
+        # On the null's own sequences, which may be fewer than the main effect's.
+        observed = metrics.get("null_observed_ratio") or metrics.get("loss_ratio")
+        if observed is not None:
+            yield f"observed: {numbers.number(observed.value)}"
+        yield "```"
+
+
+def _method(measurement: Measurement) -> str:
+    """How, in words and in brackets; nothing where the record does not say."""
+    method = str(measurement.settings.get("method", "")).replace("_", " ")
+    frozen = ", patterns frozen" if measurement.settings.get("patterns") == "frozen" else ""
+    return f" ({escape(method + frozen)})" if method else ""
