@@ -47,8 +47,14 @@ def test_the_one_layer_twin_passes_nothing_that_asks_for_the_circuit(suite):
     assert "fail" in found.values()
 
 
-@pytest.mark.parametrize("suite", ["fewshot", "fuzzy"])
-def test_suites_of_words_are_skipped_with_the_reason_on_models_that_know_few(suite):
-    checks = run(suite, WITH[1]).checks
+def test_tasks_of_unknown_words_are_skipped_with_the_reason():
+    checks = run("fewshot", WITH[1]).checks
     told = {check.reason for check in checks if check.verdict == "skipped"}
     assert told and all("tokenizer does not know" in str(reason) for reason in told)
+
+
+def test_a_model_that_matches_by_identity_passes_for_the_word_and_fails_for_its_synonym():
+    found = verdicts("fuzzy", WITH[1])
+    assert found["the-word-itself-finds-it"] == found["the-heads-carry-the-copy"] == "pass"
+    assert found["a-near-synonym-finds-it"] != "pass"
+    assert found["by-a-tenth-of-the-way"] == found["the-heads-attend-to-it"] == "fail"
