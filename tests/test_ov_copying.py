@@ -82,6 +82,7 @@ def test_without_bos_a_token_runs_alone():
     assert head_of(with_bos, 2, 3)["ov_eigenvalue"] != pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.skipif(tf.__version__.startswith("4."), reason="with transformers 4 it can be entered")
 def test_a_family_that_cannot_be_entered_halfway_is_refused():
     """Its attention layers come after others whose place cannot be taken."""
     torch.manual_seed(0)
