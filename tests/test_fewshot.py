@@ -106,6 +106,13 @@ def test_switching_the_induction_head_off_loses_the_whole_gain(model):
     assert len(found.tables["null"]) == 20 and len(found.tables["uniform_null"]) == 3
 
 
+def test_random_sets_of_other_layers_have_means_too(model):
+    found = run(model, heads=[[1, 0]], method="mean", null_draws=2, uniform_draws=8)
+    layers = {heads["heads"].split(".")[0] for heads in found.tables["uniform_null"]}
+    assert layers == {"0", "1"}
+    assert value(found, "gain_lost") > 0.5
+
+
 def test_switching_an_idle_head_off_loses_nothing(model):
     found = run(model, heads=[[1, 5]], method="zero", null_draws=4)
     assert value(found, "gain_lost") == 0

@@ -138,6 +138,15 @@ def test_a_model_without_a_previous_token_head_scores_low_on_text(folder):
     assert value(found, "previous_token_text_max") < 0.3
 
 
+def test_a_null_that_reaches_into_other_layers_has_their_means(folder):
+    """One of 12 heads has 11 others in its layer: too few for 5%, so neighbours come in."""
+    model = icl_bench.load_model("builtin:induction-2l")
+    settings = {"text": folder, "window": 64, "documents": 3, "null_documents": 3}
+    found = measure(model, heads=[[1, 0]], method="mean", null_draws=23, **settings)
+    layers = {row["heads"].split(".")[0] for row in found.tables["null"]}
+    assert layers == {"0", "1"} and "null_p_value_loss" in found.metrics
+
+
 def test_a_model_of_one_layer_gains_nothing_from_its_context(tmp_path):
     """Every two documents share no block: only a model that copies does better late than early."""
     folder = write_documents(tmp_path, count=24, words=130, period=40)

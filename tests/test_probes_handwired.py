@@ -250,3 +250,14 @@ def test_a_choice_that_becomes_no_token_is_an_error(model):
     settings = choice.Settings(items=[item("The cat sat. The", " cat", " ")])
     with pytest.raises(MeasurementError, match="becomes no token"):
         choice.measure(model, settings, Context())
+
+
+def test_random_sets_of_other_layers_have_means_too():
+    """One of 12 heads has 11 others in its layer: too few for 5%, so neighbours come in."""
+    model = icl_bench.load_model("builtin:induction-2l")
+    settings = ablation.Settings(heads=[[1, 0]], method="mean", uniform_draws=6, sequences=2)
+    found = ablation.measure(model, settings, Context())
+    for table in ("null", "uniform_null"):
+        layers = {row["heads"].split(".")[0] for row in found.tables[table]}
+        assert layers == {"0", "1"}, table
+    assert found.reason == "null heads come from up to 1 layers away"

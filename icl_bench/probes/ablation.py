@@ -8,7 +8,12 @@ from pydantic import Field, model_validator
 
 from icl_bench.errors import MeasurementError
 from icl_bench.probes import MetricInfo
-from icl_bench.probes.ablation_null import NULL_METRICS, UNIFORM_METRICS, compare_with_null
+from icl_bench.probes.ablation_null import (
+    NULL_METRICS,
+    UNIFORM_METRICS,
+    compare_with_null,
+    compared_heads,
+)
 from icl_bench.probes.choosing import choose_heads, explain_empty
 from icl_bench.probes.context import Context
 from icl_bench.probes.replacement import Method, Patterns, prepare_replacement
@@ -138,10 +143,11 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     if settings.keep_only:
         heads = [head for head in model.every_head if head not in set(chosen)]
     parts: list[Part] = [*heads, *_components(model, settings)]
+    alone = bool(heads) and not settings.keep_only and len(parts) == len(heads)
     prepared = prepare_replacement(
         model,
         settings.method,
-        parts=parts,
+        parts=[*parts, *(compared_heads(model, settings, heads) if alone else [])],
         sequences=settings.sequences,
         length=tokens.input_ids.shape[1],
         bos=bos,
@@ -174,7 +180,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         return result
     ablated = copying.split_losses(tokens, off.nll[0], off.correct[0])
     _compare(result, clean, ablated, settings.confidence)
-    if settings.keep_only or len(parts) > len(heads):
+    if not alone:
         why = "the null is made of heads that are switched off alone"
         result.unmeasured |= dict.fromkeys((*NULL_METRICS, *UNIFORM_METRICS), why)
     else:

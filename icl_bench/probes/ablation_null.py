@@ -24,6 +24,25 @@ NULL_METRICS = ("null_p_value", "null_observed_ratio", "null_median_ratio", "nul
 UNIFORM_METRICS = ("uniform_median_ratio", "uniform_max_ratio")
 
 
+def compared_heads(model: Model, settings: Settings, heads: list[Head]) -> list[Head]:
+    """Return the heads of all random sets: what stands in for heads is needed for them too.
+
+    Args:
+        model: the model.
+        settings: how many sets.
+        heads: the chosen heads.
+    """
+    from icl_bench.measures import null
+
+    sets = null.uniform_sets(heads, model.heads, settings.uniform_draws, settings.seed)
+    if settings.null_draws:
+        drawn = null.matched_sets(
+            heads, model.heads, settings.null_draws, settings.alpha, settings.seed
+        )
+        sets = [*sets, *drawn.sets]
+    return sorted({head for some in sets for head in some})
+
+
 def compare_with_null(
     result: Measurement,
     model: Model,

@@ -109,8 +109,9 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     if settings.heads is not None:
         model.require_heads()
         heads = choose_heads(model, settings, context.upstream)
-    replacement, heldout = average_outputs(model, settings, heads)
     sets = draw_sets(model, settings, heads)
+    compared = [head for some in (*sets.matched, *sets.uniform) for head in some]
+    replacement, heldout = average_outputs(model, settings, [*heads, *compared])
     total = sum(task.rows(sets) for task in laid)
     with context.task("few-shot prompts", total) as advance:
         found = [run_task(model, settings, task, sets, replacement, advance) for task in laid]

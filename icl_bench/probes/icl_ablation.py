@@ -80,7 +80,9 @@ def ablate(
                 f"method {settings.method} needs documents that are not measured: give more text, "
                 "fewer 'documents', or method: zero"
             )
-        prepared = replace_from(model, settings.method, heads, held_out.input_ids, held_out.prefix)
+        # Random sets may have heads of other layers, which need their means as well.
+        needed = [*heads, *(head for some in _draw_null(model, settings, heads) for head in some)]
+        prepared = replace_from(model, settings.method, needed, held_out.input_ids, held_out.prefix)
     else:
         prepared = Prepared(Replacement(frozen=settings.method == "pattern_preserving"))
     require_support(model, prepared.replacement)
@@ -97,6 +99,15 @@ def ablate(
             result, model, settings, context, windows, heads, prepared.replacement, run, ablated
         )
     return prepared.batches
+
+
+def _draw_null(model: Model, settings: Settings, heads: list[Head]) -> list[tuple[Head, ...]]:
+    from icl_bench.measures.null import matched_sets
+
+    draws = settings.null_draws
+    if not draws:
+        return []
+    return matched_sets(heads, model.heads, draws, settings.alpha, settings.seed).sets
 
 
 def _report_nothing(result: Measurement, why: str) -> None:
