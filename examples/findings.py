@@ -1,4 +1,4 @@
-"""docs/findings.md from a record: what holds of the theory on one model, and what does not.
+"""docs/findings.md from records: what holds of the theory on one model, and what does not.
 
     python -m pytest examples/findings.yaml --icl-suite=core --icl-suite=circuit \\
         --icl-suite=olsson --icl-suite=fewshot --icl-suite=fuzzy --icl-model=SPEC
@@ -25,6 +25,7 @@ WORDS = {
     "fail": "**does not hold**",
     "inconclusive": "undecided",
     "skipped": "not measured",
+    "error": "broke",
 }
 
 
@@ -71,7 +72,7 @@ def _opening(found: Findings) -> Iterator[str]:
     model = found.record.model
     yield f"# Findings: {escape(model.spec)}"
     yield ""
-    yield "Made by `make findings` from one record. Every number is measured by the shipped suites"
+    yield "Made by `make findings` from records. Every number is measured by the shipped suites"
     yield "or by `examples/findings.yaml`; every verdict is that of a check, whose threshold stands"
     yield "in its suite."
     machine = found.record.environment
@@ -276,11 +277,15 @@ def _verdicts(found: Findings) -> Iterator[str]:
     yield ""
     rows = []
     for check in found.record.checks:
+        if (check.description or "").startswith("Shown and not judged"):
+            continue
         measured = "" if check.value is None else numbers.number(check.value)
         rule = "" if check.rule is None else tables.rule_cell(check)
         asked = escape(check.description or check.id)
-        rows.append([asked, escape(measured), escape(rule), WORDS[check.verdict]])
-    yield from table(["", "measured", "needed", ""], rows)
+        rows.append(
+            [escape(check.suite), asked, escape(measured), escape(rule), WORDS[check.verdict]]
+        )
+    yield from table(["suite", "", "measured", "needed", ""], rows)
 
 
 SECTIONS = (_opening, _verdicts, _circuit, _shares, _smallest, _examples, _fuzzy)
@@ -297,8 +302,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("record", metavar="results.json")
-    print(write(icl_bench.read_record(parser.parse_args().record)), end="")
+    parser.add_argument("records", metavar="results.json", nargs="+", help="of one model")
+    first, *others = map(icl_bench.read_record, parser.parse_args().records)
+    for other in others:
+        if other.model.fingerprint != first.model.fingerprint:
+            parser.error("the records are of different models")
+        first.measurements |= other.measurements
+        suites = {suite.name for suite in other.suites}
+        kept = [check for check in first.checks if check.suite not in suites]
+        first.checks = [*kept, *other.checks]
+    print(write(first), end="")
 
 
 if __name__ == "__main__":
