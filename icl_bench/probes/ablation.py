@@ -14,7 +14,7 @@ from icl_bench.probes.ablation_null import (
     compare_with_null,
     compared_heads,
 )
-from icl_bench.probes.choosing import choose_heads, explain_empty
+from icl_bench.probes.choosing import choose_heads, draw_unseen, explain_empty
 from icl_bench.probes.context import Context
 from icl_bench.probes.replacement import Method, Patterns, prepare_replacement
 from icl_bench.probes.settings import HeadList, HeadSelection, SequentialSettings
@@ -128,16 +128,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     if settings.heads is not None:
         model.require_heads()
     bos = model.choose_bos(settings.bos)
-    tokens = tk.draw_repeated(
-        model.vocabulary,
-        sequences=settings.sequences,
-        period=settings.period,
-        repeats=settings.repeats,
-        seed=settings.seed,
-        bos=bos,
-        stream="test",
-    )
-    model.require_context(tokens.input_ids.shape[1])
+    tokens = draw_unseen(model, settings)
     chosen = choose_heads(model, settings, context.upstream)
     heads = chosen
     if settings.keep_only:

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from icl_bench.probes import MetricInfo
-from icl_bench.probes.choosing import choose_heads, describe_misfit
+from icl_bench.probes.choosing import choose_heads, describe_misfit, draw_unseen
 from icl_bench.probes.context import Context
 from icl_bench.probes.settings import HeadList, HeadSelection, TokenSettings
 from icl_bench.record import Measurement
@@ -108,16 +108,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     from icl_bench.probes.shares import LogitShares
 
     require_halfway(model)
-    tokens = tk.draw_repeated(
-        model.vocabulary,
-        sequences=settings.sequences,
-        period=settings.period,
-        repeats=settings.repeats,
-        seed=settings.seed,
-        bos=model.choose_bos(settings.bos),
-        stream="test",
-    )
-    model.require_context(tokens.input_ids.shape[1])
+    tokens = draw_unseen(model, settings)
     chosen = choose_heads(model, settings, context.upstream)
     result = Measurement(
         probe="attention_attribution",

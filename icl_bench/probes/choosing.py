@@ -1,14 +1,15 @@
-"""Heads that a suite names: by number, at random, or by the scores of another measurement."""
+"""Heads that a suite names, and sequences that they were not chosen on."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from icl_bench.errors import MeasurementError
 from icl_bench.probes.settings import HEAD_SOURCES, HeadSelection
 from icl_bench.record import Measurement
 
 if TYPE_CHECKING:
+    from icl_bench.measures.tokens import RepeatedTokens
     from icl_bench.models.model import Model
     from icl_bench.probes.settings import HeadList
 
@@ -25,6 +26,41 @@ class Choosing(Protocol):
     @property
     def seed(self) -> int:
         """Seed of random choices."""
+
+
+class Drawing(Protocol):
+    """Settings that say how repeated sequences are drawn."""
+
+    sequences: int
+    period: int
+    repeats: int
+    seed: int
+    bos: Literal["auto", "always", "never"]
+
+
+def draw_unseen(model: Model, settings: Drawing) -> RepeatedTokens:
+    """Draw repeated sequences of the stream that heads are tested on, never chosen on.
+
+    Args:
+        model: the model.
+        settings: how many, and of what shape.
+
+    Raises:
+        MeasurementError: the sequences do not fit the model or its vocabulary.
+    """
+    from icl_bench.measures.tokens import draw_repeated
+
+    tokens = draw_repeated(
+        model.vocabulary,
+        sequences=settings.sequences,
+        period=settings.period,
+        repeats=settings.repeats,
+        seed=settings.seed,
+        bos=model.choose_bos(settings.bos),
+        stream="test",
+    )
+    model.require_context(tokens.input_ids.shape[1])
+    return tokens
 
 
 def choose_heads(model: Model, settings: Choosing, upstream: Measurement | None) -> list[Head]:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from icl_bench.errors import MeasurementError, NotMeasurable
 from icl_bench.probes import MetricInfo
-from icl_bench.probes.choosing import check_numbers, choose_heads, describe_misfit
+from icl_bench.probes.choosing import check_numbers, choose_heads, describe_misfit, draw_unseen
 from icl_bench.probes.context import Context
 from icl_bench.probes.drops import SIDES, Drops, Side, count_collapsed
 from icl_bench.probes.settings import HeadList, HeadSelection, TokenSettings
@@ -108,16 +108,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
 
     require_halfway(model)
     bos = model.choose_bos(settings.bos)
-    tokens = tk.draw_repeated(
-        model.vocabulary,
-        sequences=settings.sequences,
-        period=settings.period,
-        repeats=settings.repeats,
-        seed=settings.seed,
-        bos=bos,
-        stream="test",
-    )
-    model.require_context(tokens.input_ids.shape[1])
+    tokens = draw_unseen(model, settings)
     receivers = choose_heads(model, settings, context.upstream)
     senders = _find_senders(model, settings, receivers)
     result = Measurement(

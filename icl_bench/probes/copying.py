@@ -82,19 +82,10 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     from icl_bench.measures import statistics as st
     from icl_bench.measures import tokens as tk
     from icl_bench.models.ovcircuit import copying_chance, ov_behaviour, ov_eigenvalues
-    from icl_bench.probes.choosing import choose_heads
+    from icl_bench.probes.choosing import choose_heads, draw_unseen
 
     model.require_heads()
-    tokens = tk.draw_repeated(
-        model.vocabulary,
-        sequences=settings.sequences,
-        period=settings.period,
-        repeats=settings.repeats,
-        seed=settings.seed,
-        bos=model.choose_bos(settings.bos),
-        stream="test",
-    )
-    model.require_context(tokens.input_ids.shape[1])
+    tokens = draw_unseen(model, settings)
     chosen = choose_heads(model, settings, context.upstream)
     own = np.array([head in set(chosen) for head in model.every_head])
     result = Measurement(

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from icl_bench.probes import MetricInfo
-from icl_bench.probes.choosing import choose_heads, describe_misfit
+from icl_bench.probes.choosing import choose_heads, describe_misfit, draw_unseen
 from icl_bench.probes.context import Context
 from icl_bench.probes.settings import HeadList, HeadSelection, TokenSettings
 from icl_bench.record import Measurement
@@ -75,16 +75,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     from icl_bench.models.attribution import attribute_logits
 
     model.require_heads()
-    tokens = tk.draw_repeated(
-        model.vocabulary,
-        sequences=settings.sequences,
-        period=settings.period,
-        repeats=settings.repeats,
-        seed=settings.seed,
-        bos=model.choose_bos(settings.bos),
-        stream="test",
-    )
-    model.require_context(tokens.input_ids.shape[1])
+    tokens = draw_unseen(model, settings)
     chosen = choose_heads(model, settings, context.upstream)
     with context.task("what every head writes", settings.sequences) as advance:
         parts = attribute_logits(model, tokens.input_ids, repeated_targets(tokens), advance=advance)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from icl_bench.errors import MeasurementError
 from icl_bench.probes import MetricInfo
-from icl_bench.probes.choosing import choose_heads, describe_misfit
+from icl_bench.probes.choosing import choose_heads, describe_misfit, draw_unseen
 from icl_bench.probes.context import Context
 from icl_bench.probes.settings import HeadList, HeadSelection, TokenSettings
 from icl_bench.record import Measurement, Metric
@@ -75,16 +75,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     for offset in offsets:
         if not -period < offset < period:
             raise MeasurementError(f"offset {offset} lies outside a block of {period} tokens")
-    tokens = tk.draw_repeated(
-        model.vocabulary,
-        sequences=settings.sequences,
-        period=period,
-        repeats=settings.repeats,
-        seed=settings.seed,
-        bos=model.choose_bos(settings.bos),
-        stream="test",
-    )
-    model.require_context(tokens.input_ids.shape[1])
+    tokens = draw_unseen(model, settings)
     chosen = choose_heads(model, settings, context.upstream)
     pairs = {str(offset): tk.induction_pairs(tokens, offset) for offset in offsets}
     with context.task("attention around the target", settings.sequences) as advance:
