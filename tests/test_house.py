@@ -15,10 +15,11 @@ MAY_IMPORT = {
     "errors": set(),
     "provenance": set(),
     "record": {"errors"},
+    "series": {"record"},
     "measures": {"errors", "record"},
     "reference": {"errors"},
     "tasks": {"errors"},
-    "probes": {"errors", "record", "measures", "models", "tasks"},
+    "probes": {"errors", "record", "series", "measures", "models", "tasks"},
     "suite": {"errors", "probes"},
     "plan": {"errors", "suite"},
     "options": {"errors"},
@@ -31,7 +32,7 @@ MAY_IMPORT = {
     "results": {"record", "probes", "plan", "checks", "description"},
     "runner": {
         *("errors", "options", "record", "probes", "models", "plan", "checks"),
-        *("cache", "description", "memory", "results"),
+        *("cache", "description", "memory", "results", "series"),
     },
 }
 """Room -> rooms it may import; `api`, `session`, `items`, `plugin` and `cli` may import all."""
