@@ -74,6 +74,17 @@ def test_looking_again_errs_no_more_than_looking_once(calibration):
     assert naive[0] + naive[1] > 0.1
 
 
+def test_skewed_values_do_not_decide_gates_by_mistake(calibration):
+    """From 32 samples on at most 5%, where Student's t errs twice as often."""
+    _, skewed, bounded = calibration.means()
+    sizes = look_sizes(32, 256)
+    for population in (skewed, bounded):
+        passed, failed, _ = calibration.gate(population, sizes, "split", 1000)
+        assert passed < 0.055 and failed < 0.055
+        plain = calibration.gate(population, sizes, "split-t", 1000)
+        assert sum(plain[:2]) > 1.4 * (passed + failed)
+
+
 def test_the_null_is_honest_for_one_head_and_for_several(calibration):
     heads = dict.fromkeys(range(4), 9)
     alone = calibration.null_p_values({1: 1}, heads, 99, 400)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.optimize import brentq
 
 from icl_bench.measures import statistics as st
 
@@ -143,3 +144,34 @@ def test_a_count_becomes_a_share_with_its_interval():
     assert (share.ci_low, share.ci_high) == (count.ci_low / 4, count.ci_high / 4)
     alone = st.divide_count(st.count_above(np.array([[0.9, 0.1]]), 0.5), 2)
     assert alone.value == 0.5 and alone.ci_low is None
+
+
+def test_the_interval_of_a_look_is_corrected_for_skewness():
+    """Against Hall's transform, inverted by a root finder."""
+    values = np.random.default_rng(3).lognormal(0, 1, 20)
+    n, mean, stderr = len(values), values.mean(), values.std(ddof=1) / np.sqrt(len(values))
+    third = ((values - mean) ** 3).sum() / n / ((values - mean) ** 2).mean() ** 1.5
+    a = third * np.sqrt(n * (n - 1)) / (n - 2) / np.sqrt(n)
+
+    def transform(t):
+        return t + a / 3 * t**2 + a**2 / 27 * t**3 + a / 6
+
+    quantile = stats.t.ppf(1 - 0.0125 / 2, n - 1)
+    ends = [brentq(lambda t, q=q: transform(t) - q, -60, 60) for q in (quantile, -quantile)]
+    metric = st.mean_metric(values, confidence=0.9875)
+    # The long tail is above: the upper end is Hall's, the lower one stays Student's.
+    assert metric.ci_high == pytest.approx(mean - stderr * ends[1])
+    assert ends[0] < quantile
+    assert metric.ci_low == pytest.approx(mean - stderr * quantile)
+    mirrored = st.mean_metric(-values, confidence=0.9875)
+    assert mirrored.ci_low == pytest.approx(-metric.ci_high)
+    assert st.undo_skewness(1.7, 0.0) == 1.7
+    assert st.undo_skewness(1.7, 1e-6) == pytest.approx(1.7, abs=1e-5)
+
+
+def test_a_plain_interval_stays_students():
+    values = np.random.default_rng(3).lognormal(0, 1, 20)
+    metric = st.mean_metric(values)
+    half = stats.t.ppf(0.975, 19) * values.std(ddof=1) / np.sqrt(20)
+    assert metric.ci_high - metric.value == pytest.approx(half)
+    assert metric.value - metric.ci_low == pytest.approx(half)

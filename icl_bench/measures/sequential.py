@@ -4,8 +4,9 @@ A 95% interval that is looked at again and again misses the truth at one look or
 often than 5% of the time. Here the looks are few and fixed beforehand (the sample doubles), and
 each has its share of the 5%: K looks have intervals of confidence 1 - 0.05/K. By Boole's
 inequality all of them hold together 95% of the time, whatever joins the looks and whatever rule
-stops the sampling, as long as each holds on its own. Source: group-sequential testing with a
-spending function (Pocock 1977; Lan & DeMets 1983), here the spending in equal parts.
+stops the sampling, as long as each holds on its own; for skewed values that takes more than
+Student's t (`statistics.error_bounds`). Source: group-sequential testing with a spending function
+(Pocock 1977; Lan & DeMets 1983), here the spending in equal parts.
 
 docs/statistics.md has simulations beside the alternatives. Pocock's bounds and the asymptotic
 confidence sequences (Waudby-Smith et al. 2024) are for means over one growing sample, which
