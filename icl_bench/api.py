@@ -99,7 +99,8 @@ def head_scores(model: Model, tokens: RepeatedTokens) -> pd.DataFrame:
 
     Returns:
         one row per head: layer, head, induction, previous_token, duplicate_token, first_token,
-        each with its standard error over sequences in `*_stderr` (missing for one sequence).
+        and sink_logit where the model has sink logits, each with its standard error over sequences
+        in `*_stderr` (missing for one sequence).
 
     Raises:
         NotMeasurable: the model has no attention heads.
@@ -111,6 +112,7 @@ def head_scores(model: Model, tokens: RepeatedTokens) -> pd.DataFrame:
 
     frame = pd.DataFrame(head_rows(model, score_heads(model, tokens)))
     names = ["induction", "previous_token", "duplicate_token", "first_token"]
+    names += ["sink_logit"] if "sink_logit" in frame else []
     columns = ["layer", "head", *names, *(f"{name}_stderr" for name in names)]
     return frame.reindex(columns=columns)
 

@@ -170,7 +170,9 @@ def fused_attention(
     if work.knockout is not None:
         output, lse = work.knockout.apply(layer, output, lse, call)
     if isinstance(sinks, Tensor):
-        total = torch.logaddexp(lse, _shape_sinks(sinks))
+        taken = _shape_sinks(sinks)
+        total = torch.logaddexp(lse, taken)
+        work.take_sinks(layer, torch.exp(taken - total))
         output = output * torch.exp(lse - total)[..., None].to(output.dtype)
         lse = total
 

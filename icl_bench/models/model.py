@@ -18,7 +18,7 @@ from icl_bench.models.batching import Advance, BatchLimit, run_in_batches
 from icl_bench.models.families import NO_ATTENTION
 from icl_bench.models.kernels import KernelMisfit
 from icl_bench.models.losses import TokenLosses
-from icl_bench.models.passes import Pass
+from icl_bench.models.passes import SINK_LOGIT, Pass
 from icl_bench.models.paths import PATHS, Runner
 from icl_bench.models.placement import count_parameters
 from icl_bench.models.selfcheck import choose_path
@@ -185,6 +185,7 @@ class Model:
         pairs: dict[str, Pairs],
         *,
         raw: bool = False,
+        sink_queries: Tensor | None = None,
         advance: Advance | None = None,
     ) -> dict[str, dict[int, Tensor]]:
         """Attention of every head on the given pairs, without building attention matrices.
@@ -193,27 +194,32 @@ class Model:
             input_ids: (rows, length).
             pairs: name -> pairs.
             raw: one value per pair instead of the mean over pairs.
+            sink_queries: physical positions over which attention to sink logits is averaged.
             advance: called with the number of rows done.
 
         Returns:
-            name -> layer -> (rows, heads) probabilities, or (rows, heads, pairs) when raw.
+            name -> layer -> (rows, heads) probabilities, or (rows, heads, pairs) when raw; with
+            `sink_queries`, and if the model has sink logits, `sink_logit` as well, 0 in layers
+            without.
 
         Raises:
             NotMeasurable: the model has no attention heads.
             MeasurementError: the sequences are longer than the context.
         """
         self.require_heads()
-        parts: dict[str, dict[int, list[Tensor]]] = {
-            name: {layer: [] for layer in self.shapes} for name in pairs
-        }
+        parts: dict[str, dict[int, list[Tensor]]] = {}
 
         def work(start: int, stop: int) -> None:
             chosen = {name: some.rows(start, stop) for name, some in pairs.items()}
-            work = Pass(pairs=chosen, raw=raw, stop_after=self.last_layer(self.shapes))
+            last = self.last_layer(self.shapes)
+            work = Pass(pairs=chosen, raw=raw, stop_after=last, sink_queries=sink_queries)
             self.run_pass(input_ids[start:stop], work, None, logits=False)
-            for name in pairs:
+            if sinks := work.scores.get(SINK_LOGIT):
+                for layer, heads in self.heads.items():
+                    sinks.setdefault(layer, torch.zeros(stop - start, heads))
+            for name, layers in work.scores.items():
                 for layer in self.shapes:
-                    parts[name][layer].append(work.scores[name][layer].cpu())
+                    parts.setdefault(name, {}).setdefault(layer, []).append(layers[layer].cpu())
 
         run_in_batches(input_ids.shape, self.limit, work, advance=advance)
         return {

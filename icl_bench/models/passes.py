@@ -24,6 +24,10 @@ FAST_EXPONENTIAL = 2e-4
 """How much further from a fused kernel in half precision, which approximates the exponential."""
 
 
+SINK_LOGIT = "sink_logit"
+"""Name of the attention that goes to a head's sink logit, and so to no position."""
+
+
 class Enough(Exception):
     """Ends a forward pass whose rest nobody needs; never leaves the function that runs it."""
 
@@ -70,10 +74,12 @@ class Pass:
         mean_over: physical positions whose head outputs are summed, or None.
         keep_outputs: layers whose heads' outputs are kept.
         stop_after: layer after whose attention the pass may end, when no logits are wanted.
+        sink_queries: physical positions over which attention to sink logits is averaged, or None.
         swap: gets queries, keys, values and mask of a call and returns those to go on with.
 
     After the pass:
-        scores: name -> layer -> (batch, heads), or (batch, heads, pairs) when raw.
+        scores: name -> layer -> (batch, heads), or (batch, heads, pairs) when raw; under
+            `SINK_LOGIT`, attention to sink logits, in layers that have them.
         output_sums: layer -> (batch, heads, width), sums over `mean_over` in float64.
         outputs: layer -> (batch, length, heads, width).
         shapes: layer -> (heads, kv_heads, width of a head's output), in the order of the calls.
@@ -88,6 +94,7 @@ class Pass:
     mean_over: slice | None = None
     keep_outputs: Collection[int] = ()
     stop_after: int | None = None
+    sink_queries: Tensor | None = None
     swap: Swap | None = None
     scores: dict[str, dict[int, Tensor]] = field(default_factory=dict)
     output_sums: dict[int, Tensor] = field(default_factory=dict)
@@ -146,6 +153,12 @@ class Pass:
         else:
             kept = values.mean(-1)
         self.scores.setdefault(name, {})[layer] = kept
+
+    def take_sinks(self, layer: int, share: Tensor) -> None:
+        """Keep what the sink logits took of each row, (batch, heads, length), in `layer`."""
+        if self.sink_queries is not None:
+            chosen = share[:, :, self.sink_queries.to(share.device)]
+            self.scores.setdefault(SINK_LOGIT, {})[layer] = chosen.float().mean(-1)
 
     def freeze(self, layer: int, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Return the queries and keys (batch, heads, length, width) to attend with in `layer`."""

@@ -164,7 +164,10 @@ def score_heads(
     pairs = score_pairs(tokens)
     if tokens.repeats > 2:
         pairs["induction_all"] = successor_pairs(tokens)
-    scores = _flatten(model.head_scores(tokens.input_ids, pairs, advance=advance))
+    # Where heads have sink logits, what these take stands beside what the first token does.
+    sinks = pairs["first_token"].query
+    found = model.head_scores(tokens.input_ids, pairs, sink_queries=sinks, advance=advance)
+    scores = _flatten(found)
     if tokens.repeats == 2:
         return scores | {"induction_all": scores["induction"]}
     # The mean over pairs becomes the mean over queries of the sum over earlier occurrences.
