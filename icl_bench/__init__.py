@@ -17,12 +17,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from icl_bench.ablations import ablation_sweep, minimal_set, token_losses
     from icl_bench.api import head_scores, load_model, repeated_tokens, run, wrap
-    from icl_bench.circuits import (
-        logit_attribution,
-        ov_copying,
-        path_patching,
-        weight_composition,
-    )
+    from icl_bench.attributions import attention_attribution, logit_attribution
+    from icl_bench.circuits import ov_copying, path_patching, weight_composition
     from icl_bench.errors import IclError
     from icl_bench.measures.tokens import RepeatedTokens
     from icl_bench.models.model import Model
@@ -35,6 +31,7 @@ __all__ = [
     "RunRecord",
     "__version__",
     "ablation_sweep",
+    "attention_attribution",
     "head_scores",
     "load_model",
     "logit_attribution",
@@ -57,7 +54,8 @@ _HOMES = {
     "Model": "icl_bench.models.model",
     "RepeatedTokens": "icl_bench.measures.tokens",
     "RunRecord": "icl_bench.record",
-    "logit_attribution": "icl_bench.circuits",
+    "attention_attribution": "icl_bench.attributions",
+    "logit_attribution": "icl_bench.attributions",
     "ov_copying": "icl_bench.circuits",
     "path_patching": "icl_bench.circuits",
     "read_record": "icl_bench.record",

@@ -226,9 +226,17 @@ class Bench:
 
     def logit_attribution(self, tokens: RepeatedTokens | None = None) -> pd.DataFrame:
         """See `icl_bench.logit_attribution`; without tokens, on the default ones."""
-        from icl_bench.circuits import logit_attribution
+        from icl_bench.attributions import logit_attribution
 
         return logit_attribution(self.model, tokens or self.repeated_tokens())
+
+    def attention_attribution(
+        self, receivers: Sequence[Sequence[int]], tokens: RepeatedTokens | None = None
+    ) -> pd.DataFrame:
+        """See `icl_bench.attention_attribution`; without tokens, on the default ones."""
+        from icl_bench.attributions import attention_attribution
+
+        return attention_attribution(self.model, tokens or self.repeated_tokens(), receivers)
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The Python API of circuits: which head feeds which, and what heads write."""
+"""The Python API of circuits: which head feeds which, and what heads copy."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def path_patching(
 
     sides = _check_sides(side)
     model.require_heads()
-    targets = _check_heads(model, receivers, "receivers")
+    targets = check_heads(model, receivers, "receivers")
     rows: list[dict[str, Any]] = []
     for layers, sets in _plan_senders(model, targets, senders, together):
         effects = patch_paths(
@@ -98,7 +98,7 @@ def path_patching(
         )
         for effect in effects:
             drops = (effect.clean - effect.patched).double().numpy()
-            mean, error = drops.mean(1), _stderr(drops)
+            mean, error = drops.mean(1), sequence_error(drops)
             clean = effect.clean.double().mean(0).numpy()
             for place, heads in enumerate(effect.senders):
                 sender = heads[0] if not together else (None, None)
@@ -114,41 +114,6 @@ def path_patching(
     if together:
         frame = frame.astype({"sender_layer": "Int64", "sender_head": "Int64"})
     return frame.astype({"drop_stderr": "float64"})
-
-
-def logit_attribution(model: Model, tokens: RepeatedTokens) -> pd.DataFrame:
-    """What each head writes directly towards the correct next token on repeats.
-
-    Args:
-        model: the model.
-        tokens: repeated sequences.
-
-    Returns:
-        one row per head: layer, head, logit (part of the correct token's logit minus the mean over
-        the vocabulary, mean over the predictable targets, final norm frozen, before a final
-        soft-cap), logit_stderr over sequences (missing for one sequence).
-
-    Raises:
-        NotMeasurable: the model has no heads, or parts do not add up to its logits; the message
-            says why.
-        MeasurementError: the sequences are longer than the model's context.
-
-    Source: Elhage et al. 2021, direct logit attribution.
-    """
-    import pandas as pd
-
-    from icl_bench.models.attribution import attribute_logits
-
-    parts = attribute_logits(model, tokens.input_ids, repeated_targets(tokens))
-    rows: list[dict[str, Any]] = []
-    for layer, values in sorted(parts.heads.items()):
-        numbers = values.double().numpy()
-        mean, error = numbers.mean(0), _stderr(numbers[None])
-        for head in range(values.shape[1]):
-            spread = None if error is None else float(error[0, head])
-            rows.append({"layer": layer, "head": head, "logit": mean[head], "logit_stderr": spread})
-    frame = pd.DataFrame(rows, columns=["layer", "head", "logit", "logit_stderr"])
-    return frame.astype({"logit": "float64", "logit_stderr": "float64"})
 
 
 def ov_copying(
@@ -198,7 +163,7 @@ def ov_copying(
         found = ov_behaviour(model, tokens)
         samples = np.concatenate([found[layer].numpy() for layer in sorted(found)], 1)
         columns["ov_behaviour"] = samples.mean(0)
-        error = _stderr(samples[None])
+        error = sequence_error(samples[None])
         columns["ov_behaviour_stderr"] = np.nan if error is None else error[0]
     return pd.DataFrame(columns)
 
@@ -239,7 +204,7 @@ def weight_composition(
 
     sides = _check_sides(side)
     model.require_heads()
-    targets = _check_heads(model, receivers, "receivers")
+    targets = check_heads(model, receivers, "receivers")
     ((_, sets),) = _plan_senders(model, targets, senders, False)
     rows = [
         (*one.sender, *one.receiver, one.side, one.score, one.random, one.excess)
@@ -248,8 +213,12 @@ def weight_composition(
     return pd.DataFrame(rows, columns=COMPOSITION_COLUMNS)
 
 
-def _stderr(samples: np.ndarray) -> np.ndarray | None:
-    """Standard error over axis 1 of (senders, sequences, heads); one sequence has none."""
+def sequence_error(samples: np.ndarray) -> np.ndarray | None:
+    """Return standard errors over sequences; one sequence has none.
+
+    Args:
+        samples: shape (any, sequences, any); the result lacks the middle axis.
+    """
     count = samples.shape[1]
     return None if count == 1 else samples.std(1, ddof=1) / count**0.5
 
@@ -266,7 +235,17 @@ def _check_sides(side: str | Sequence[str]) -> list[Any]:
     return wanted
 
 
-def _check_heads(model: Model, heads: Sequence[Sequence[int]], what: str) -> list[Head]:
+def check_heads(model: Model, heads: Sequence[Sequence[int]], what: str) -> list[Head]:
+    """Return heads in order, each once.
+
+    Args:
+        model: the model.
+        heads: [(layer, head), ...].
+        what: what they are, for the message.
+
+    Raises:
+        SettingsError: there are none, or the model has no such head.
+    """
     found = sorted({(int(layer), int(head)) for layer, head in heads})
     if not found:
         raise SettingsError(f"no {what} are given")
@@ -290,7 +269,7 @@ def _plan_senders(
     if senders is None:
         heads = [(layer, head) for layer, count in model.heads.items() for head in range(count)]
     else:
-        heads = _check_heads(model, senders, "senders")
+        heads = check_heads(model, senders, "senders")
         for layer, head in heads:
             if layer >= layers[-1]:
                 raise SettingsError(f"sender {layer}.{head} lies below no receiver")
