@@ -36,6 +36,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="suite to run: the name of a shipped one, or a file; repeatable (default: core)",
     )
     add("--icl-report-dir", metavar="DIR", default="reports", help="default: reports/")
+    add(
+        "--icl-baseline",
+        metavar="FILE",
+        help="record to compare this run with; what got worse fails the run (one model)",
+    )
+    add("--icl-save-baseline", metavar="FILE", help="write this run there, as a baseline")
+    add(
+        "--icl-limit",
+        action="append",
+        metavar="METRIC=AMOUNT",
+        help="change for the worse that the baseline allows: a number, N%%, or noise (default)",
+    )
     add("--icl-device", default="auto", help="auto (default), cpu, cuda, cuda:N, split (over all)")
     add(
         "--icl-dtype",
@@ -158,17 +170,17 @@ class _Gathering:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Write the reports; a run that cannot write them has not passed."""
+        """Write the reports and compare; a run that cannot write them, or got worse, fails."""
         stopped = bool(session.shouldfail or session.shouldstop)
-        written = self._icl.finish(exitstatus, stopped=stopped)
-        if not written and session.exitstatus == pytest.ExitCode.OK:
+        good = self._icl.finish(exitstatus, stopped=stopped)
+        if not good and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the tables after the last item."""
     icl = config.stash.get(SESSION, None)
-    if icl is not None and icl.records:
+    if icl is not None and (icl.records or icl.baseline):
         icl.print_summary(terminalreporter)
 
 

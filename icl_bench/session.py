@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from icl_bench import arguments
+from icl_bench.baseline import Baseline, read_baseline
 from icl_bench.cache import Cache, open_cache
 from icl_bench.errors import IclError, InputError
 from icl_bench.models.spec import ModelSpec, check_spec, parse_spec, slugs
@@ -78,6 +79,7 @@ class IclSession:
         self.records: list[RunRecord] = []
         self.paths: list[Path] = []
         self.trouble: str | None = None
+        self.baseline: Baseline | None = None
         self._lost: dict[str, Lost] = {slug: {} for slug in specs}
         self._ids = self._make_ids()
         self._sent: dict[str, set[str]] = {slug: set() for slug in specs}
@@ -193,7 +195,7 @@ class IclSession:
             stopped: whether the run ended itself early, as by `-x`.
 
         Returns:
-            False when they could not be written.
+            False when they could not be written, or the run is worse than its baseline.
         """
         broken_off = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
         # Under xdist, -x ends in the exit code of an interruption.
@@ -224,7 +226,9 @@ class IclSession:
                 self.paths = write_reports(self.records, self.report_dir)
             except IclError as error:
                 self.trouble = str(error)
-        return self.trouble is None
+        folder = self.paths[0].parent if self.paths else None
+        no_worse = self.baseline is None or self.baseline.judge(self.records, folder)
+        return self.trouble is None and no_worse
 
     def print_summary(self, terminalreporter: Any) -> None:
         """Print the tables and where the reports are."""
@@ -232,17 +236,21 @@ class IclSession:
 
         writer = terminalreporter._tw
         encoding = getattr(writer._file, "encoding", None) or "ascii"
-        terminalreporter.section("icl_bench")
-        text = summary(
-            self.records,
-            width=min(writer.fullwidth, 100),
-            color=writer.hasmarkup,
-            unicode="utf" in encoding.lower(),
-            paths=[os.path.relpath(path) for path in self.paths],
-        )
-        terminalreporter.write_line(text)
+        width, unicode = min(writer.fullwidth, 100), "utf" in encoding.lower()
+        if self.records:
+            terminalreporter.section("icl_bench")
+            text = summary(
+                self.records,
+                width=width,
+                color=writer.hasmarkup,
+                unicode=unicode,
+                paths=[os.path.relpath(path) for path in self.paths],
+            )
+            terminalreporter.write_line(text)
         if self.trouble:
             terminalreporter.write_line(f"the reports were not written: {self.trouble}", red=True)
+        if self.baseline:
+            self.baseline.print_section(terminalreporter, width, unicode)
 
 
 def share_cores(config: pytest.Config) -> None:
@@ -278,6 +286,7 @@ def _open(config: pytest.Config) -> IclSession:
     by_slug = dict(zip(slugs(specs), specs))
     arguments.check_ids(config, suites, list(by_slug))
     found: dict[str, HubModel | None] = {}
+    baseline = None
     if not hasattr(config, "workerinput"):
         # The controller has checked what the workers are about to open.
         for slug, spec in by_slug.items():
@@ -285,7 +294,8 @@ def _open(config: pytest.Config) -> IclSession:
         if specs and not config.getoption("collectonly", False):
             folder = Path(config.getoption("icl_report_dir"))
             arguments.check_report_dir(folder, "--icl-report-dir")
-    return IclSession(
+        baseline = read_baseline(config, suites, len(by_slug))
+    session = IclSession(
         config,
         plan,
         by_slug,
@@ -294,3 +304,5 @@ def _open(config: pytest.Config) -> IclSession:
         found=found,
         cache=open_cache(options),
     )
+    session.baseline = baseline
+    return session

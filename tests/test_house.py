@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "options": {"errors"},
     "models": {"errors", "measures", "reference", "options", "provenance"},
     "render": {"errors", "record"},
+    "comparing": {"errors", "record", "measures", "probes"},
     "checks": {"errors", "record", "suite", "probes", "render"},
     "cache": {"errors", "options", "record", "models"},
     "description": {"record", "models", "cache"},

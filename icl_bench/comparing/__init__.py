@@ -1,0 +1,20 @@
+"""Two records of one suite -> what got worse, what got better, what is gone.
+
+`limits` reads how much worse a metric may get, `metrics` compares numbers, `heads` finds heads
+that died or appeared, `comparison` puts it together with the verdicts. Records only: no model.
+"""
+
+from icl_bench.comparing.comparison import Comparison, VerdictChange, compare
+from icl_bench.comparing.heads import HeadChange
+from icl_bench.comparing.limits import Limit, parse_limit
+from icl_bench.comparing.metrics import MetricChange
+
+__all__ = [
+    "Comparison",
+    "HeadChange",
+    "Limit",
+    "MetricChange",
+    "VerdictChange",
+    "compare",
+    "parse_limit",
+]

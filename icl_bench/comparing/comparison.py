@@ -1,0 +1,196 @@
+"""A record against its baseline, as one result that passes or fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from icl_bench.comparing.heads import HeadChange, compare_heads
+from icl_bench.comparing.limits import Limit
+from icl_bench.comparing.metrics import MetricChange, compare_metrics
+from icl_bench.errors import SettingsError
+from icl_bench.record import Check, RunRecord, Verdict
+
+DESELECTED = "deselected"
+"""Reason of a check that the user left out of a run."""
+
+CheckState = Literal["regressed", "improved", "same", "vanished", "unclear", "new", "not run"]
+
+
+@dataclass(frozen=True)
+class VerdictChange:
+    """What became of one check.
+
+    Args:
+        suite: its suite.
+        id: its id.
+        state: `regressed` and `vanished` fail a gate.
+        before: the baseline's verdict; None when it is new.
+        after: the verdict now; None when the check is gone.
+        reason: why it has the verdict it has now.
+    """
+
+    suite: str
+    id: str
+    state: CheckState
+    before: Verdict | None
+    after: Verdict | None
+    reason: str | None = None
+
+
+@dataclass
+class Comparison:
+    """A record against its baseline.
+
+    Args:
+        baseline: name of the baseline's model.
+        model: name of the model now.
+        checks: what became of every check.
+        metrics: what became of every metric that is judged.
+        heads: heads of the circuit, before and now.
+        remarks: differences between the runs that may explain others.
+    """
+
+    baseline: str
+    model: str
+    checks: list[VerdictChange] = field(default_factory=list)
+    metrics: list[MetricChange] = field(default_factory=list)
+    heads: list[HeadChange] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def count(self, state: str) -> int:
+        """Return how many checks and metrics are in a state."""
+        states: list[str] = [check.state for check in self.checks]
+        states += [metric.state for metric in self.metrics]
+        return states.count(state)
+
+    @property
+    def died(self) -> list[HeadChange]:
+        """Heads that fell below the threshold."""
+        return [head for head in self.heads if head.state == "died"]
+
+    def passes(self, inconclusive_fails: bool = True) -> bool:
+        """Whether nothing got worse, nothing is gone and no head died.
+
+        Args:
+            inconclusive_fails: whether what cannot be told counts as worse.
+        """
+        bad = ["regressed", "vanished"] + (["unclear"] if inconclusive_fails else [])
+        return not (any(map(self.count, bad)) or self.died)
+
+    def as_data(self) -> dict[str, Any]:
+        """Return everything as plain data, for JSON."""
+        return {"passed": self.passes(), **asdict(self)}
+
+
+def compare(
+    baseline: RunRecord,
+    record: RunRecord,
+    limits: Sequence[Limit] = (),
+    *,
+    deselected: bool = False,
+) -> Comparison:
+    """Compare a record with a baseline.
+
+    Args:
+        baseline: what was before.
+        record: what is now.
+        limits: how much worse metrics may get; noise alone where none is given.
+        deselected: whether checks may be left out of `record` on purpose, by a choice of tests;
+            they count as gone otherwise.
+
+    Raises:
+        SettingsError: the records have no suite in common, or a limit names no metric.
+    """
+    before = {suite.name: suite.sha256 for suite in baseline.suites}
+    now = {suite.name: suite.sha256 for suite in record.suites}
+    if not before.keys() & now.keys():
+        raise SettingsError(
+            f"nothing to compare: the baseline holds {_names(before)}, this run {_names(now)}"
+        )
+    for limit in limits:
+        if not any(
+            limit.names(key, name)
+            for key, measurement in baseline.measurements.items()
+            for name in measurement.metrics
+        ):
+            raise SettingsError(f"limit {limit.pattern!r} names no metric of the baseline")
+    found = Comparison(baseline.model.spec, record.model.spec)
+    found.checks = _compare_checks(baseline, record, deselected)
+    found.metrics = compare_metrics(baseline, record, limits)
+    if deselected:
+        left_out = _left_out(record)
+        found.metrics = [
+            one
+            for one in found.metrics
+            if one.state != "vanished" or (one.key, one.metric) not in left_out
+        ]
+    found.heads = compare_heads(baseline, record)
+    found.remarks = list(_remarks(baseline, record, before, now))
+    return found
+
+
+def _left_out(record: RunRecord) -> set[tuple[str, str]]:
+    """Metrics that only checks read which were left out on purpose."""
+    read = {(c.measurement, c.metric) for c in record.checks if c.reason != DESELECTED}
+    return {(c.measurement, c.metric) for c in record.checks} - read
+
+
+def _compare_checks(
+    baseline: RunRecord, record: RunRecord, deselected: bool
+) -> list[VerdictChange]:
+    old = {(check.suite, check.id): check for check in baseline.checks}
+    new = {(check.suite, check.id): check for check in record.checks}
+    found = [_compare_check(check, new.get(key), deselected) for key, check in old.items()]
+    added = [check for key, check in new.items() if key not in old]
+    return found + [
+        VerdictChange(check.suite, check.id, "new", None, check.verdict, check.reason)
+        for check in added
+    ]
+
+
+def _compare_check(old: Check, new: Check | None, deselected: bool) -> VerdictChange:
+    if new is None:
+        why = "the check is not in this run"
+        return VerdictChange(old.suite, old.id, "vanished", old.verdict, None, why)
+    state: CheckState = "same"
+    if new.reason == DESELECTED and deselected:
+        state = "not run"
+    elif old.verdict == "pass" and new.verdict == "skipped":
+        state = "vanished"
+    elif old.verdict == "pass" and new.verdict == "inconclusive":
+        state = "unclear"
+    elif (old.verdict, new.verdict) == ("pass", "fail") or (new.verdict == "error" != old.verdict):
+        state = "regressed"
+    elif new.verdict == "pass" and old.verdict != "pass":
+        state = "improved"
+    return VerdictChange(old.suite, old.id, state, old.verdict, new.verdict, new.reason)
+
+
+def _remarks(
+    baseline: RunRecord, record: RunRecord, before: dict[str, str], now: dict[str, str]
+) -> list[str]:
+    lines = []
+    for name in sorted(before.keys() & now.keys()):
+        if before[name] != now[name]:
+            lines.append(f"suite {name!r} has changed since the baseline")
+    if baseline.model.fingerprint and baseline.model.fingerprint == record.model.fingerprint:
+        lines.append("both records are of the same weights")
+    pairs = {
+        "dtype": (baseline.model.dtype, record.model.dtype),
+        "attention": (baseline.model.attention, record.model.attention),
+        "torch": (baseline.environment.torch, record.environment.torch),
+        "transformers": (baseline.environment.transformers, record.environment.transformers),
+        "device": (baseline.environment.device, record.environment.device),
+    }
+    lines += [f"{name} {old}, now {new}" for name, (old, new) in pairs.items() if old != new]
+    if baseline.status != "complete":
+        lines.append(f"the baseline is {baseline.status}")
+    if record.status != "complete":
+        lines.append(f"this run is {record.status}")
+    return lines
+
+
+def _names(suites: dict[str, str]) -> str:
+    return ", ".join(sorted(suites)) or "no suite"

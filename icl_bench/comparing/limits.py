@@ -1,0 +1,90 @@
+"""How much worse a metric may get: `induction_max=0.05`, `repeated_loss=5%`, `gain=noise`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from icl_bench.errors import SettingsError
+
+Way = Literal["up", "down"]
+
+FORM = "METRIC=AMOUNT, as in induction_max=0.05, repeated_loss=5% or gain=noise"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a metric may lose against the baseline.
+
+    Args:
+        pattern: metric's name, `MEASUREMENT.METRIC` or `SUITE/MEASUREMENT.METRIC`; `*` stands for
+            anything.
+        amount: allowed change for the worse, in the metric's unit, or a share when `relative`.
+        relative: whether `amount` is a share of the baseline's value.
+        worse: the way that is limited; None for the metric's own, or both where it has none.
+    """
+
+    pattern: str
+    amount: float = 0.0
+    relative: bool = False
+    worse: Way | None = None
+
+    def names(self, key: str, metric: str) -> bool:
+        """Whether the limit is for a metric.
+
+        Args:
+            key: `SUITE/MEASUREMENT`.
+            metric: the metric's name.
+        """
+        names = (metric, f"{key.partition('/')[2]}.{metric}", f"{key}.{metric}")
+        return any(fnmatchcase(name, self.pattern) for name in names)
+
+    def allowed(self, baseline: float) -> float:
+        """Return the allowed change for the worse, in the metric's unit.
+
+        Args:
+            baseline: the baseline's value.
+        """
+        return abs(baseline) * self.amount if self.relative else self.amount
+
+
+def parse_limit(text: str) -> Limit:
+    """Read a limit.
+
+    Args:
+        text: `METRIC=AMOUNT`; the amount is a number, a percentage of the baseline's value, or
+            `noise`; with `-` in front it limits a fall, with `+` a rise.
+
+    Raises:
+        SettingsError: it is not of this form.
+    """
+    pattern, equals, amount = text.partition("=")
+    pattern, amount = pattern.strip(), amount.strip()
+    if not equals or not pattern or not amount:
+        raise SettingsError(f"limit {text!r}: needed is {FORM}")
+    worse: Way | None = {"-": "down", "+": "up"}.get(amount[0])  # type: ignore[assignment]
+    number = amount[1:] if worse else amount
+    if number == "noise":
+        return Limit(pattern, worse=worse)
+    relative = number.endswith("%")
+    try:
+        value = float(number.removesuffix("%"))
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise SettingsError(f"limit {text!r}: {amount!r} is no amount; needed is {FORM}")
+    return Limit(pattern, value / 100 if relative else value, relative, worse)
+
+
+def find_limit(limits: Sequence[Limit], key: str, metric: str) -> Limit | None:
+    """Return the last limit that is for a metric, or None.
+
+    Args:
+        limits: in the order given.
+        key: `SUITE/MEASUREMENT`.
+        metric: the metric's name.
+    """
+    return next((limit for limit in reversed(limits) if limit.names(key, metric)), None)

@@ -1,0 +1,207 @@
+"""One metric in two records: is the difference for the worse, and more than noise?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from icl_bench.comparing.limits import Limit, Way, find_limit
+from icl_bench.errors import IclError
+from icl_bench.measures.statistics import student_t
+from icl_bench.probes import MetricInfo, get_probe
+from icl_bench.record import Measurement, Metric, RunRecord
+
+State = Literal["regressed", "improved", "same", "vanished", "unclear"]
+
+
+@dataclass(frozen=True)
+class MetricChange:
+    """What became of one metric.
+
+    Args:
+        key: `SUITE/MEASUREMENT`.
+        metric: its name.
+        state: `regressed` and `vanished` fail a gate.
+        baseline: value in the baseline.
+        value: value now; None when it is gone.
+        difference: value - baseline.
+        ci_low: lower end of the difference's interval; None when exact or unknown.
+        ci_high: upper end.
+        paired: whether the interval is that of differences on the same tokens.
+        allowed: change for the worse that is allowed beside noise.
+        reason: why, where the numbers do not say it.
+    """
+
+    key: str
+    metric: str
+    state: State
+    baseline: float
+    value: float | None = None
+    difference: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    paired: bool = False
+    allowed: float = 0.0
+    reason: str | None = None
+
+
+def compare_metrics(
+    baseline: RunRecord, record: RunRecord, limits: Sequence[Limit] = ()
+) -> list[MetricChange]:
+    """Compare every metric that a check of the baseline reads or a limit names.
+
+    A metric regresses when it is worse by more than its limit allows and the interval of the
+    difference excludes 0. The intervals hold together: m metrics have 1 - 0.05/m each (Bonferroni),
+    so that a model that has not changed fails at most one time in twenty.
+
+    Args:
+        baseline: what was before.
+        record: what is now.
+        limits: how much worse metrics may get; noise alone where none is given.
+    """
+    wanted = _wanted(baseline, limits)
+    return [
+        _compare(
+            key,
+            name,
+            baseline.measurements[key],
+            record.measurements.get(key),
+            find_limit(limits, key, name) or Limit(name),
+            1 - 0.05 / len(wanted),
+        )
+        for key, name in wanted
+    ]
+
+
+def _wanted(baseline: RunRecord, limits: Sequence[Limit]) -> list[tuple[str, str]]:
+    """Metrics of the baseline that are judged, each once; p-values are judged by their checks."""
+    read = {(check.measurement, check.metric) for check in baseline.checks}
+    return [
+        (key, name)
+        for key, measurement in baseline.measurements.items()
+        for name in measurement.metrics
+        if find_limit(limits, key, name) or ((key, name) in read and not name.endswith("p_value"))
+    ]
+
+
+def _look_up(probe: str, metric: str) -> MetricInfo | None:
+    """What the probe says of a metric; None of a probe or metric that is not known here."""
+    try:
+        return get_probe(probe).metrics.get(metric)
+    except IclError:
+        return None
+
+
+def _compare(
+    key: str,
+    name: str,
+    before: Measurement,
+    after: Measurement | None,
+    limit: Limit,
+    confidence: float,
+) -> MetricChange:
+    old = before.metrics[name]
+    if after is None or name not in after.metrics:
+        return MetricChange(key, name, "vanished", old.value, reason=_why_gone(name, after))
+    if differing := differing_settings(before, after):
+        reason = f"settings differ ({differing}): make a new baseline"
+        return MetricChange(key, name, "vanished", old.value, reason=reason)
+    new, info = after.metrics[name], _look_up(before.probe, name)
+    if info is not None and info.exact:
+        old, new = (metric.model_copy(update={"exact": True}) for metric in (old, new))
+    paired = _pairs(before, after, old, new)
+    half = _half_width(old, new, paired, confidence)
+    difference, allowed = new.value - old.value, limit.allowed(old.value)
+    state: State
+    if half is None:
+        state = "unclear"
+    else:
+        better = info.direction if info else None
+        state = _judge(difference, half, allowed, limit.worse, better)
+    known = half is not None and half > 0
+    return MetricChange(
+        key,
+        name,
+        state,
+        old.value,
+        new.value,
+        difference,
+        difference - half if known and half is not None else None,
+        difference + half if known and half is not None else None,
+        paired,
+        allowed,
+        "one sample has no standard error" if half is None else None,
+    )
+
+
+def _judge(
+    difference: float, half: float, allowed: float, worse: Way | None, better: Way | None
+) -> State:
+    if worse is None and better is not None:
+        worse = "down" if better == "up" else "up"
+    lost = abs(difference) if worse is None else difference * (1 if worse == "up" else -1)
+    if lost > allowed and lost - half > 0:
+        return "regressed"
+    return "improved" if worse is not None and lost + half < 0 else "same"
+
+
+def _half_width(old: Metric, new: Metric, paired: bool, confidence: float) -> float | None:
+    """Half of the interval of the difference; 0 for exact numbers, None when it is not known."""
+    if old.exact and new.exact:
+        return 0.0
+    if paired and old.samples and new.samples:
+        differences = [b - a for a, b in zip(old.samples, new.samples)]
+        n = len(differences)
+        mean = math.fsum(differences) / n
+        variance = math.fsum((d - mean) ** 2 for d in differences) / (n - 1)
+        return student_t(n - 1, confidence=confidence) * math.sqrt(variance / n)
+    errors = [_error(metric) for metric in (old, new) if not metric.exact]
+    if any(error is None for error in errors):
+        return None
+    smallest = min(metric.n or 2 for metric in (old, new) if not metric.exact)
+    spread = math.sqrt(math.fsum(error**2 for error in errors if error is not None))
+    return student_t(max(smallest - 1, 1), confidence=confidence) * spread
+
+
+def _error(metric: Metric) -> float | None:
+    """A standard error, read off the interval where only that is known."""
+    if metric.stderr is not None:
+        return metric.stderr
+    if metric.ci_low is None or metric.ci_high is None or metric.n is None or metric.n < 2:
+        return None
+    return (metric.ci_high - metric.ci_low) / 2 / student_t(metric.n - 1)
+
+
+def _pairs(before: Measurement, after: Measurement, old: Metric, new: Metric) -> bool:
+    """Whether samples of two metrics belong together, one by one."""
+    return (
+        before.tokens_sha256 is not None
+        and before.tokens_sha256 == after.tokens_sha256
+        and old.samples is not None
+        and new.samples is not None
+        and len(old.samples) == len(new.samples) > 1
+    )
+
+
+def differing_settings(before: Measurement, after: Measurement) -> str | None:
+    """Return the first setting in which two measurements differ, or None.
+
+    Args:
+        before: the baseline's.
+        after: the one of now.
+    """
+    if before.probe != after.probe:
+        return f"probe {before.probe}, now {after.probe}"
+    for name in sorted(before.settings.keys() | after.settings.keys()):
+        old, new = before.settings.get(name), after.settings.get(name)
+        if old != new:
+            return f"{name} {old}, now {new}"
+    return None
+
+
+def _why_gone(name: str, after: Measurement | None) -> str:
+    if after is None:
+        return "not measured"
+    return after.unmeasured.get(name) or after.reason or "not measured"

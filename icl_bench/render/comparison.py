@@ -1,0 +1,207 @@
+"""A record against its baseline -> text for the terminal and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from icl_bench.record import Verdict
+from icl_bench.render import numbers
+from icl_bench.render.markup import escape, table
+from icl_bench.render.page import Page
+from icl_bench.render.text import WORDS, one_line
+
+if TYPE_CHECKING:
+    from icl_bench.comparing import Comparison, HeadChange, MetricChange, VerdictChange
+
+METRIC_HEADER = ("Metric", "Baseline", "Now", "Difference", "Interval", "Result")
+
+STATES = {
+    "regressed": "WORSE",
+    "improved": "better",
+    "same": "same",
+    "vanished": "GONE",
+    "unclear": "UNCLEAR",
+    "new": "new",
+    "not run": "not run",
+}
+"""State -> the word in tables."""
+
+_COLORS: dict[str, Verdict] = {
+    "regressed": "fail",
+    "vanished": "fail",
+    "unclear": "inconclusive",
+    "improved": "pass",
+}
+
+
+def comparison_text(
+    comparison: Comparison,
+    *,
+    width: int = 80,
+    color: bool = False,
+    unicode: bool = True,
+    inconclusive_fails: bool = True,
+) -> str:
+    """Return a comparison as text for a terminal.
+
+    Args:
+        comparison: what to show.
+        width: characters per line.
+        color: whether states are coloured with ANSI codes.
+        unicode: whether the terminal can show more than ASCII.
+        inconclusive_fails: whether what cannot be told counts as worse.
+    """
+    page = Page(width, color, unicode)
+    page.wrap("", one_line(f"{comparison.model} against the baseline {comparison.baseline}"), 0)
+    page.add()
+    rows = _metric_rows(comparison.metrics)
+    if rows:
+        states = [_COLORS.get(change.state) for change in comparison.metrics]
+        align = ("left", "right", "right", "right", "left", "left")
+        gaps = (2, 2, 2, 2, 2)
+        page.table(METRIC_HEADER, rows, align, gaps, {5: states}, shrink={0: 18, 4: 0})
+        page.add()
+    for line in describe_heads(comparison.heads):
+        page.wrap("", one_line(line), 0)
+    for change in comparison.checks:
+        if change.state not in ("same", "not run"):
+            page.wrap("", one_line(describe_check(change)), 0)
+    for metric in comparison.metrics:
+        if metric.reason:
+            page.wrap("", one_line(f"{metric.key}.{metric.metric}: {metric.reason}"), 0)
+    for remark in comparison.remarks:
+        page.wrap("", one_line(f"note: {remark}"), 0)
+    page.wrap("", verdict_line(comparison, inconclusive_fails), 0)
+    return "\n".join(page.lines)
+
+
+def comparison_markdown(comparison: Comparison, inconclusive_fails: bool = True) -> str:
+    """Return a comparison as Markdown.
+
+    Args:
+        comparison: what to show.
+        inconclusive_fails: whether what cannot be told counts as worse.
+    """
+    return "\n".join(_markdown(comparison, inconclusive_fails)).rstrip() + "\n"
+
+
+def _markdown(comparison: Comparison, inconclusive_fails: bool) -> Iterator[str]:
+    yield f"# {escape(comparison.model)} against {escape(comparison.baseline)}"
+    yield ""
+    yield f"**{escape(verdict_line(comparison, inconclusive_fails))}**"
+    yield ""
+    changed = [c for c in comparison.checks if c.state not in ("same", "not run")]
+    lines = [*describe_heads(comparison.heads), *map(describe_check, changed)]
+    lines += [f"note: {remark}" for remark in comparison.remarks]
+    yield from (f"- {escape(line)}" for line in lines)
+    if lines:
+        yield ""
+    if comparison.metrics:
+        yield "## Metrics"
+        yield ""
+        cells = zip(_metric_rows(comparison.metrics), comparison.metrics)
+        rows = [[*row, change.reason or ""] for row, change in cells]
+        right = ("Baseline", "Now", "Difference")
+        yield from table((*METRIC_HEADER, "Why"), rows, right)
+        yield ""
+        yield (
+            "Differences are now minus baseline; intervals hold for all metrics together. "
+            "`paired`: on the same tokens, sample by sample."
+        )
+        yield ""
+    if comparison.heads:
+        yield "## Heads"
+        yield ""
+        yield from table(
+            ("Head", "Score", "Baseline", "Now", "Result"),
+            [
+                (h.name, h.kind, numbers.score(h.baseline), numbers.score(h.value), h.state)
+                for h in comparison.heads
+            ],
+            ("Baseline", "Now"),
+        )
+
+
+def _metric_rows(changes: list[MetricChange]) -> list[list[str]]:
+    """Cells under `METRIC_HEADER`; the suite is left out where there is only one."""
+    several = len({change.key.partition("/")[0] for change in changes}) > 1
+    return [_metric_row(change, several) for change in changes]
+
+
+def _metric_row(change: MetricChange, with_suite: bool) -> list[str]:
+    interval = ""
+    if change.ci_low is not None and change.ci_high is not None:
+        interval = numbers.interval(change.ci_low, change.ci_high, (0.0,))
+        interval += " paired" if change.paired else ""
+    key = change.key if with_suite else change.key.partition("/")[2]
+    return [
+        one_line(f"{key}.{change.metric}"),
+        numbers.number(change.baseline),
+        "" if change.value is None else numbers.number(change.value),
+        "" if change.difference is None else f"{change.difference:+.3g}",
+        interval,
+        STATES[change.state],
+    ]
+
+
+def describe_check(change: VerdictChange) -> str:
+    """Return a sentence about a check that is not what it was.
+
+    Args:
+        change: what became of it.
+    """
+    before = "" if change.before is None else WORDS[change.before]
+    after = "gone" if change.after is None else WORDS[change.after]
+    why = f" ({change.reason})" if change.reason and change.state != "improved" else ""
+    if change.state == "new":
+        return f"new check {change.suite}::{change.id}: {after}{why}"
+    return f"{change.suite}::{change.id}: {before} -> {after}{why}"
+
+
+def describe_heads(changes: list[HeadChange]) -> list[str]:
+    """Return sentences about heads that are not what they were.
+
+    Args:
+        changes: all heads that were compared.
+    """
+    lines = []
+    for kind in dict.fromkeys(change.kind for change in changes):
+        name = kind.replace("_", "-")
+        own = [change for change in changes if change.kind == kind and change.state != "kept"]
+        died = [change for change in own if change.state == "died"]
+        appeared = [change for change in own if change.state == "appeared"]
+        if len(died) == len(appeared) == 1:
+            lines.append(f"the {name} head moved from {died[0].name} to {appeared[0].name}")
+        words = {
+            "died": "died",
+            "appeared": "appeared",
+            "weaker": "is weaker",
+            "stronger": "is stronger",
+        }
+        lines += [
+            f"{name} head {change.name} {words[change.state]}: "
+            f"{change.baseline:.3f} -> {change.value:.3f}"
+            for change in own
+        ]
+    return lines
+
+
+def verdict_line(comparison: Comparison, inconclusive_fails: bool = True) -> str:
+    """Return the result in one line.
+
+    Args:
+        comparison: the comparison.
+        inconclusive_fails: whether what cannot be told counts as worse.
+    """
+    counts = [
+        (comparison.count("regressed"), "worse"),
+        (comparison.count("vanished"), "gone"),
+        (len(comparison.died), "head died" if len(comparison.died) == 1 else "heads died"),
+        (comparison.count("unclear"), "unclear"),
+        (comparison.count("improved"), "better"),
+        (comparison.count("same"), "the same"),
+    ]
+    told = ", ".join(f"{count} {word}" for count, word in counts if count)
+    word = "no regression" if comparison.passes(inconclusive_fails) else "REGRESSION"
+    return f"{word}: {told or 'nothing was compared'}"

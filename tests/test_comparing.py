@@ -1,0 +1,337 @@
+"""A record against its baseline: numbers against scipy, and every way to get worse."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import Stage
+from scipy import stats
+
+from icl_bench.cli import main
+from icl_bench.comparing import compare, parse_limit
+from icl_bench.errors import SettingsError
+from icl_bench.record import (
+    Check,
+    Environment,
+    Measurement,
+    Metric,
+    ModelInfo,
+    RunRecord,
+    SuiteRef,
+)
+from icl_bench.render.comparison import comparison_markdown, comparison_text
+
+RNG = np.random.default_rng(5)
+BEFORE = RNG.normal(0.9, 0.05, 32)
+NOISE = RNG.normal(0, 0.02, 32)
+
+
+def metric(samples, keep=True):
+    n = len(samples)
+    error = float(np.std(samples, ddof=1) / np.sqrt(n))
+    half = float(stats.t.ppf(0.975, n - 1)) * error
+    mean = float(np.mean(samples))
+    kept = [float(v) for v in samples] if keep else None
+    return Metric(
+        value=mean, stderr=error, ci_low=mean - half, ci_high=mean + half, n=n, samples=kept
+    )
+
+
+def record(samples=BEFORE, verdict="pass", heads=(), tokens="same", keep=True, **settings):
+    """A record with one measurement and two checks on it."""
+    measurement = Measurement(
+        probe="induction",
+        settings={"sequences": 32, "threshold": 0.4, **settings},
+        tokens_sha256=tokens,
+        metrics={
+            "induction_max": metric(samples, keep),
+            "induction_control": metric(1 - np.asarray(samples), keep),
+            "first_token_mean": metric(samples, keep),
+        },
+        heads=[
+            {"layer": layer, "head": head, "induction": score, "induction_stderr": 0.01}
+            for layer, head, score in heads
+        ],
+    )
+    check = Check(
+        id="high",
+        suite="mine",
+        measurement="mine/repeats",
+        metric="induction_max",
+        rule="above",
+        threshold=0.4,
+        verdict=verdict,
+        reason=None if verdict == "pass" else "a reason",
+    )
+    low = check.model_copy(update={"id": "low", "metric": "induction_control"})
+    return RunRecord(
+        icl_bench="0",
+        created="2026-01-01T00:00:00+00:00",
+        model=ModelInfo(spec="a-model", slug="a-model"),
+        environment=Environment(python="3", platform="x"),
+        suites=[SuiteRef(name="mine", sha256="0" * 64)],
+        measurements={"mine/repeats": measurement},
+        checks=[check, low],
+    )
+
+
+def of(found, name):
+    return next(change for change in found.metrics if change.metric == name)
+
+
+def test_on_the_same_tokens_the_interval_is_that_of_paired_differences():
+    after = BEFORE - 0.02 + NOISE
+    found = compare(record(), record(after))
+    change = of(found, "induction_max")
+    # Two metrics are judged, so each interval has confidence 1 - 0.05 / 2.
+    low, high = stats.ttest_rel(after, BEFORE).confidence_interval(0.975)
+    assert change.paired and (change.ci_low, change.ci_high) == pytest.approx((low, high))
+    assert change.state == "regressed" and of(found, "induction_control").state == "regressed"
+    assert not found.passes()
+    # Judged are the metrics that checks read, and no others.
+    assert {one.metric for one in found.metrics} == {"induction_max", "induction_control"}
+
+
+@pytest.mark.parametrize("other", [{"tokens": "others"}, {"keep": False}])
+def test_on_other_tokens_it_is_that_of_two_samples(other):
+    after = BEFORE - 0.02 + NOISE
+    change = of(compare(record(), record(after, **other)), "induction_max")
+    half = stats.t.ppf(1 - 0.0125, 31) * np.hypot(stats.sem(BEFORE), stats.sem(after))
+    assert not change.paired
+    assert change.ci_high - change.difference == pytest.approx(half)
+    assert change.state == "same"  # the same fall, lost in the noise between tokens
+
+
+def test_noise_is_no_regression_and_a_rise_is_an_improvement():
+    noise = NOISE - NOISE.mean()
+    assert compare(record(), record(BEFORE + noise)).passes()
+    better = compare(record(), record(BEFORE + 0.05))
+    assert better.passes() and of(better, "induction_max").state == "improved"
+    assert of(better, "induction_control").state == "improved"  # for which lower is better
+
+
+@pytest.mark.parametrize(
+    ("limit", "state"),
+    [
+        ("induction_max=0.03", "same"),
+        ("induction_max=0.01", "regressed"),
+        ("repeats.induction_max=5%", "same"),
+        ("mine/repeats.induction_max=1%", "regressed"),
+        ("induction_*=0.03", "same"),
+        ("induction_max=+0", "improved"),
+        ("induction_max=noise", "regressed"),
+    ],
+)
+def test_a_limit_allows_so_much(limit, state):
+    found = compare(record(), record(BEFORE - 0.02), [parse_limit(limit)])
+    expected = {"improved": "improved"}.get(state, state)
+    assert of(found, "induction_max").state == expected
+
+
+def test_a_limit_makes_a_metric_without_direction_count_both_ways():
+    for shift in (-0.02, 0.02):
+        found = compare(record(), record(BEFORE + shift), [parse_limit("first_token_mean=0.01")])
+        assert of(found, "first_token_mean").state == "regressed"
+    one_way = [parse_limit("first_token_mean=-0.01")]
+    assert of(compare(record(), record(BEFORE + 0.02), one_way), "first_token_mean").state != (
+        "regressed"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "=1", "x=", "x=a", "x=-", "x=nan", "x=inf", "x=--1", "x=%"]
+)
+def test_limits_of_no_form_are_refused(text):
+    with pytest.raises(SettingsError, match="METRIC=AMOUNT"):
+        parse_limit(text)
+
+
+def test_a_limit_that_names_nothing_is_refused():
+    with pytest.raises(SettingsError, match="'inductoin_max' names no metric"):
+        compare(record(), record(), [parse_limit("inductoin_max=0.1")])
+
+
+def test_what_is_gone_fails():
+    after = record()
+    after.checks.pop()
+    found = compare(record(), after)
+    assert not found.passes() and found.checks[1].state == "vanished"
+    after = record()
+    del after.measurements["mine/repeats"].metrics["induction_max"]
+    after.measurements["mine/repeats"].unmeasured["induction_max"] = "no head at all"
+    change = of(compare(record(), after), "induction_max")
+    assert (change.state, change.reason) == ("vanished", "no head at all")
+    skipped = compare(record(), record(verdict="skipped"))
+    assert not skipped.passes() and skipped.count("vanished") == 2
+
+
+def test_checks_left_out_on_purpose_are_not_missed():
+    after = record(verdict="skipped")
+    for check in after.checks:
+        check.reason = "deselected"
+    del after.measurements["mine/repeats"]
+    assert not compare(record(), after).passes()
+    chosen = compare(record(), after, deselected=True)
+    assert chosen.passes() and {one.state for one in chosen.checks} == {"not run"}
+    assert chosen.metrics == []
+
+
+def test_other_settings_ask_for_a_new_baseline():
+    found = compare(record(), record(period=20))
+    change = of(found, "induction_max")
+    assert change.state == "vanished" and change.reason is not None
+    assert "period None, now 20" in change.reason and "new baseline" in change.reason
+    assert not found.passes()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "state", "passes"),
+    [
+        ("pass", "fail", "regressed", False),
+        ("pass", "error", "regressed", False),
+        ("fail", "error", "regressed", False),
+        ("fail", "fail", "same", True),
+        ("fail", "pass", "improved", True),
+        ("skipped", "skipped", "same", True),
+        ("pass", "inconclusive", "unclear", False),
+    ],
+)
+def test_verdicts(before, after, state, passes):
+    found = compare(record(verdict=before), record(verdict=after))
+    assert {one.state for one in found.checks} == {state}
+    assert found.passes() is passes
+    assert found.passes(inconclusive_fails=False) is (passes or state == "unclear")
+
+
+def test_new_checks_are_listed_and_do_not_fail():
+    before = record()
+    before.checks.pop()
+    found = compare(before, record(verdict="fail"))
+    assert [one.state for one in found.checks] == ["regressed", "new"]
+    assert "new check mine::low: FAIL" in comparison_text(found)
+
+
+def test_a_dead_head_is_named_and_fails_the_gate():
+    before = record(heads=[(0, 0, 0.02), (1, 0, 0.78), (1, 4, 0.9)])
+    found = compare(before, record(heads=[(0, 0, 0.02), (1, 0, 0.03), (1, 4, 0.9)]))
+    assert [(one.name, one.state) for one in found.heads] == [("1.0", "died"), ("1.4", "kept")]
+    assert not found.passes()
+    assert "induction head 1.0 died: 0.780 -> 0.030" in comparison_text(found)
+    assert "1 head died" in comparison_text(found)
+
+
+def test_a_head_that_moved_grew_or_shrank():
+    before = record(heads=[(0, 0, 0.02), (1, 0, 0.78), (1, 4, 0.9), (1, 5, 0.41)])
+    after = record(heads=[(0, 0, 0.81), (1, 0, 0.03), (1, 4, 0.6), (1, 5, 0.40)])
+    found = compare(before, after)
+    states = {one.name: one.state for one in found.heads}
+    # 1.5 crossed the threshold by less than noise.
+    assert states == {"0.0": "appeared", "1.0": "died", "1.4": "weaker", "1.5": "kept"}
+    assert "the induction head moved from 1.0 to 0.0" in comparison_text(found)
+    back = {one.name: one.state for one in compare(after, before).heads}
+    assert back["1.4"] == "stronger"
+    other_model = record(heads=[(0, 0, 0.02)])
+    assert compare(before, other_model).heads == []
+
+
+def test_one_sample_cannot_tell():
+    before, after = record(), record()
+    for one in (before, after):
+        one.measurements["mine/repeats"].metrics["induction_max"] = Metric(value=0.5, n=1)
+    found = compare(before, after)
+    assert of(found, "induction_max").state == "unclear"
+    assert not found.passes() and found.passes(inconclusive_fails=False)
+
+
+def test_records_of_other_suites_are_not_compared():
+    other = record()
+    other.suites[0].name = "other"
+    with pytest.raises(SettingsError, match="the baseline holds mine, this run other"):
+        compare(record(), other)
+
+
+def test_markup_in_names_stays_text():
+    bad = record(heads=[(1, 0, 0.8)])
+    bad.model.spec = "<img src=x>|`a`"
+    bad.checks[0].id = "<b>"
+    text = comparison_markdown(compare(bad, record(verdict="fail")))
+    assert "<img" not in text and "<b>" not in text
+
+
+def test_the_command_says_what_got_worse_and_writes_it(tmp_path, capsys):
+    before, after = tmp_path / "a.json", tmp_path / "now" / "results.json"
+    record().write(before)
+    record(BEFORE - 0.02).write(after)
+    written = [f"--md={tmp_path / 'c.md'}", f"--json={tmp_path / 'c.json'}"]
+    assert main(["compare", str(before), str(after.parent), *written]) == 1
+    assert "REGRESSION: 2 worse" in capsys.readouterr().out
+    assert "REGRESSION" in (tmp_path / "c.md").read_text()
+    told = json.loads((tmp_path / "c.json").read_text())
+    assert told["passed"] is False and told["metrics"][0]["state"] == "regressed"
+    allowed = ["--limit", "induction_*=0.05"]
+    assert main(["compare", str(before), str(after), *allowed]) == 0
+    assert "no regression" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["missing.json", "{a}"], "missing.json: cannot be read"),
+        (["{a}", "{a}", "--limit", "x"], "needed is METRIC=AMOUNT"),
+        (["{a}", "{a}", "--md", "{a}/x"], "cannot be written"),
+    ],
+)
+def test_mistakes_on_the_command_line_end_in_exit_code_4(tmp_path, capsys, more, told):
+    path = tmp_path / "a.json"
+    record().write(path)
+    assert main(["compare", *(text.replace("{a}", str(path)) for text in more)]) == 4
+    assert told in capsys.readouterr().err
+
+
+GOOD, BAD = "--icl-model=stub:good", "--icl-model=stub:bad"
+
+
+def test_a_run_saves_a_baseline_and_a_worse_one_fails(stage: Stage) -> None:
+    assert stage.run(GOOD, "mine.yaml", "--icl-save-baseline=base.json").ret == 0
+    again = stage.run(GOOD, "mine.yaml", "--icl-baseline=base.json")
+    assert again.ret == 0
+    again.stdout.fnmatch_lines(["*icl_bench: baseline*", "no regression*"])
+    worse = stage.run(BAD, "mine.yaml", "--icl-baseline=base.json", "-k", "there or low")
+    assert worse.ret == 1  # though every check that ran has passed
+    worse.stdout.fnmatch_lines(["stub:bad against the baseline stub:good", "REGRESSION: *"])
+    assert "REGRESSION" in (stage.path / "reports" / "stub-bad" / "comparison.md").read_text()
+
+
+def test_a_partial_run_is_no_baseline(stage: Stage) -> None:
+    result = stage.run(GOOD, "mine.yaml", "-k", "low", "--icl-save-baseline=base.json")
+    assert result.ret == 1 and not (stage.path / "base.json").exists()
+    result.stdout.fnmatch_lines(["*was not written: the run is partial*"])
+
+
+def test_under_xdist_the_controller_compares(stage: Stage) -> None:
+    stage.run(GOOD, "mine.yaml", "--icl-save-baseline=base.json")
+    result = stage.run_apart(BAD, "mine.yaml", "--icl-baseline=base.json", "-n", "2", "-p", "stub")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["REGRESSION: *"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([GOOD, "--icl-baseline=none.json"], "none.json: cannot be read"),
+        ([GOOD, BAD, "--icl-baseline=base.json"], "exactly one --icl-model; this run has 2"),
+        (["--icl-save-baseline=b.json"], "exactly one --icl-model; this run has 0"),
+        ([GOOD, "--icl-limit=level=1"], "--icl-limit needs --icl-baseline"),
+        ([GOOD, "--icl-baseline=base.json", "--icl-limit=level"], "needed is METRIC=AMOUNT"),
+        ([GOOD, "--icl-save-baseline=."], "a folder; a file's name is needed"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_measured(
+    stage: Stage, arguments: list[str], told: str
+) -> None:
+    record().write(stage.path / "base.json")
+    result = stage.run("mine.yaml", *arguments)
+    assert result.ret == 4 and stage.log() == []
+    assert told in str(result.stderr)
