@@ -299,6 +299,6 @@ def start_run(
 def _without_name(taken: Measurement, checkpoint: Checkpoint) -> Measurement:
     """A measurement whose reason does not repeat which checkpoint it is about."""
     prefix = f"model {checkpoint.spec.text!r}: "
-    if taken.reason is None or not taken.reason.startswith(prefix):
+    if taken.reason is None or prefix not in taken.reason:
         return taken
-    return taken.model_copy(update={"reason": taken.reason.removeprefix(prefix)})
+    return taken.model_copy(update={"reason": taken.reason.replace(prefix, "")})

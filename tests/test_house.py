@@ -37,7 +37,7 @@ MAY_IMPORT = {
     },
     "series_run": {
         *("errors", "options", "provenance", "record", "series", "probes", "models", "plan"),
-        *("cache", "judging", "runner"),
+        *("cache", "judging", "results", "runner"),
     },
 }
 """Room -> rooms it may import; `api`, `session`, `items`, `plugin` and `cli` may import all."""

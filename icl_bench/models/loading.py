@@ -222,6 +222,8 @@ def _load_model(
 ) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
+    # Makes checkpoints of the built-in models' kind known to transformers.
+    importlib.import_module("icl_bench.reference.architecture")
     auto: Any = AutoModelForCausalLM
     try:
         model, info = auto.from_pretrained(

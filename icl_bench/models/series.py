@@ -130,9 +130,8 @@ def find_steps(spec: ModelSpec) -> tuple[Checkpoint, ...]:
     elif spec.kind == "hub":
         from icl_bench.models.hub import list_revisions
 
-        names = {
-            name: step for name in list_revisions(target) if (step := step_of(name)) is not None
-        }
+        steps = {name: step_of(name) for name in list_revisions(target)}
+        names = {name: step for name, step in steps.items() if step is not None}
         place = f"repository {target!r}"
     else:
         if not os.path.isdir(target):
@@ -218,10 +217,10 @@ def _losses_of(state: Any) -> dict[int, float]:
     history = state.get("log_history") if isinstance(state, dict) else None
     losses = {}
     for entry in history if isinstance(history, list) else []:
-        step, loss = (entry.get("step"), entry.get("loss")) if isinstance(entry, dict) else (0, 0)
-        numbers = all(type(value) in (int, float) for value in (step, loss))
-        if numbers and math.isfinite(loss) and step >= 0 and "loss" in entry:
-            losses[int(step)] = float(loss)
+        step = entry.get("step") if isinstance(entry, dict) else None
+        loss = entry.get("loss") if isinstance(entry, dict) else None
+        if isinstance(step, int) and isinstance(loss, (int, float)) and math.isfinite(loss):
+            losses[step] = float(loss)
     return dict(sorted(losses.items()))
 
 

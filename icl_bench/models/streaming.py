@@ -341,7 +341,7 @@ def _is_own_dtype(parts: LoadedParts, options: RunOptions) -> bool:
 
 
 def _digest_tokenizer(place: _Place) -> str | None:
-    """Digest of the files of a checkpoint's tokenizer; None on a hub, which would have to be asked."""
+    """Digest of the files of a checkpoint's tokenizer; None on a hub, which is not asked."""
     if place.commit is not None:
         return None
     hashed = hashlib.sha256()

@@ -77,7 +77,7 @@ class Probe:
 
     @property
     def source_probes(self) -> dict[str, str]:
-        """Role -> probe of the measurement that a series probe reads in it, as its `SOURCES` say."""
+        """Role -> probe of the measurement that a series probe reads in it, where it says so."""
         found: dict[str, str] = getattr(self.module, "SOURCES", {})
         return found
 
