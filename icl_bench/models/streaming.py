@@ -163,7 +163,7 @@ def _make_skeleton(parts: LoadedParts, place: _Place, options: RunOptions) -> _S
         return None
     try:
         files = _read_header(place.folder)
-    except IclError:
+    except (IclError, _Unfit):
         return None
     state = parts.model.state_dict()
     if _differences(parts, files) != (set(), set()):
