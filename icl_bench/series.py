@@ -104,6 +104,16 @@ def explain_broken(broken: Mapping[int, str], total: int, used: int) -> str | No
     return f"{len(broken)} of {total} checkpoints could not be measured{told}: {_list(broken)}"
 
 
+def explain_too_few(broken: Mapping[int, str], total: int) -> str:
+    """Return in words that fewer than two steps were measured, and why.
+
+    Args:
+        broken: step -> why.
+        total: how many steps the series has.
+    """
+    return f"fewer than two of {total} checkpoints could be measured: {_list(broken)}"
+
+
 def _part(
     taken: Mapping[int, Measurement],
 ) -> tuple[dict[int, Measurement], dict[int, str]]:
@@ -119,7 +129,7 @@ def _not_enough(
     if not failed and len(broken) == len(taken) and len(set(broken.values())) == 1:
         reason = broken[max(broken)]
     else:
-        reason = f"fewer than two of {len(taken)} checkpoints could be measured: {_list(broken)}"
+        reason = explain_too_few(broken, len(taken))
     return Measurement(
         probe=last.probe,
         status="error" if failed else "skipped",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from icl_bench.probes.context import Context, Task, silent_task
 from icl_bench.record import Measurement
 from icl_bench.results import Results
 from icl_bench.runner import ModelRun, Opener
-from icl_bench.series import Series, align, explain_broken, summarize
+from icl_bench.series import Series, align, explain_broken, explain_too_few, summarize
 
 if TYPE_CHECKING:
     from icl_bench.models.hub import HubModel
@@ -168,10 +167,7 @@ class SeriesRun(Judged):
                         self._opened[checkpoint.step] = run.results
                     run.close()
         finally:
-            if self.close() and "torch" in sys.modules:
-                import gc
-
-                gc.collect()
+            self.close()
 
     def _make_run(
         self, checkpoint: Checkpoint, task: Task, keys: Collection[str], opener: Opener | None
@@ -240,8 +236,8 @@ class SeriesRun(Judged):
             read_training_loss(self.spec, self.checkpoints),
         )
         if len(series.steps) < 2:
-            told = explain_broken(series.broken, len(self.checkpoints), 0)
-            failed = Measurement(probe=planned.probe, status="error", reason=f"{told}")
+            reason = explain_too_few(series.broken, len(self.checkpoints))
+            failed = Measurement(probe=planned.probe, status="error", reason=reason)
             return self._not_taken(planned, failed)
         return self._ask(planned, series)
 

@@ -344,7 +344,9 @@ def test_buffers_that_no_checkpoint_holds_are_put_back() -> None:
     stream = CheckpointStream()
     first, second = (one.spec for one in find_steps(parse_spec("runs@*")))
     model = stream.open(first, "slug", CPU)
-    (buffer,) = [b for name, b in model.model.named_buffers() if name.endswith("rotary_emb.inv_freq")]
+    (buffer,) = [
+        b for name, b in model.model.named_buffers() if name.endswith("rotary_emb.inv_freq")
+    ]
     buffer.mul_(3)  # as families do that stretch their positions with the sequence
     poured, alone = stream.open(second, "slug", CPU), open_model(second, "slug", CPU)
     assert torch.equal(numbers(poured)[1], numbers(alone)[1])

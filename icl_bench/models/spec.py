@@ -30,7 +30,7 @@ FORMS = (
     "folder, FILE.gguf, or package.module:callable; '@*' after a name, id or folder makes it a "
     "series of checkpoints"
 )
-MANY = "('@*', '@a,b') names several checkpoints, and one model is needed here: give '@STEP'"
+MANY = "names several checkpoints, and one model is needed here: give '@STEP'"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".json", ".onnx")
 """Suffixes of files that people name when the folder around them is meant."""
 

@@ -177,20 +177,18 @@ class Measurements:
             own = role in self.entries[name]
             path: PathKey = ("measure", name, role) if own else ("defaults", role)
             origin = self.probe_of(source, path)
+            wanted = probe.source_probes.get(role)
             if origin is None:
                 continue
-            wanted = probe.source_probes.get(role)
             if origin.is_series:
                 message = f"{source!r} is made from a whole series; name what is measured at a step"
-                self.notes.add(path, message)
-            elif wanted is not None and origin.name != wanted:
-                message = (
-                    f"{role!r} is read from a measurement with probe {wanted!r}; {source!r} is"
-                )
-                self.notes.add(path, f"{message} {origin.name!r}")
+            elif wanted not in (None, origin.name):
+                message = f"{role!r} reads a {wanted!r} measurement; {source!r} is {origin.name!r}"
             elif source in self.specs and getattr(self.specs[source].settings, "until", None):
                 message = (
                     f"{source!r} draws sequences until its checks are decided, and a series needs "
                     "the same ones at every step: leave its 'until' out"
                 )
-                self.notes.add(path, message)
+            else:
+                continue
+            self.notes.add(path, message)
