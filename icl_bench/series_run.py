@@ -12,8 +12,9 @@ from icl_bench.models.series import Checkpoint, find_steps, read_training_loss
 from icl_bench.models.spec import ModelSpec
 from icl_bench.options import RunOptions
 from icl_bench.plan import Plan, Planned
-from icl_bench.probes import get_probe
+from icl_bench.probes import PROBES, get_probe
 from icl_bench.probes.context import Context, Task, silent_task
+from icl_bench.provenance import code_version, digest, library_versions, module_version
 from icl_bench.record import Measurement
 from icl_bench.results import Results
 from icl_bench.runner import ModelRun, Opener
@@ -244,11 +245,16 @@ class SeriesRun(Judged):
     def _ask(self, planned: Planned, series: Series) -> Measurement:
         module = get_probe(planned.probe).module
         context = Context(None, self.task)
-        taken = attempt(
-            planned.probe,
-            planned.settings,
-            lambda: timed(lambda: module.measure_series(series, planned.settings, context)),
-        )
+        key = _key_of(planned, series) if self._cache else None
+        taken = self._cache.find(key) if self._cache and key else None
+        if taken is None:
+            taken = attempt(
+                planned.probe,
+                planned.settings,
+                lambda: timed(lambda: module.measure_series(series, planned.settings, context)),
+            )
+            if self._cache and key and taken.status == "measured":
+                self._cache.keep(key, taken)
         if series.broken:
             told = explain_broken(series.broken, len(self.checkpoints), series.steps[-1])
             rows = [{"step": step, "reason": why} for step, why in series.broken.items()]
@@ -290,6 +296,33 @@ def start_run(
         return SeriesRun(spec, slug, plan, options, checkpoints=checkpoints, **more)
     place = None if isinstance(found, tuple) else found
     return ModelRun(spec, slug, plan, options, found=place, **more)
+
+
+def _key_of(planned: Planned, series: Series) -> str | None:
+    """Key under which a series probe's result is kept: all that it reads, and the code."""
+
+    def plain(taken: Measurement) -> dict[str, Any]:
+        return taken.model_dump(mode="json", exclude={"cached", "seconds"})
+
+    try:
+        return digest(
+            {
+                "measurement": planned.digest,
+                "settings": planned.settings.model_dump(mode="json", by_alias=True),
+                "probe": module_version(PROBES[planned.probe]),
+                "steps": series.steps,
+                "sources": {
+                    name: [plain(one) for one in taken]
+                    for name, taken in series.measurements.items()
+                },
+                "training_loss": sorted(series.training_loss.items()),
+                "broken": sorted(series.broken.items()),
+                "libraries": library_versions(),
+                "code": code_version(),
+            }
+        )
+    except ValueError:  # a number that is none: it is not kept
+        return None
 
 
 def _without_name(taken: Measurement, checkpoint: Checkpoint) -> Measurement:

@@ -42,7 +42,7 @@ def test_a_series_is_one_model(series_stage: Stage) -> None:
             "small.yaml::low[[]runs--[]] PASSED*",
             "small.yaml::rises[[]runs--[]] PASSED*",
             "small.yaml::whole[[]runs--[]] PASSED*",
-            "runs@[*] — LlamaForCausalLM, *3 checkpoints*",
+            "runs@[*] — LlamaForCausalLM, *",
             "Over 3 checkpoints, steps 1 to 3",
             "small/repeats * induction_max *",
             "*results.json, report.md, checks.csv, heads.csv, steps.csv*",

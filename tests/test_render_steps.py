@@ -11,7 +11,7 @@ from test_render_records import make_check
 from icl_bench.record import Environment, Measurement, Metric, ModelInfo, RunRecord, SuiteRef
 from icl_bench.render import markdown
 from icl_bench.render.files import write_reports
-from icl_bench.render.steps import curve, describe_steps, metrics_of, steps_table
+from icl_bench.render.steps import curve, curve_rows, describe_steps, metrics_of, steps_table
 from icl_bench.render.terminal import summary
 
 STEPS = (1, 10, 100, 1000)
@@ -54,6 +54,15 @@ def make_series(status: Any = "complete", **model: Any) -> RunRecord:
 )
 def test_a_curve_is_a_bar_to_a_checkpoint(values: list[float | None], expected: str) -> None:
     assert curve(values) == expected
+
+
+def test_differences_within_an_interval_are_not_drawn() -> None:
+    assert curve([0.1, 0.3, 0.2], noise=0.2) == "▁▁▁"
+    assert curve([0.1, 0.3, 0.2], noise=0.19) == "▁█▅"
+    record = make_series()
+    for row in record.measurements["core/repeats"].tables["steps"]:
+        row |= {"induction_max_ci_low": 0, "induction_max_ci_high": 0.4}
+    assert [row[-1] for row in curve_rows(record)] == ["▁▁▁▁", "▁▁▁▁", "▁–▁▁"]
 
 
 def test_a_long_series_is_pooled() -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import checkpoints
 import pytest
 import torch
+from hub_server import HubServer, Repo
+from test_loading_hub import use_hub
 
 import icl_bench
 from icl_bench import reference
@@ -177,7 +179,7 @@ def test_a_second_run_opens_nothing(opened: list[str]) -> None:
     for key, taken in first.measurements.items():
         again = second.measurements[key]
         assert again.metrics == taken.metrics and again.tables == taken.tables
-    assert second.measurements["small/repeats"].cached
+    assert all(taken.cached for taken in second.measurements.values())
     assert not first.measurements["small/repeats"].cached
 
 
@@ -339,6 +341,52 @@ def test_a_model_that_can_be_measured_at_no_step_is_skipped(
     Path("small.yaml").write_text(text)
     taken = run().measurements["small/change"]
     assert taken.status == "measured" and taken.settings["told"] == ["skipped", "skipped"]
+
+
+def test_what_a_series_probe_found_is_kept_until_what_it_read_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import series_probes
+
+    calls: list[tuple[int, ...]] = []
+    original = series_probes.measure_series
+
+    def count(series: Any, *rest: Any) -> Any:
+        calls.append(series.steps)
+        return original(series, *rest)
+
+    monkeypatch.setattr(series_probes, "measure_series", count)
+    folders = write_series(3)
+    first, second = run(), run()
+    assert calls == [(1, 2, 3)]
+    key = "small/change"
+    assert second.measurements[key].cached and not first.measurements[key].cached
+    assert second.measurements[key].metrics == first.measurements[key].metrics
+    (folders[2] / "trainer_state.json").write_text('{"log_history": [{"step": 1, "loss": 2.0}]}')
+    assert run().measurements[key].metrics["recorded"].value == 1
+    checkpoints.write_llama(Path("runs/step4"), seed=4)
+    run()
+    assert calls == [(1, 2, 3), (1, 2, 3), (1, 2, 3, 4)]
+    run(cache=False)
+    assert len(calls) == 4
+
+
+def test_a_hubs_revisions_are_measured_and_kept(
+    opened: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folders = write_series(3)
+    repo = Repo({f"step{step}": folder for step, folder in enumerate(folders, start=1)})
+    with HubServer({"org/run": repo}) as server:
+        use_hub(monkeypatch, server.endpoint, tmp_path / "hub")
+        record = run("org/run@*")
+        assert opened == ["step1", "step2", "step3"]
+        assert (record.model.spec, record.model.steps) == ("org/run@*", [1, 2, 3])
+        assert record.model.revision == repo.commit("step3")
+        again = run("org/run@*")
+        assert len(opened) == 3 and again.measurements["small/repeats"].cached
+        local = run()
+    rows = record.measurements["small/repeats"].tables["steps"]
+    assert rows == local.measurements["small/repeats"].tables["steps"]
 
 
 def test_a_series_probe_that_refuses_or_breaks_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

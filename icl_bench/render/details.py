@@ -27,8 +27,9 @@ def show_steps(record: RunRecord) -> Iterator[str]:
     yield "## Over the training run"
     yield ""
     if rows:
-        yield "A bar to a checkpoint, from the metric's smallest to its largest value; checkpoints"
-        yield "are evenly spaced here, whatever their steps. `steps.csv` has every metric."
+        yield "A bar to a checkpoint, from the metric's smallest to its largest value, flat where"
+        yield "they differ by no more than the width of a 95% interval. Checkpoints are evenly"
+        yield "spaced here, whatever their steps. `steps.csv` has every metric."
         yield ""
         yield from table(steps.CURVE_HEADER, rows, right=steps.CURVE_RIGHT)
     for told, keys in broken.items():

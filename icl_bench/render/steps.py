@@ -74,7 +74,8 @@ def curve_rows(record: RunRecord) -> list[list[str]]:
             values = [row.get(name) for row in measurement.tables["steps"]]
             known = [value for value in values if _is_number(value)]
             ends = [numbers.number(value) for value in (known[0], known[-1])]
-            rows.append([one_line(key), one_line(name), *ends, curve(values)])
+            noise = _widest_interval(measurement.tables["steps"], name)
+            rows.append([one_line(key), one_line(name), *ends, curve(values, noise=noise)])
     return rows
 
 
@@ -111,12 +112,13 @@ def broken_steps(record: RunRecord) -> Iterator[tuple[str, list[str]]]:
         yield f"step {step}: {reason}", keys
 
 
-def curve(values: Sequence[Any], width: int = WIDEST) -> str:
+def curve(values: Sequence[Any], width: int = WIDEST, noise: float = 0.0) -> str:
     """Return values as a line of bars between the smallest and the largest, a dash for none.
 
     Args:
         values: one per checkpoint, in order; None where it was not measured.
         width: characters; with more values the means of neighbours are shown.
+        noise: the line is flat where the values differ by no more than this.
     """
     pooled = [_mean(part) for part in _split(values, width)]
     known = [value for value in pooled if value is not None]
@@ -124,10 +126,16 @@ def curve(values: Sequence[Any], width: int = WIDEST) -> str:
         return ""
     low, high = min(known), max(known)
     top = len(LEVELS) - 1
-    scale = top / (high - low) if high > low else 0.0
+    scale = top / (high - low) if high - low > noise else 0.0
     return "".join(
         GAP if value is None else LEVELS[round((value - low) * scale)] for value in pooled
     )
+
+
+def _widest_interval(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    ends = [(row.get(f"{name}_ci_low"), row.get(f"{name}_ci_high")) for row in rows]
+    widths = [high - low for low, high in ends if _is_number(low) and _is_number(high)]
+    return max(widths, default=0.0)
 
 
 def _split(values: Sequence[Any], width: int) -> list[Sequence[Any]]:
