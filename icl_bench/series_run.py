@@ -122,7 +122,8 @@ class SeriesRun(Judged):
             try:
                 self.checkpoints  # noqa: B018
             except IclError as error:
-                failed = Measurement(probe=planned.probe, status="error", reason=str(error))
+                reason = f"model {self.spec.text!r}: {error}"
+                failed = Measurement(probe=planned.probe, status="error", reason=reason)
                 return self.results.measurements.setdefault(key, failed)
             self.close()
             wanted = {key, *self.wanted()}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
+import families
 import pytest
 import torch
 from hub_server import HubServer, Repo
@@ -137,15 +138,23 @@ def test_checkpoints_in_several_files_are_poured_too(loads: list[str]) -> None:
     assert loads == ["step1"]
 
 
-def test_the_built_in_models_kind_is_poured_too(loads: list[str]) -> None:
-    from icl_bench.reference.architecture import IclReferenceConfig, IclReferenceForCausalLM
-
-    for seed in (1, 2, 3):
-        torch.manual_seed(seed)
-        config = IclReferenceConfig(vocab_size=30, hidden_size=16, head_dim=4)
-        IclReferenceForCausalLM(config).save_pretrained(f"runs/step{seed}")
+@pytest.mark.parametrize("family", families.CONFIGS)
+def test_every_familys_checkpoints_are_poured(family: str, loads: list[str]) -> None:
+    for seed in (1, 2):
+        families.build(family, seed).save_pretrained(f"runs/step{seed}")
     compare()
     assert loads == ["step1"]
+
+
+def test_experts_that_transformers_merges_are_the_same_either_way(loads: list[str]) -> None:
+    # From transformers 5 on, a file holds each expert's weights and the module all of them in one.
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes = {**checkpoints.SIZES, "num_local_experts": 3, "num_experts_per_tok": 2}
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        MixtralForCausalLM(MixtralConfig(**sizes)).save_pretrained(f"runs/step{seed}")
+    compare()
 
 
 def test_a_hubs_revisions_are_poured(
