@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import tempfile
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,16 @@ def test_a_hubs_revisions_are_poured(
         compare("org/run@*")
 
 
+def test_the_files_of_checkpoints_are_left_as_they_are() -> None:
+    # The first one's weights may be read from its file only when they are needed.
+    folders = write_series()
+    before = [(folder / "model.safetensors").read_bytes() for folder in folders]
+    stream = CheckpointStream()
+    for checkpoint in find_steps(parse_spec("runs@*")):
+        numbers(stream.open(checkpoint.spec, "slug", CPU))
+    assert [(folder / "model.safetensors").read_bytes() for folder in folders] == before
+
+
 def test_what_does_not_fit_is_opened_alone(loads: list[str]) -> None:
     write_series(6)
     checkpoints.edit_config(Path("runs/step2"), rope_theta=500.0, rope_parameters=None)
@@ -193,12 +204,42 @@ def test_a_pickle_is_opened_alone(loads: list[str]) -> None:
     assert loads == ["step1", "step3"]
 
 
-def test_names_that_transformers_changes_are_opened_alone(loads: list[str]) -> None:
+def test_names_that_transformers_changes_are_told_by_their_values(loads: list[str]) -> None:
     for seed in (1, 2):
-        folder = checkpoints.write_llama(Path("runs", f"step{seed}"), seed=seed)
-        rename(folder, lambda name: name.removeprefix("model."))
-    compare()
+        write_renamed(seed, lambda name: name.replace("gate_proj", "w1"))
+    checkpoints.write_llama(Path("runs/step3"), seed=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "_load_model", load_renamed("w1", "gate_proj"))
+        compare()
+    # The third has the module's own names, which are as good.
+    assert loads == ["step1"]
+
+
+def test_names_that_could_be_several_are_opened_alone(loads: list[str]) -> None:
+    # All norms of a fresh model are ones: which name is which cannot be told by values.
+    for seed in (1, 2):
+        write_renamed(seed, lambda name: name.replace("post_attention_layernorm", "ln"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "_load_model", load_renamed("ln.", "post_attention_layernorm."))
+        compare()
     assert loads == ["step1", "step2"]
+
+
+def write_renamed(seed: int, change: Callable[[str], str]) -> None:
+    rename(checkpoints.write_llama(Path("runs", f"step{seed}"), seed=seed), change)
+
+
+def load_renamed(old: str, new: str) -> Callable[..., Any]:
+    """Loading as by a version of transformers that knows a checkpoint's old names."""
+    original = loading._load_model
+
+    def load(source: str, *rest: Any) -> Any:
+        # A new place each time: what was loaded may still be read from its file.
+        copy = shutil.copytree(source, Path(tempfile.mkdtemp(dir=".")) / "copy")
+        rename(Path(copy), lambda name: name.replace(old, new))
+        return original(str(copy), *rest)
+
+    return load
 
 
 def rename(folder: Path, change: Callable[[str], str]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,12 +67,14 @@ class _Skeleton:
         parts: the module, and the tokenizer that belongs to the checkpoint in it.
         config: what has to be the same for another checkpoint to fit.
         tokenizer: digest of that tokenizer's files; None where they are not at hand.
+        renamed: name in a checkpoint -> name in the module, where they are not the same.
         kept: buffers that no checkpoint holds, by name, as they were when it was opened.
     """
 
     parts: LoadedParts
     config: dict[str, Any]
     tokenizer: str | None
+    renamed: dict[str, str] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -153,11 +156,9 @@ def _locate(
 def _make_skeleton(parts: LoadedParts, place: _Place, options: RunOptions) -> _Skeleton | None:
     """What further checkpoints are poured into; None where that would not give the same weights.
 
-    That the names in the files are those of the module, and the values what transformers has made
-    of them, is seen by comparing every tensor.
+    What is in the files is compared with the module, tensor by tensor: so it is not taken on trust
+    which names are meant, nor that transformers changes no values when it loads them.
     """
-    import torch
-
     config = _read_config(place.folder, _is_own_dtype(parts, options))
     if is_spread(parts.model) or "quantization_config" in config or "auto_map" in config:
         return None
@@ -166,17 +167,22 @@ def _make_skeleton(parts: LoadedParts, place: _Place, options: RunOptions) -> _S
     except (IclError, _Unfit):
         return None
     state = parts.model.state_dict()
-    if _differences(parts, files) != (set(), set()):
-        return None
+    missing, surplus = _differences(parts, files)
+    renamed: dict[str, str] = {}
     for name, tensor in _read_tensors(files):
-        if name in state:
-            target = state[name]
-            if not torch.equal(tensor.to(target.device, target.dtype), target):
+        if name in state and not _is_same(tensor, state[name]):
+            return None
+        if name in surplus:
+            same = [other for other in missing if _is_same(tensor, state[other])]
+            if len(same) != 1:
                 return None
+            renamed[name] = same[0]
+    if sorted(renamed.values()) != sorted(missing):
+        return None
     kept = {
         name: buffer.clone() for name, buffer in parts.model.named_buffers() if name not in state
     }
-    return _Skeleton(parts, config, _digest_tokenizer(place), kept)
+    return _Skeleton(parts, config, _digest_tokenizer(place), renamed, kept)
 
 
 def _pour(skeleton: _Skeleton, place: _Place, options: RunOptions) -> LoadedParts:
@@ -187,7 +193,10 @@ def _pour(skeleton: _Skeleton, place: _Place, options: RunOptions) -> LoadedPart
     own_dtype = _is_own_dtype(skeleton.parts, options)
     if _read_config(place.folder, own_dtype) != skeleton.config:
         raise _Unfit
-    files = _read_header(place.folder)
+    files = {
+        skeleton.renamed.get(name, name): entry
+        for name, entry in _read_header(place.folder).items()
+    }
     missing, surplus = _differences(skeleton.parts, files)
     if missing and surplus:
         raise _Unfit  # the names of another version perhaps, which transformers knows
@@ -214,9 +223,7 @@ def _pour(skeleton: _Skeleton, place: _Place, options: RunOptions) -> LoadedPart
                 continue
             target = state[name]
             # Tied weights are one tensor; a checkpoint in which they differ is not of this module.
-            if target.data_ptr() in poured and not torch.equal(
-                tensor.to(target.device, target.dtype), target
-            ):
+            if target.data_ptr() in poured and not _is_same(tensor, target):
                 raise _Unfit
             target.copy_(tensor)
             poured.add(target.data_ptr())
@@ -245,9 +252,10 @@ def _with_tokenizer(skeleton: _Skeleton, place: _Place, options: RunOptions) -> 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A tensor in a file."""
+    """A tensor in a file, under the name that it has there."""
 
     file: Path
+    name: str
     shape: tuple[int, ...]
     dtype: Any
 
@@ -265,17 +273,27 @@ def _read_header(folder: Path) -> dict[str, _Entry]:
         with _opened(file) as content:
             for name in content.keys():  # noqa: SIM118 (it is no mapping)
                 part = content.get_slice(name)
-                found[name] = _Entry(file, tuple(part.get_shape()), _dtype_of(part.get_dtype()))
+                shape, dtype = tuple(part.get_shape()), _dtype_of(part.get_dtype())
+                found[name] = _Entry(file, name, shape, dtype)
     return found
 
 
-def _read_tensors(files: dict[str, _Entry]) -> Any:
+def _is_same(tensor: Tensor, target: Tensor) -> bool:
+    """Whether a tensor of a checkpoint is, in the module's type, the one in the module."""
+    import torch
+
+    if tensor.shape != target.shape:
+        return False
+    return torch.equal(tensor.to(target.device, target.dtype), target)
+
+
+def _read_tensors(files: dict[str, _Entry]) -> Iterator[tuple[str, Tensor]]:
     """Yield name and values of one tensor after the other, file by file."""
     for file in sorted({entry.file for entry in files.values()}):
         with _opened(file) as content:
             for name in sorted(name for name, entry in files.items() if entry.file == file):
                 try:
-                    tensor = content.get_tensor(name)
+                    tensor = content.get_tensor(files[name].name)
                 except Exception as error:
                     raise ModelError(f"{name} cannot be read: {explain_failure(error)}") from error
                 yield name, tensor
