@@ -36,7 +36,8 @@ def load_model(
     """Open the model that a spec names.
 
     Args:
-        spec: `builtin:NAME`, hub id, local folder, `FILE.gguf` or `package.module:callable`.
+        spec: `builtin:NAME`, hub id, local folder, `FILE.gguf` or `package.module:callable`; one
+            checkpoint of a series by `@STEP`.
         device: auto, cpu, cuda, cuda:N, or split (over all devices, then memory, then disk).
         dtype: auto, float32, bfloat16 or float16.
         batch_size: rows of a forward pass; None to choose.
@@ -49,6 +50,7 @@ def load_model(
         ModelError: the model cannot be loaded or run.
     """
     parsed = parse_spec(spec)
+    parsed.require_one()
     check_spec(parsed, allow_pickle=allow_pickle)
     options = RunOptions(
         device=device,
@@ -129,7 +131,7 @@ def run(
 
     Args:
         suites: names of shipped suites, or paths.
-        model: an open model, or a spec.
+        model: an open model, or a spec; `PATH@*` and its like are a series of checkpoints.
         seed: overrides the suites' seeds.
         cache: keep measurements, and take from the cache what was measured before.
         cache_dir: folder for that; None for the default.
@@ -139,6 +141,7 @@ def run(
     """
     from icl_bench.cache import open_cache
     from icl_bench.runner import ModelRun
+    from icl_bench.series_run import start_run
     from icl_bench.suite import find_suite
 
     plan = make_plan([find_suite(str(name)) for name in suites], seed=seed)
@@ -148,7 +151,7 @@ def run(
     if isinstance(model, str):
         spec = parse_spec(model)
         found = check_spec(spec)
-        return ModelRun(spec, slugs([spec])[0], plan, options, found=found, cache=kept).run()
+        return start_run(spec, slugs([spec])[0], plan, options, found, cache=kept).run()
     spec = ModelSpec(model.spec, "callable", model.spec, model.revision)
     return ModelRun(spec, model.slug, plan, options, model=model, cache=kept).run()
 

@@ -142,7 +142,7 @@ def _run(given: argparse.Namespace) -> int:
     from icl_bench.render.files import write_reports
     from icl_bench.render.terminal import summary
     from icl_bench.results import counts_as_failure
-    from icl_bench.runner import ModelRun
+    from icl_bench.series_run import start_run
     from icl_bench.suite import find_suite
 
     options = RunOptions(
@@ -167,7 +167,7 @@ def _run(given: argparse.Namespace) -> int:
     code = OK
     cache = open_cache(options)
     for spec, slug, place in zip(specs, slugs(specs), found):
-        run = ModelRun(spec, slug, plan, options, found=place, cache=cache)
+        run = start_run(spec, slug, plan, options, place, cache=cache)
         try:
             records.append(run.run())
         except KeyboardInterrupt:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel
 
 from icl_bench.errors import InputError
+from icl_bench.probes import get_probe
 from icl_bench.suite import CheckSpec, QuizSpec, Suite
 
 
@@ -31,6 +32,8 @@ class Planned:
         looks: with `until: decided`, the measurements of growing size that are taken one after
             the other until `checks` are decided; the last one taken is the result.
         checks: with `until: decided`, the checks and quiz items on this measurement.
+        series: whether it is made from what was measured at every checkpoint of a series.
+        sources: of such a measurement, role -> key of the measurement that it reads.
     """
 
     key: str
@@ -40,6 +43,8 @@ class Planned:
     digest: str
     looks: tuple[Planned, ...] = ()
     checks: tuple[CheckSpec | QuizSpec, ...] = ()
+    series: bool = False
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -106,12 +111,17 @@ def _add(plan: Plan, suite: Suite, name: str, seed: int | None) -> Planned:
     if key in plan.measurements:
         return plan.measurements[key]
     spec = suite.measure[name]
-    settings = spec.settings
+    settings: Any = spec.settings
     if seed is not None and "seed" in type(settings).model_fields:
         settings = settings.model_copy(update={"seed": seed})
     source = getattr(getattr(settings, "heads", None), "from_", None)
     upstream = None if source is None else _add(plan, suite, source, seed)
     planned = _describe(key, spec.probe, settings, upstream)
+    if get_probe(spec.probe).is_series:
+        sources = {
+            role: _add(plan, suite, source, seed) for role, source in settings.sources.items()
+        }
+        planned = _describe_series(planned, sources)
     each_look: list[BaseModel] = getattr(settings, "each_look", list)()
     if each_look:
         looks = [_describe(key, spec.probe, look, upstream) for look in each_look]
@@ -134,6 +144,18 @@ def _describe(key: str, probe: str, settings: BaseModel, upstream: Planned | Non
         # What heads are chosen from is told by its digest; its name in the suite is not a setting.
         described["settings"]["heads"].pop("from", None)
     return Planned(key, probe, settings, upstream.key if upstream else None, _digest(described))
+
+
+def _describe_series(planned: Planned, sources: Mapping[str, Planned]) -> Planned:
+    """The same measurement, with the digests of what it reads in place of their names."""
+    settings = planned.settings.model_dump(mode="json", by_alias=True)
+    described = {
+        "probe": planned.probe,
+        "settings": {name: value for name, value in settings.items() if name not in sources},
+        "sources": {role: source.digest for role, source in sources.items()},
+    }
+    keys = {role: source.key for role, source in sources.items()}
+    return replace(planned, digest=_digest(described), series=True, sources=keys)
 
 
 def _rules_of(spec: CheckSpec | QuizSpec) -> str:

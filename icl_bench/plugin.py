@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         metavar="SPEC",
         help="model to test: builtin:NAME, hub id (with @REVISION), local folder, FILE.gguf, or "
-        "package.module:callable; repeatable",
+        "package.module:callable; with @* all checkpoints of a training run; repeatable",
     )
     add(
         "--icl-suite",

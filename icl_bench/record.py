@@ -145,6 +145,9 @@ class ModelInfo(_Part):
     """Why the fused path was not used, when it was not."""
     bos: int | None = None
     """Id put before every probe sequence; None when nothing is."""
+    steps: list[int] | None = None
+    """Of a series the optimizer steps that were measured, ascending; all else here is about the
+    last of them. None for a single model."""
 
 
 class Environment(_Part):

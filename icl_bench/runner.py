@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
-import traceback
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from icl_bench.cache import Cache, KnownModel
-from icl_bench.checks import all_decided, applies, evaluate
+from icl_bench.checks import all_decided
 from icl_bench.description import describe_again, describe_environment, describe_model
-from icl_bench.errors import IclError, ModelError, NotMeasurable
+from icl_bench.errors import IclError, ModelError
+from icl_bench.judging import Judged, attempt, name_place, settings_of, timed
 from icl_bench.memory import Memory
 from icl_bench.models.spec import ModelSpec
 from icl_bench.options import RunOptions
 from icl_bench.plan import Plan, Planned
 from icl_bench.probes import get_probe
 from icl_bench.probes.context import Context, Task, silent_task
-from icl_bench.record import Check, Measurement, ModelInfo, RunRecord
-from icl_bench.results import Results, assemble
+from icl_bench.record import Measurement
 
 if TYPE_CHECKING:
     from icl_bench.models.baserun import BaseRun
     from icl_bench.models.hub import HubModel
     from icl_bench.models.model import Model
 
+Opener = Callable[..., "Model"]
+"""Opens a model, given spec, slug, options and where a hub id was found."""
+NEEDS_SERIES = "needs a series of checkpoints: --icl-model=...@*"
 
-class ModelRun:
+
+class ModelRun(Judged):
     """One model under one plan.
 
     Args:
@@ -42,6 +43,8 @@ class ModelRun:
         found: where a hub id was found, when it has been asked for.
         cache: where measurements are kept and found again; None to do without.
         before_opening: called before the model is opened.
+        opener: opens the model; None for the ordinary way.
+        keys: the measurements that will be asked for; None for those that the checks need.
     """
 
     def __init__(
@@ -56,9 +59,10 @@ class ModelRun:
         found: HubModel | None = None,
         cache: Cache | None = None,
         before_opening: Callable[[], None] | None = None,
+        opener: Opener | None = None,
+        keys: Collection[str] | None = None,
     ) -> None:
-        self.spec, self.slug, self.plan, self.options, self.task = spec, slug, plan, options, task
-        self.results = Results(ModelInfo(spec=spec.public, slug=slug))
+        super().__init__(spec, slug, plan, options, task)
         self._model = model
         self._given = model is not None
         self._failure: str | None = None
@@ -66,7 +70,7 @@ class ModelRun:
         self._runs: dict[str, BaseRun] = {}
         self._found, self._before_opening = found, before_opening
         self._memory = Memory(cache, spec, options) if cache else None
-        self._expected: Collection[tuple[str, str]] | None = None
+        self._opener, self._keys = opener, keys
         self._looked_back = self._learned = self._lent = False
 
     @property
@@ -83,16 +87,17 @@ class ModelRun:
                 self._before_opening()
             if self._memory:
                 self._found = self._memory.identify(self._found)
-            from icl_bench.models.opening import open_model
+            from icl_bench.models import opening
 
+            opener = self._opener or opening.open_model
             try:
                 with self.task(f"opening {self.spec.public}", 0):
-                    self._model = open_model(self.spec, self.slug, self.options, self._found)
+                    self._model = opener(self.spec, self.slug, self.options, self._found)
             except IclError as error:
                 self._failure = str(error)
                 raise
             except Exception as error:
-                self._failure = f"model {self.spec.text!r}: opening it broke: {_place(error)}"
+                self._failure = f"model {self.spec.text!r}: opening it broke: {name_place(error)}"
                 raise ModelError(self._failure) from error
         if not self._learned:
             conditions = self._memory.describe(self._model) if self._memory else None
@@ -110,10 +115,6 @@ class ModelRun:
         """Return the open model to a test, which may change it."""
         self._lent = True
         return self.model
-
-    def expect(self, checks: Collection[tuple[str, str]]) -> None:
-        """Say which checks, (suite, id), will be asked for; without, all of the plan."""
-        self._expected = checks
 
     def learn(self, known: KnownModel) -> None:
         """Take in what is true of the open model.
@@ -161,20 +162,19 @@ class ModelRun:
             return
         described = describe_again(known, self.spec, self.slug)
         self.results.model, self.results.environment = described
-        kept = self._memory.find_all(self.plan, self._wanted(), is_enough)
+        kept = self._memory.find_all(self.plan, self.wanted(), is_enough)
         if kept is not None:
             self._by_digest = kept
         else:
             with contextlib.suppress(IclError):  # the first measurement will meet it again
                 self.model  # noqa: B018
 
-    def _wanted(self) -> set[str]:
-        """Keys of the measurements that the expected checks need."""
+    def wanted(self) -> set[str]:
+        """Keys of the measurements that will be asked for, of those that one model can give."""
         return {
-            f"{suite.name}/{spec.on}"
-            for suite, spec in self.plan.assertions()
-            if (self._expected is None or (suite.name, spec.id) in self._expected)
-            and applies(spec, self.spec.public, self.slug)
+            key
+            for key in (super().wanted() if self._keys is None else self._keys)
+            if not self.plan.measurements[key].series
         }
 
     def close(self) -> bool:
@@ -198,8 +198,16 @@ class ModelRun:
         known = self.results.measurements
         if key in known:
             return known[key]
-        self._look_back()
         planned = self.plan.measurements[key]
+        if planned.series:
+            known[key] = Measurement(
+                probe=planned.probe,
+                status="skipped",
+                reason=NEEDS_SERIES,
+                settings=settings_of(planned.settings),
+            )
+            return known[key]
+        self._look_back()
         upstream = self.measure(planned.upstream) if planned.upstream else None
         shared = planned.digest in self._by_digest
         if not shared:
@@ -208,7 +216,7 @@ class ModelRun:
                     probe=planned.probe,
                     status=upstream.status,
                     reason=f"{planned.upstream}: {upstream.reason}",
-                    settings=_settings_of(planned.settings),
+                    settings=settings_of(planned.settings),
                 )
             else:
                 taken = self._obtain(planned, upstream)
@@ -233,60 +241,16 @@ class ModelRun:
         return taken
 
     def _take(self, planned: Planned, upstream: Measurement | None) -> Measurement:
-        probe, settings = planned.probe, planned.settings
-        status: Literal["skipped", "error"]
-        try:
+        def measure() -> Measurement:
             model = self._reclaim()
             # A model that had to be opened to know which one it is may have been measured before.
             if self._memory and (kept := self._memory.find(planned)):
                 return kept
-            module = get_probe(probe).module
-            started = time.perf_counter()
-            taken: Measurement = module.measure(
-                model, settings, Context(upstream, self.task, self._runs)
-            )
-            taken.seconds = round(time.perf_counter() - started, 3)
-            return taken
-        except NotMeasurable as error:
-            status, reason = "skipped", str(error)
-        except IclError as error:
-            status, reason = "error", str(error)
-        except Exception as error:
-            # A fault of this program or of the model's code: named with its place, not hidden.
-            status, reason = "error", f"probe {probe!r} broke: {_place(error)}"
-        return Measurement(
-            probe=probe, status=status, reason=reason, settings=_settings_of(settings)
-        )
+            context = Context(upstream, self.task, self._runs)
+            module = get_probe(planned.probe).module
+            return timed(lambda: module.measure(model, planned.settings, context))
 
-    def check(self, suite_name: str, check_id: str) -> Check:
-        """Return the verdict of one check, measuring what it needs."""
-        name = (suite_name, check_id)
-        if name not in self.results.checks:
-            suite, spec = self.plan.find(suite_name, check_id)
-            key = f"{suite.name}/{spec.on}"
-            # A check that is not for this model costs nothing.
-            wanted = applies(spec, self.spec.public, self.slug)
-            self.results.checks[name] = evaluate(
-                spec,
-                suite.name,
-                key,
-                self.measure(key) if wanted else None,
-                get_probe(suite.measure[spec.on].probe).metrics[spec.metric],
-                self.spec.public,
-                self.slug,
-            )
-        return self.results.checks[name]
-
-    def run(self) -> RunRecord:
-        """Judge every check of the plan and return the record."""
-        for suite, spec in self.plan.assertions():
-            self.check(suite.name, spec.id)
-        return self.record()
-
-    def record(self, *, interrupted: bool = False) -> RunRecord:
-        """Return the record of what has been measured so far."""
-        missing = "not run: interrupted" if interrupted else "deselected"
-        return assemble(self.results, self.plan, interrupted=interrupted, missing=missing)
+        return attempt(planned.probe, planned.settings, measure)
 
 
 def is_enough(planned: Planned, taken: Measurement) -> bool:
@@ -299,17 +263,10 @@ def is_enough(planned: Planned, taken: Measurement) -> bool:
     return all_decided(planned.checks, taken, get_probe(planned.probe).metrics)
 
 
-def _place(error: Exception) -> str:
-    """Name an unforeseen error with where it was raised."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    name = Path(place.filename).name
-    return f"{type(error).__name__}: {error} ({name}:{place.lineno})"
-
-
 def _named_as(planned: Planned, taken: Measurement) -> Measurement:
     """The measurement with this suite's own name for where its heads are from, and its looks."""
     if planned.looks and taken.status == "measured":
-        asked = _settings_of(planned.settings)
+        asked = settings_of(planned.settings)
         told = {name: asked[name] for name in ("until", "max_sequences")}
         taken = taken.model_copy(update={"settings": {**taken.settings, **told}})
     heads = taken.settings.get("heads")
@@ -320,12 +277,7 @@ def _named_as(planned: Planned, taken: Measurement) -> Measurement:
     return taken.model_copy(update={"settings": settings})
 
 
-def _settings_of(settings: object) -> dict[str, object]:
-    dump = getattr(settings, "model_dump", None)
-    return dump(by_alias=True, exclude_none=True) if dump else {}
-
-
-def close_others(runs: Mapping[str, ModelRun], slug: str) -> None:
+def close_others(runs: Mapping[str, Judged], slug: str) -> None:
     """Let go of every open model but one, so that a process holds one model at a time."""
     closed = [run.close() for name, run in runs.items() if name != slug]
     if any(closed) and "torch" in sys.modules:

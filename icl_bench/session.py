@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
@@ -14,19 +14,23 @@ from icl_bench import arguments
 from icl_bench.baseline import Baseline, read_baseline
 from icl_bench.cache import Cache, open_cache
 from icl_bench.errors import IclError, InputError
+from icl_bench.judging import Judged
 from icl_bench.models.spec import ModelSpec, check_spec, parse_spec, slugs
 from icl_bench.options import RunOptions
 from icl_bench.plan import Plan, make_plan
 from icl_bench.progress import TerminalProgress
 from icl_bench.record import Check, Environment, Measurement, ModelInfo, RunRecord
 from icl_bench.results import Lost, Results, assemble
-from icl_bench.runner import ModelRun, close_others
+from icl_bench.runner import close_others
+from icl_bench.series_run import start_run
 
 if TYPE_CHECKING:
     from icl_bench.models.hub import HubModel
     from icl_bench.models.model import Model
+    from icl_bench.models.series import Checkpoint
     from icl_bench.suite import Suite
 
+Found: TypeAlias = "HubModel | tuple[Checkpoint, ...] | None"
 PAYLOAD = "icl_bench_payload"
 """Attribute of a test report that carries results from a worker to the process that reports."""
 
@@ -40,7 +44,7 @@ class IclSession:
         specs: slug -> model spec, in the order given.
         options: how models are opened.
         only_suites: whether nothing but the named suites is collected.
-        found: slug -> where a hub id was found, where that is known.
+        found: slug -> where a hub id was found, or a series' checkpoints, where that is known.
         cache: where measurements are kept; None to do without.
     """
 
@@ -51,23 +55,24 @@ class IclSession:
         specs: dict[str, ModelSpec],
         options: RunOptions,
         only_suites: bool,
-        found: dict[str, HubModel | None],
+        found: dict[str, Found],
         cache: Cache | None,
     ) -> None:
         self.config, self.plan, self.specs, self.options = config, plan, specs, options
+        self.found = found
         self.only_suites = only_suites
         # A test may change the working directory before the reports are written.
         self.report_dir = config.invocation_params.dir / config.getoption("icl_report_dir")
         self.warn_inconclusive = config.getoption("icl_inconclusive") == "warn"
         self.progress = TerminalProgress(config)
         self.runs = {
-            slug: ModelRun(
+            slug: start_run(
                 spec,
                 slug,
                 plan,
                 options,
+                found.get(slug),
                 task=self.progress.task,
-                found=found.get(slug),
                 cache=cache,
                 before_opening=lambda: share_cores(config),
             )
@@ -92,7 +97,8 @@ class IclSession:
     def header(self) -> list[str]:
         """Lines for pytest's header."""
         names = ", ".join(suite.name for suite in self.plan.suites) or "none"
-        models = ", ".join(self.slugs) or "none given (--icl-model): checks are skipped"
+        named = [f"{slug}{count_checkpoints(self.found.get(slug))}" for slug in self.slugs]
+        models = ", ".join(named) or "none given (--icl-model): checks are skipped"
         lines = [f"icl_bench: model {models}; suite {names}"]
         if self.only_suites:
             lines.append("icl_bench: only the suites are collected; name paths to add other tests")
@@ -118,7 +124,7 @@ class IclSession:
             for slug in self.specs
         }
 
-    def run_of(self, slug: str) -> ModelRun:
+    def run_of(self, slug: str) -> Judged:
         """Return the run of one model; every other open model is let go of."""
         close_others(self.runs, slug)
         return self.runs[slug]
@@ -253,6 +259,17 @@ class IclSession:
             self.baseline.print_section(terminalreporter, width, unicode)
 
 
+def count_checkpoints(found: Found) -> str:
+    """Return how many checkpoints a series has, in brackets; nothing for a single model.
+
+    Args:
+        found: what `check_spec` returned.
+    """
+    if not isinstance(found, tuple):
+        return ""
+    return f" ({len(found)} checkpoints, steps {found[0].step} to {found[-1].step})"
+
+
 def share_cores(config: pytest.Config) -> None:
     """Under xdist, give this worker its share of the cores.
 
@@ -285,7 +302,7 @@ def _open(config: pytest.Config) -> IclSession:
     plan = make_plan(suites, seed=options.seed) if suites else Plan([])
     by_slug = dict(zip(slugs(specs), specs))
     arguments.check_ids(config, suites, list(by_slug))
-    found: dict[str, HubModel | None] = {}
+    found: dict[str, Found] = {}
     baseline = None
     if not hasattr(config, "workerinput"):
         # The controller has checked what the workers are about to open.

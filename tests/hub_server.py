@@ -21,6 +21,8 @@ _API = re.compile(
     r"/api/models/(?P<repo>.+?)(?:/(?P<what>revision|tree)/(?P<revision>[^/]+)(?:/(?P<file>.+))?)?"
 )
 
+_REFS = re.compile(r"/api/models/(?P<repo>.+)/refs")
+
 
 @dataclass
 class Repo:
@@ -107,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
         self.server_hub.requests.append(f"{self.command} {path}")
-        match = _RESOLVE.fullmatch(path) or _API.fullmatch(path)
+        match = _REFS.fullmatch(path) or _RESOLVE.fullmatch(path) or _API.fullmatch(path)
         repo = self.server_hub.repos.get(match["repo"]) if match else None
         if match is None or repo is None:
             return self._fail(404, "RepoNotFound")
@@ -115,6 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._fail(repo.status)
         if repo.gated:
             return self._fail(401, "GatedRepo")
+        if match.re is _REFS:
+            return self._list_refs(repo, body)
         commit = repo.commit(match["revision"] or "main")
         if commit is None:
             return self._fail(404, "RevisionNotFound")
@@ -125,6 +129,18 @@ class _Handler(BaseHTTPRequestHandler):
         if not file.is_file():
             return self._fail(404, "EntryNotFound", commit)
         return self._send(file.read_bytes(), commit, body, "application/octet-stream")
+
+    def _list_refs(self, repo: Repo, body: bool) -> None:
+        """Half of the revisions are branches, half are tags."""
+        names = list(repo.revisions)
+        content = {
+            kind: [
+                {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": repo.commit(name)}
+                for name in half
+            ]
+            for kind, half in (("branches", names[::2]), ("tags", names[1::2]))
+        }
+        self._send(json.dumps({**content, "converts": []}).encode(), "", body, "application/json")
 
     def _describe(self, match: re.Match[str], folder: Path, commit: str, body: bool) -> None:
         names = sorted(path.name for path in folder.iterdir())

@@ -105,7 +105,10 @@ def _explain_missing_config(folder: Path) -> str:
     ggufs = [n for n in names if n.lower().endswith(".gguf")]
     if steps:
         listed = ", ".join(sorted(steps, key=lambda n: (len(n), n))[-5:])
-        return f"; these sub-folders are checkpoints, give one of them: {listed}"
+        return (
+            f"; these sub-folders are checkpoints, give one of them: {listed} (or all, as a "
+            f"series: '{folder.name}@*')"
+        )
     if "adapter_config.json" in names:
         return "; it holds an adapter: merge it into its base model and save that"
     if ggufs:
@@ -144,11 +147,7 @@ def read_shards(index: Path) -> list[Path]:
     Raises:
         SpecError: the index is broken, or a file that it names is missing.
     """
-    content = read_json(index)
-    names = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(names, dict) or not names:
-        raise SpecError(f"{index.name} has no weight_map")
-    files = sorted({str(name) for name in names.values()})
+    files = shard_names(index)
     missing = [name for name in files if not (index.parent / name).is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -156,6 +155,22 @@ def read_shards(index: Path) -> list[Path]:
             f"{missing[0]}{more} of {len(files)} weight files named in {index.name} missing"
         )
     return [index.parent / name for name in files]
+
+
+def shard_names(index: Path) -> list[str]:
+    """Return the names of the files that a sharded checkpoint consists of, there or not.
+
+    Args:
+        index: its `*.index.json`.
+
+    Raises:
+        SpecError: the index is broken.
+    """
+    content = read_json(index)
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict) or not names:
+        raise SpecError(f"{index.name} has no weight_map")
+    return sorted({str(name) for name in names.values()})
 
 
 def check_safetensors(path: Path) -> None:

@@ -6,10 +6,12 @@ hub that cannot be reached costs seconds. Downloading is left to transformers.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from icl_bench.models.checkpoint import (
     check_config,
     read_json,
     read_shards,
+    shard_names,
 )
 from icl_bench.models.silence import silenced
 from icl_bench.models.weights import explain_failure
@@ -123,6 +126,24 @@ def _reach(repo: str) -> None:
 def _ask(repo: str, name: str, revision: str | None) -> str | None:
     """Return the commit that a file was found at, or None when it is not there."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    with _asking(repo, revision):
+        try:
+            commit = get_hf_file_metadata(
+                hf_hub_url(repo, name, revision=revision), timeout=TIMEOUT
+            ).commit_hash
+        except EntryNotFoundError:
+            return None
+    if not commit:
+        raise _Unavailable(_not_a_hub(constants.ENDPOINT))
+    return commit
+
+
+@contextlib.contextmanager
+def _asking(repo: str, revision: str | None = None) -> Iterator[None]:
+    """Say in our own words what the hub answers to a question about a repository."""
+    from huggingface_hub import constants
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -133,11 +154,9 @@ def _ask(repo: str, name: str, revision: str | None) -> str | None:
 
     hub = constants.ENDPOINT
     try:
-        commit = get_hf_file_metadata(
-            hf_hub_url(repo, name, revision=revision), timeout=TIMEOUT
-        ).commit_hash
+        yield
     except EntryNotFoundError:
-        return None
+        raise
     except RevisionNotFoundError:
         raise SpecError(f"{hub} has this model, but no revision {revision!r}") from None
     except GatedRepoError:
@@ -158,9 +177,80 @@ def _ask(repo: str, name: str, revision: str | None) -> str | None:
     except Exception as error:
         # Which exceptions a dead connection raises depends on the hub library's HTTP client.
         raise _Unavailable(f"{hub} cannot be reached ({_root(error)})") from None
-    if not commit:
-        raise _Unavailable(f"what answers at {hub} is not a model hub; check HF_ENDPOINT and proxy")
-    return commit
+
+
+def _not_a_hub(address: str) -> str:
+    return f"what answers at {address} is not a model hub; check HF_ENDPOINT and proxy"
+
+
+def list_revisions(repo: str) -> list[str]:
+    """Return the names of a repository's branches and tags.
+
+    Where the hub cannot be reached, those that are in its cache.
+
+    Args:
+        repo: repository id.
+
+    Raises:
+        SpecError: there is no such model, or the hub cannot be reached and the cache holds none.
+    """
+    from huggingface_hub import constants
+
+    why = "the hub is switched off (HF_HUB_OFFLINE)"
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            with silenced():
+                return _ask_revisions(repo)
+        except _Unavailable as error:
+            why = str(error)
+    refs = Path(constants.HF_HUB_CACHE, f"models--{repo.replace('/', '--')}", "refs")
+    names = [path.relative_to(refs).as_posix() for path in refs.rglob("*") if path.is_file()]
+    if not names:
+        raise SpecError(f"{why}, and no revision of it is in the cache, which would have been used")
+    return sorted(names)
+
+
+def _ask_revisions(repo: str) -> list[str]:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    # As `HfApi.list_repo_refs` does it, which has no time limit.
+    address = f"{constants.ENDPOINT}/api/models/{repo}/refs"
+    try:
+        with _asking(repo):
+            answer = get_session().get(address, headers=build_hf_headers(), timeout=TIMEOUT)
+            hf_raise_for_status(answer)
+            content = answer.json()
+    except EntryNotFoundError:
+        raise _Unavailable(_not_a_hub(constants.ENDPOINT)) from None
+    try:
+        return sorted({ref["name"] for kind in ("branches", "tags") for ref in content[kind]})
+    except (KeyError, TypeError):
+        raise _Unavailable(_not_a_hub(constants.ENDPOINT)) from None
+
+
+def download_weights(repo: str, found: HubModel) -> Path:
+    """Return the folder with config and safetensors weights of a commit; downloaded if need be.
+
+    Args:
+        repo: repository id.
+        found: the commit.
+
+    Raises:
+        SpecError: it has no safetensors weights, or they cannot be downloaded.
+    """
+    if found.cached and found.folder is not None:
+        return found.folder
+    with silenced():
+        try:
+            names = [SAFE_WEIGHTS]
+            if _ask(repo, SAFE_WEIGHTS, found.commit) is None:
+                names = shard_names(_download(repo, SAFE_INDEX, found.commit))
+            files = [_download(repo, name, found.commit) for name in names]
+            return files[0].parent
+        except _Unavailable as error:
+            raise SpecError(str(error)) from None
 
 
 def _root(error: BaseException) -> str:

@@ -21,6 +21,7 @@ from icl_bench.models.checkpoint import CAUSAL_ENDINGS
 from icl_bench.models.placement import check_spread, is_spread, keep_offloaded, split_options
 from icl_bench.models.silence import silenced
 from icl_bench.models.spec import ModelSpec, check_spec
+from icl_bench.models.tokenizer import find_fault, load_tokenizer, tokenizer_files
 from icl_bench.models.weights import check_finite, check_loading_info, explain_failure
 
 if TYPE_CHECKING:
@@ -33,10 +34,6 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 SPLIT = "split"
 """As a device: over all there are, in the order accelerators, memory, disk."""
 _DEVICE = re.compile(r"auto|split|cpu|mps|cuda(:\d+)?")
-_TOKENIZER_FILES = re.compile(
-    r"(tokenizer|vocab|merges|spiece|sentencepiece).*|.*\.(model|tiktoken)"
-)
-_SAMPLE = "The quick brown fox jumps over the lazy dog."
 
 
 @dataclass
@@ -54,6 +51,15 @@ class LoadedParts:
     tokenizer: PreTrainedTokenizerBase | None = None
     revision: str | None = None
     tokenizer_note: str | None = None
+
+    def settle_tokenizer(self) -> None:
+        """Leave a tokenizer out that is of no use with the model, and note why there is none."""
+        if self.tokenizer is not None:
+            reason = find_fault(self.tokenizer, self.model)
+            if reason:
+                self.tokenizer, self.tokenizer_note = None, reason
+        elif self.tokenizer_note is None:
+            self.tokenizer_note = "the model comes without a tokenizer"
 
 
 def default_cache_dir() -> Path:
@@ -144,12 +150,7 @@ def load_parts(
         check_finite(parts.model)
     except IclError as error:
         raise type(error)(f"model {spec.text!r}: {error}") from error.__cause__
-    if parts.tokenizer is not None:
-        reason = _find_fault(parts.tokenizer, parts.model)
-        if reason:
-            parts.tokenizer, parts.tokenizer_note = None, reason
-    elif parts.tokenizer_note is None:
-        parts.tokenizer_note = "the model comes without a tokenizer"
+    parts.settle_tokenizer()
     return parts
 
 
@@ -206,15 +207,13 @@ def _load_pretrained(
             model = _load_model(source, dtype, allow_pickle, {**options, **placing})
             if split:
                 keep_offloaded(model, placing)
-        if _has_tokenizer_files(source):
-            tokenizer, note = _load_tokenizer(source, options)
-        elif spec.kind == "gguf":
+        if spec.kind == "gguf" and not tokenizer_files(Path(source)):
             from icl_bench.models.gguf import load_gguf_tokenizer
 
             # What was missing when the copy was made, a package perhaps, may be there by now.
             tokenizer, note = load_gguf_tokenizer(Path(spec.target))
         else:
-            tokenizer, note = None, "the folder has no tokenizer files"
+            tokenizer, note = load_tokenizer(source, options)
     return LoadedParts(model, tokenizer, commit, note)
 
 
@@ -223,6 +222,8 @@ def _load_model(
 ) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
+    # Makes checkpoints of the built-in models' kind known to transformers.
+    importlib.import_module("icl_bench.reference.architecture")
     auto: Any = AutoModelForCausalLM
     try:
         model, info = auto.from_pretrained(
@@ -245,22 +246,6 @@ def _load_model(
         raise ModelError(f"it cannot be loaded: {explain_failure(error)}") from error
     check_loading_info(info)
     return model
-
-
-def _has_tokenizer_files(source: str) -> bool:
-    # What a hub has is found out by asking for it.
-    return not os.path.isdir(source) or any(map(_TOKENIZER_FILES.fullmatch, os.listdir(source)))
-
-
-def _load_tokenizer(
-    source: str, options: dict[str, Any]
-) -> tuple[PreTrainedTokenizerBase | None, str | None]:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(source, **options), None
-    except Exception as error:
-        return None, f"its tokenizer cannot be loaded: {explain_failure(error)}"
 
 
 @contextlib.contextmanager
@@ -308,17 +293,3 @@ def _place(model: Any, place: torch.device, dtype: torch.dtype | None) -> None:
     except (RuntimeError, ValueError, NotImplementedError) as error:
         raise ModelError(f"it cannot be moved to {place}: {explain_failure(error)}") from error
     model.eval()
-
-
-def _find_fault(tokenizer: PreTrainedTokenizerBase, model: Any) -> str | None:
-    """Return why a tokenizer is of no use with a model, or None."""
-    try:
-        ids = tokenizer(_SAMPLE, add_special_tokens=False)["input_ids"]
-    except Exception as error:
-        return f"its tokenizer does not work: {explain_failure(error)}"
-    if not ids:
-        return "its tokenizer turns text into no tokens: its vocabulary is missing"
-    rows = model.get_input_embeddings().weight.shape[0]
-    if max(ids) >= rows:
-        return f"its tokenizer gives id {max(ids)}, but the model knows {rows} tokens only"
-    return None

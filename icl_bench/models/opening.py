@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import ModelError
-from icl_bench.models.loading import load_parts
+from icl_bench.models.loading import LoadedParts, load_parts
 from icl_bench.models.model import Model
 from icl_bench.models.spec import ModelSpec
 from icl_bench.options import RunOptions
@@ -28,6 +28,7 @@ def open_model(
     Raises:
         ModelError: it cannot be loaded or run.
     """
+    spec.require_one()
     parts = load_parts(
         spec,
         device=options.device,
@@ -37,6 +38,21 @@ def open_model(
         allow_pickle=options.allow_pickle,
         found=found,
     )
+    return make_model(parts, spec, slug, options)
+
+
+def make_model(parts: LoadedParts, spec: ModelSpec, slug: str, options: RunOptions) -> Model:
+    """Check that the heads of a loaded model can be read, and return it ready to be measured.
+
+    Args:
+        parts: what was loaded.
+        spec: which model.
+        slug: its name in ids and folders.
+        options: its batch size.
+
+    Raises:
+        ModelError: it cannot be run.
+    """
     return Model(
         parts.model,
         parts.tokenizer,

@@ -21,16 +21,16 @@ from icl_bench.errors import SpecError, nearest
 
 if TYPE_CHECKING:
     from icl_bench.models.hub import HubModel
+    from icl_bench.models.series import Checkpoint
 
 Kind = Literal["builtin", "hub", "folder", "gguf", "callable"]
 
 FORMS = (
     "a model is builtin:NAME, a hub id (NAME or ORG/NAME, with @REVISION if wanted), a local "
-    "folder, FILE.gguf, or package.module:callable"
+    "folder, FILE.gguf, or package.module:callable; '@*' after a name, id or folder makes it a "
+    "series of checkpoints"
 )
-SERIES = (
-    "a series of revisions ('@*' or '@a,b') is not supported by this version; give one revision"
-)
+MANY = "names several checkpoints, and one model is needed here: give '@STEP'"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".json", ".onnx")
 """Suffixes of files that people name when the folder around them is meant."""
 
@@ -41,26 +41,39 @@ _SLUG_LENGTH = 120
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model as the user named it.
+    """A model, or a series of checkpoints of one model, as the user named it.
 
     Args:
         text: the spec as given.
         kind: what sort of thing it names.
         target: builtin name, repository id, absolute path, or `package.module:callable`.
-        revision: branch, tag or commit of a hub id, if one was given.
+        revision: branch, tag or commit of a hub id, step of a built-in model, or name of a
+            checkpoint in a folder of several, if one was given.
+        series: of a series what stands after the '@': `*`, a pattern, or names with commas
+            between; its target is then what holds the checkpoints.
     """
 
     text: str
     kind: Kind
     target: str
     revision: str | None = None
+    series: str | None = None
 
     @property
     def public(self) -> str:
         """The spec for reports: of a local path only its last component."""
-        if self.kind in ("folder", "gguf"):
-            return Path(self.target).name or self.text
-        return self.text
+        if self.kind not in ("folder", "gguf"):
+            return self.text
+        path = Path(self.target)
+        if self.kind == "folder" and self.revision is not None:
+            return f"{path.parent.name}@{self.revision}"
+        name = path.name or self.text
+        return name if self.series is None else f"{path.name}@{self.series}"
+
+    def require_one(self) -> None:
+        """Raise SpecError when this is a series and one model is needed."""
+        if self.series is not None:
+            raise SpecError(f"model {self.text!r}: '@{self.series}' {MANY}")
 
 
 def parse_spec(text: str) -> ModelSpec:
@@ -101,9 +114,15 @@ def _parse(text: str) -> ModelSpec:
         raise SpecError(
             "this is a file, but its name does not end in .gguf; give a folder or a GGUF"
         )
+    # Folders may have an '@' in their own name; a hub's revision may have one too.
+    base, at, revision = text.rpartition("@")
+    if at and revision and os.path.isdir(os.path.expanduser(base)):
+        from icl_bench.models.series import find_local
+
+        return find_local(text, base, revision)
+    if at and _looks_like_path(base) and ("*" in revision or "," in revision):
+        return ModelSpec(text, "folder", os.path.abspath(os.path.expanduser(base)), series=revision)
     base, at, revision = text.partition("@")
-    if at and ("*" in revision or "," in revision):
-        raise SpecError(SERIES)
     if at and (os.path.exists(os.path.expanduser(base)) or base.lower().endswith(".gguf")):
         raise SpecError(
             f"{base!r} is a local path, and those have no revisions; leave '@{revision}' out, or "
@@ -118,12 +137,13 @@ def _parse(text: str) -> ModelSpec:
 
 def _parse_builtin(text: str) -> ModelSpec:
     name, at, revision = text.removeprefix("builtin:").partition("@")
-    if at:
-        series = "*" in revision or "," in revision
-        raise SpecError(SERIES if series else "a built-in model has no revisions; leave '@...' out")
     reference = importlib.import_module("icl_bench.reference")
     if not reference.is_name(name):
         raise SpecError(f"there is no such built-in model; {nearest(name, reference.NAMES)}")
+    if at:
+        from icl_bench.models.series import find_builtin
+
+        return find_builtin(text, name, revision)
     return ModelSpec(text, "builtin", name)
 
 
@@ -145,6 +165,7 @@ def _parse_hub(text: str, repo: str, revision: str | None) -> ModelSpec:
     if text == "builtin":
         names = importlib.import_module("icl_bench.reference").NAMES
         raise SpecError(f"write builtin:NAME; valid names: {', '.join(sorted(names))}")
+    series = revision if revision is not None and ("*" in revision or "," in revision) else None
     if revision is not None and (not revision or re.search(r"\s|\.\.|[~^:?\[\\]", revision)):
         raise SpecError(
             f"{revision!r} after the '@' is not a revision; give a branch, tag or commit"
@@ -155,7 +176,7 @@ def _parse_hub(text: str, repo: str, revision: str | None) -> ModelSpec:
         )
     if not _HUB_ID.fullmatch(repo) or re.search(r"--|\.\.|[.-]$|\.git$", repo) or len(repo) > 96:
         raise SpecError(f"not a hub id, and no such file or folder; {FORMS}{suggest_local(text)}")
-    return ModelSpec(text, "hub", repo, revision)
+    return ModelSpec(text, "hub", repo, None if series else revision, series)
 
 
 def _looks_like_path(text: str) -> bool:
@@ -201,7 +222,9 @@ def suggest_local(text: str) -> str:
     return f"; did you mean {known[close[0]]!r}?" if close else ""
 
 
-def check_spec(spec: ModelSpec, *, allow_pickle: bool = False) -> HubModel | None:
+def check_spec(
+    spec: ModelSpec, *, allow_pickle: bool = False
+) -> HubModel | tuple[Checkpoint, ...] | None:
     """Check that what a spec names exists, can be read and can be a causal language model.
 
     Reads headers only; a hub id costs a few short requests.
@@ -211,12 +234,17 @@ def check_spec(spec: ModelSpec, *, allow_pickle: bool = False) -> HubModel | Non
         allow_pickle: accept weights that are stored as pickles.
 
     Returns:
-        where a hub id was found, for the hub not to be asked again; None for everything else.
+        where a hub id was found, for the hub not to be asked again; of a series its checkpoints;
+        None for everything else.
 
     Raises:
         SpecError: something is missing, broken or not a model; the message says what.
     """
     try:
+        if spec.series is not None:
+            from icl_bench.models.series import check_series
+
+            return check_series(spec, allow_pickle=allow_pickle)
         if spec.kind == "folder":
             from icl_bench.models.checkpoint import check_folder
 
@@ -236,7 +264,7 @@ def check_spec(spec: ModelSpec, *, allow_pickle: bool = False) -> HubModel | Non
     except SpecError as error:
         hint = ""
         if spec.kind in ("folder", "gguf") and not os.path.exists(spec.target):
-            hint = suggest_local(spec.text)
+            hint = suggest_local(spec.text if spec.series is None else spec.text.rpartition("@")[0])
         elif spec.kind == "folder" and _HUB_ID.fullmatch(spec.text):
             hint = " (in the local folder of that name, which wins over a hub id)"
         raise SpecError(f"model {spec.text!r}: {error}{hint}") from None

@@ -1,7 +1,10 @@
 """The probes: one file per kind of measurement, and the table that names them.
 
 A probe's file holds three things: `Settings` (a pydantic model: what a suite may set),
-`METRICS` (every metric name it can report) and `measure(model, settings, context)`.
+`METRICS` (every metric name it can report) and `measure(model, settings, context)`. A series
+probe reads what others measured at every checkpoint of a training run: it has
+`measure_series(series, settings, context)` instead, its settings a property `sources` (role -> name
+of a measurement of the suite), and it may say in `SOURCES` which probe each role is read from.
 A new probe is a new file and one row of `PROBES`. Importing a probe's file does not
 import torch.
 """
@@ -66,6 +69,17 @@ class Probe:
     def reads_heads(self) -> bool:
         """Whether the settings can name another measurement to take heads from."""
         return "heads" in self.settings.model_fields
+
+    @property
+    def is_series(self) -> bool:
+        """Whether it measures a series of checkpoints, by what others measured at each."""
+        return hasattr(self.module, "measure_series")
+
+    @property
+    def source_probes(self) -> dict[str, str]:
+        """Role -> probe of the measurement that a series probe reads in it, where it says so."""
+        found: dict[str, str] = getattr(self.module, "SOURCES", {})
+        return found
 
 
 def get_probe(name: str) -> Probe:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_bench.record import RunRecord, write_atomically
+from icl_bench.render.steps import ENDS, metrics_of
 
 _CHECK_COLUMNS = (
     "suite",
@@ -86,6 +87,26 @@ def write_heads(record: RunRecord, path: str | os.PathLike[str]) -> Path:
     found = dict.fromkeys(name for row in rows for name in row)
     present = [name for name in known if name in found or name in known[:6]]
     return _write(path, rows, [*present, *(name for name in found if name not in known)])
+
+
+def write_steps(record: RunRecord, path: str | os.PathLike[str]) -> Path:
+    """Write one row per measurement, step and metric to a CSV file, atomically; return the path.
+
+    Args:
+        record: the run on a series of checkpoints.
+        path: the file to write.
+    """
+    rows = []
+    for key, measurement in record.measurements.items():
+        suite, _, name = key.partition("/")
+        place = {"model": record.model.spec, "suite": suite, "measurement": name}
+        for row in measurement.tables.get("steps", []):
+            for metric in metrics_of(row):
+                shown = {"step": row["step"], "metric": metric, "value": row[metric]}
+                ends = {end: row.get(f"{metric}_{end}") for end in ENDS}
+                rows.append(place | shown | ends)
+    columns = ("model", "suite", "measurement", "step", "metric", "value", *ENDS)
+    return _write(path, rows, columns)
 
 
 def _write(

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator
 
 from icl_bench.record import Measurement, RunRecord
-from icl_bench.render import behaviour, circuits, numbers, sweeps, tables
+from icl_bench.render import behaviour, circuits, numbers, steps, sweeps, tables
 from icl_bench.render.markup import bounds, escape, estimate, table
 
 _ABLATED = (
@@ -16,6 +16,33 @@ _ABLATED = (
     ("copy accuracy", "copy_accuracy"),
 )
 _NULLS = (("null", "layer-matched random heads"), ("uniform_null", "random heads of any layer"))
+
+
+def show_steps(record: RunRecord) -> Iterator[str]:
+    """How metrics went over a series of checkpoints, and which checkpoints were not measured."""
+    rows = steps.curve_rows(record)
+    broken = dict(steps.broken_steps(record))
+    if not rows and not broken:
+        return
+    yield "## Over the training run"
+    yield ""
+    if rows:
+        yield "A bar to a checkpoint, from the metric's smallest to its largest value, flat where"
+        yield "they differ by no more than the width of a 95% interval. Checkpoints are evenly"
+        yield "spaced here, whatever their steps. `steps.csv` has every metric."
+        yield ""
+        yield from table(steps.CURVE_HEADER, rows, right=steps.CURVE_RIGHT)
+    for told, keys in broken.items():
+        yield ""
+        yield f"Not measured, {escape(told)} ({escape(', '.join(keys))})"
+    for key in steps.series_measurements(record):
+        header, lines = steps.steps_table(record, key)
+        if len(header) > 1:
+            yield ""
+            yield f"### Step by step: {escape(key)}"
+            yield ""
+            yield from table(header, lines, right=header)
+    yield ""
 
 
 def show_circuits(record: RunRecord) -> Iterator[str]:

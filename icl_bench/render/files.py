@@ -1,4 +1,7 @@
-"""The report files of a run: REPORT_DIR/SLUG/{results.json, report.md, checks.csv, heads.csv}."""
+"""The report files of a run: REPORT_DIR/SLUG/{results.json, report.md, checks.csv, heads.csv}.
+
+A series of checkpoints has steps.csv beside them.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,9 @@ REPORTS: dict[str, Callable[[RunRecord, Path], Path]] = {
     "heads.csv": csv.write_heads,
 }
 """File name -> what writes it. A new report format is one row here."""
+
+SERIES_REPORTS: dict[str, Callable[[RunRecord, Path], Path]] = {"steps.csv": csv.write_steps}
+"""The same, of files that only a series of checkpoints has."""
 
 
 def write_reports(records: Sequence[RunRecord], report_dir: str | os.PathLike[str]) -> list[Path]:
@@ -52,9 +58,10 @@ def _write_record(record: RunRecord, folder: Path) -> list[Path]:
     aside = record.status != "complete" and _holds_complete(record, folder / RECORD)
     place = _partial_name if aside else str
     written = [record.write(folder / place(RECORD))]
-    written += [write(record, folder / place(name)) for name, write in REPORTS.items()]
+    reports = REPORTS | (SERIES_REPORTS if record.model.steps else {})
+    written += [write(record, folder / place(name)) for name, write in reports.items()]
     if record.status == "complete" and _is_same(record, folder / _partial_name(RECORD)):
-        for name in (RECORD, *REPORTS):
+        for name in (RECORD, *REPORTS, *SERIES_REPORTS):
             (folder / _partial_name(name)).unlink(missing_ok=True)
     return written
 

@@ -12,9 +12,11 @@ from icl_bench.render.details import (
     show_ablations,
     show_behaviour,
     show_circuits,
+    show_steps,
     show_sweeps,
 )
 from icl_bench.render.markup import bounds, escape, estimate, table
+from icl_bench.render.steps import describe_steps
 from icl_bench.render.text import (
     WORDS,
     count_cached,
@@ -33,7 +35,7 @@ def report(record: RunRecord) -> str:
         record: the run; nothing else is needed, no model and no suite file.
     """
     sections = (
-        *(_glance, _checks, _quiz, _heads),
+        *(_glance, _checks, _quiz, show_steps, _heads),
         *(show_circuits, show_ablations, show_sweeps, show_behaviour),
         *(_measurements, _provenance),
     )
@@ -47,6 +49,10 @@ def _glance(record: RunRecord) -> Iterator[str]:
     yield ""
     yield f"**{overall(record.checks)}**: {count_verdicts(record.checks)}"
     yield ""
+    if told := describe_steps(record):
+        yield f"A series of {told}. Checks are on the last one, or on the whole series where they"
+        yield "ask about it; the architecture and heads below are the last one's."
+        yield ""
     if cached := count_cached(record.measurements.values()):
         yield f"{cached}: weights, settings and code are those of the run that took them."
         yield ""

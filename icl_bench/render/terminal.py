@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from icl_bench.record import RunRecord, Verdict
-from icl_bench.render import tables
+from icl_bench.render import steps, tables
 from icl_bench.render.page import Page
 from icl_bench.render.text import WORDS, count_cached, count_verdicts, one_line
 
@@ -49,6 +49,7 @@ def summary(
             _add_header(page, record)
             page.add()
             _add_checks(page, record)
+        _add_steps(page, record)
         _add_heads(page, record, *((8, 3) if len(records) == 1 else (3, 1)))
         _add_counts(page, record)
         page.add()
@@ -68,7 +69,10 @@ def _add_header(page: Page, record: RunRecord, prefix: str = "") -> None:
     elif model.attention:
         facts.append(f"{model.attention} attention")
     facts += [model.dtype, f"{record.status} run" if record.status != "complete" else None]
-    name = model.spec + (f"@{model.revision}" if model.revision else "")
+    if told := steps.describe_steps(record):
+        facts.append(told)
+    single = model.revision and not model.steps
+    name = model.spec + (f"@{model.revision}" if single else "")
     body = " — ".join(filter(None, [name, ", ".join(filter(None, facts))]))
     page.wrap(prefix, one_line(body), len(prefix))
     if model.attention_note:
@@ -125,6 +129,26 @@ def _add_matrix(page: Page, records: Sequence[RunRecord]) -> bool:
     align = ("left", "left") + ("right", "left") * len(records)
     gaps = (2,) + (2, 1) * len(records)
     return page.table(header, rows, align, gaps, verdicts, shrink={0: 18}, must_fit=True)
+
+
+def _add_steps(page: Page, record: RunRecord) -> None:
+    """Add how metrics went over a series, a bar to a checkpoint, and which ones were broken."""
+    rows = steps.curve_rows(record)
+    if rows:
+        page.wrap("", f"Over {steps.describe_steps(record)}", 0)
+        page.table(
+            steps.CURVE_HEADER,
+            rows,
+            ["right" if title in steps.CURVE_RIGHT else "left" for title in steps.CURVE_HEADER],
+            [2] * (len(steps.CURVE_HEADER) - 1),
+            shrink={0: 14, 1: 16},
+        )
+        page.add()
+    broken = dict(steps.broken_steps(record))
+    for told in broken:
+        page.wrap("Not measured: ", told, 14)
+    if broken:
+        page.add()
 
 
 def _add_heads(page: Page, record: RunRecord, top: int, top_previous: int) -> None:

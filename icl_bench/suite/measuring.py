@@ -51,6 +51,7 @@ class Measurements:
             self._build(name, entry)
         for name in self.entries:
             self._check_source(name)
+            self._check_sources(name)
 
     def reserve_question(self, identity: Any) -> None:
         """Make a quiz item's measurement known by name, whatever else is wrong with the item."""
@@ -164,4 +165,30 @@ class Measurements:
                 f"heads come from an {', '.join(some)} or {last} measurement; "
                 f"{source!r} is {origin.name!r}"
             )
+            self.notes.add(path, message)
+
+    def _check_sources(self, name: str) -> None:
+        """Check that what a series probe reads are measurements of this suite, of its kinds."""
+        probe = self.probes[name]
+        if probe is None or not probe.is_series or name not in self.specs:
+            return
+        settings: Any = self.specs[name].settings
+        for role, source in settings.sources.items():
+            own = role in self.entries[name]
+            path: PathKey = ("measure", name, role) if own else ("defaults", role)
+            origin = self.probe_of(source, path)
+            wanted = probe.source_probes.get(role)
+            if origin is None:
+                continue
+            if origin.is_series:
+                message = f"{source!r} is made from a whole series; name what is measured at a step"
+            elif wanted not in (None, origin.name):
+                message = f"{role!r} reads a {wanted!r} measurement; {source!r} is {origin.name!r}"
+            elif source in self.specs and getattr(self.specs[source].settings, "until", None):
+                message = (
+                    f"{source!r} draws sequences until its checks are decided, and a series needs "
+                    "the same ones at every step: leave its 'until' out"
+                )
+            else:
+                continue
             self.notes.add(path, message)

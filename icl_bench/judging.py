@@ -1,0 +1,158 @@
+"""What a model, or a series of checkpoints, has in common: its checks are judged one by one."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from icl_bench.checks import applies, evaluate
+from icl_bench.errors import IclError, NotMeasurable
+from icl_bench.models.spec import ModelSpec
+from icl_bench.options import RunOptions
+from icl_bench.plan import Plan
+from icl_bench.probes import get_probe
+from icl_bench.probes.context import Task
+from icl_bench.record import Check, Measurement, ModelInfo, RunRecord
+from icl_bench.results import Results, assemble
+
+if TYPE_CHECKING:
+    from icl_bench.models.model import Model
+
+
+class Judged(ABC):
+    """What a spec names, under one plan.
+
+    Args:
+        spec: which model, or series of checkpoints.
+        slug: its name in ids and folders.
+        plan: what to measure and check.
+        options: how to open it.
+        task: opens progress lines.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, slug: str, plan: Plan, options: RunOptions, task: Task
+    ) -> None:
+        self.spec, self.slug, self.plan, self.options, self.task = spec, slug, plan, options, task
+        self.results = Results(ModelInfo(spec=spec.public, slug=slug))
+        self._expected: Collection[tuple[str, str]] | None = None
+
+    @abstractmethod
+    def measure(self, key: str) -> Measurement:
+        """Return the measurement `SUITE/NAME`, taking it when that has not been done.
+
+        Failures do not raise: they come back as a measurement with status and reason.
+        """
+
+    @abstractmethod
+    def lend(self) -> Model:
+        """Return an open model to a test, which may change it."""
+
+    @abstractmethod
+    def close(self) -> bool:
+        """Let go of a model's memory; results stay, and it can be opened again.
+
+        Returns:
+            whether there was anything to let go of.
+        """
+
+    def expect(self, checks: Collection[tuple[str, str]]) -> None:
+        """Say which checks, (suite, id), will be asked for; without, all of the plan."""
+        self._expected = checks
+
+    def wanted(self) -> set[str]:
+        """Keys of the measurements that the expected checks need."""
+        return {
+            f"{suite.name}/{spec.on}"
+            for suite, spec in self.plan.assertions()
+            if (self._expected is None or (suite.name, spec.id) in self._expected)
+            and applies(spec, self.spec.public, self.slug)
+        }
+
+    def check(self, suite_name: str, check_id: str) -> Check:
+        """Return the verdict of one check, measuring what it needs."""
+        name = (suite_name, check_id)
+        if name not in self.results.checks:
+            suite, spec = self.plan.find(suite_name, check_id)
+            key = f"{suite.name}/{spec.on}"
+            # A check that is not for this model costs nothing.
+            wanted = applies(spec, self.spec.public, self.slug)
+            self.results.checks[name] = evaluate(
+                spec,
+                suite.name,
+                key,
+                self.measure(key) if wanted else None,
+                get_probe(suite.measure[spec.on].probe).metrics[spec.metric],
+                self.spec.public,
+                self.slug,
+            )
+        return self.results.checks[name]
+
+    def run(self) -> RunRecord:
+        """Judge every check of the plan and return the record."""
+        for suite, spec in self.plan.assertions():
+            self.check(suite.name, spec.id)
+        return self.record()
+
+    def record(self, *, interrupted: bool = False) -> RunRecord:
+        """Return the record of what has been measured so far."""
+        missing = "not run: interrupted" if interrupted else "deselected"
+        return assemble(self.results, self.plan, interrupted=interrupted, missing=missing)
+
+
+def attempt(probe: str, settings: object, measure: Callable[[], Measurement]) -> Measurement:
+    """Return what is measured, or why nothing could be.
+
+    Args:
+        probe: name of the probe.
+        settings: its settings.
+        measure: takes the measurement.
+    """
+    status: Literal["skipped", "error"]
+    try:
+        return measure()
+    except NotMeasurable as error:
+        status, reason = "skipped", str(error)
+    except IclError as error:
+        status, reason = "error", str(error)
+    except Exception as error:
+        # A fault of this program or of the model's code: named with its place, not hidden.
+        status, reason = "error", f"probe {probe!r} broke: {name_place(error)}"
+    return Measurement(probe=probe, status=status, reason=reason, settings=settings_of(settings))
+
+
+def timed(measure: Callable[[], Measurement]) -> Measurement:
+    """Return what is measured, with the time that it took.
+
+    Args:
+        measure: takes the measurement.
+    """
+    started = time.perf_counter()
+    taken = measure()
+    taken.seconds = round(time.perf_counter() - started, 3)
+    return taken
+
+
+def name_place(error: Exception) -> str:
+    """Return an unforeseen error with where it was raised.
+
+    Args:
+        error: what was raised.
+    """
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    name = Path(place.filename).name
+    return f"{type(error).__name__}: {error} ({name}:{place.lineno})"
+
+
+def settings_of(settings: object) -> dict[str, object]:
+    """Return a probe's settings as a record states them.
+
+    Args:
+        settings: a settings model; anything else has none.
+    """
+    dump = getattr(settings, "model_dump", None)
+    return dump(by_alias=True, exclude_none=True) if dump else {}

@@ -1,0 +1,153 @@
+"""Rows and small curves about a series of checkpoints, for the terminal and Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
+
+from icl_bench.record import Measurement, RunRecord
+from icl_bench.render import numbers
+from icl_bench.render.text import one_line
+
+CURVE_HEADER = ("Measurement", "Metric", "First", "Last", "Curve")
+CURVE_RIGHT = ("First", "Last")
+LEVELS = "▁▂▃▄▅▆▇█"
+WIDEST = 40
+"""Characters of a curve; longer series have several checkpoints to a character."""
+GAP = "–"
+"""Stands where a metric was not measured."""
+ENDS = ("stderr", "ci_low", "ci_high")
+"""What a row of the table `steps` has of a metric beside its value, as `METRIC_END`."""
+_UNASKED = 4
+"""Metrics shown of a measurement that no check is on."""
+
+
+def describe_steps(record: RunRecord) -> str | None:
+    """Return which checkpoints a record is about, in words; None for a single model.
+
+    Args:
+        record: of one model or series.
+    """
+    steps = record.model.steps
+    if not steps:
+        return None
+    count = "1 checkpoint, step" if len(steps) == 1 else f"{len(steps)} checkpoints, steps"
+    return f"{count} {steps[0]}" + (f" to {steps[-1]}" if len(steps) > 1 else "")
+
+
+def series_measurements(record: RunRecord) -> dict[str, Measurement]:
+    """Return the measurements of a record that were taken at every step of a series, by key."""
+    return {key: one for key, one in record.measurements.items() if one.tables.get("steps")}
+
+
+def shown_metrics(record: RunRecord, key: str) -> list[str]:
+    """Return the metrics of a measurement that are shown step by step.
+
+    Those that checks are on; where there are none, the first few.
+
+    Args:
+        record: of a series.
+        key: `SUITE/NAME`.
+    """
+    measurement = record.measurements[key]
+    there = dict.fromkeys(n for row in measurement.tables["steps"] for n in metrics_of(row))
+    asked = dict.fromkeys(check.metric for check in record.checks if check.measurement == key)
+    return [name for name in asked if name in there] or list(there)[:_UNASKED]
+
+
+def metrics_of(row: Mapping[str, Any]) -> list[str]:
+    """Return the metrics in a row of the table `steps`."""
+    ends = {f"{name}_{end}" for name in row for end in ENDS}
+    return [name for name in row if name != "step" and name not in ends]
+
+
+def curve_rows(record: RunRecord) -> list[list[str]]:
+    """Return a row under `CURVE_HEADER` for each metric that is shown step by step.
+
+    Args:
+        record: of a series.
+    """
+    rows = []
+    for key, measurement in series_measurements(record).items():
+        for name in shown_metrics(record, key):
+            values = [row.get(name) for row in measurement.tables["steps"]]
+            known = [value for value in values if _is_number(value)]
+            ends = [numbers.number(value) for value in (known[0], known[-1])]
+            noise = _widest_interval(measurement.tables["steps"], name)
+            rows.append([one_line(key), one_line(name), *ends, curve(values, noise=noise)])
+    return rows
+
+
+def steps_table(record: RunRecord, key: str) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of one measurement step by step, each value with its standard error.
+
+    Args:
+        record: of a series.
+        key: `SUITE/NAME`.
+    """
+    names = shown_metrics(record, key)
+    rows = []
+    for row in record.measurements[key].tables["steps"]:
+        cells = [str(row["step"])]
+        for name in names:
+            value = row.get(name)
+            error = row.get(f"{name}_stderr")
+            cells.append(numbers.estimate(value, error) if _is_number(value) else "not measured")
+        rows.append(cells)
+    return ["Step", *names], rows
+
+
+def broken_steps(record: RunRecord) -> Iterator[tuple[str, list[str]]]:
+    """Yield why checkpoints were not measured, and what was not: `step 500 (NAME): reason`.
+
+    Args:
+        record: of a series.
+    """
+    found: dict[tuple[int, str], list[str]] = {}
+    for key, measurement in record.measurements.items():
+        for row in measurement.tables.get("broken_steps", []):
+            found.setdefault((int(row["step"]), one_line(row["reason"])), []).append(one_line(key))
+    for (step, reason), keys in sorted(found.items()):
+        yield f"step {step}: {reason}", keys
+
+
+def curve(values: Sequence[Any], width: int = WIDEST, noise: float = 0.0) -> str:
+    """Return values as a line of bars between the smallest and the largest, a dash for none.
+
+    Args:
+        values: one per checkpoint, in order; None where it was not measured.
+        width: characters; with more values the means of neighbours are shown.
+        noise: the line is flat where the values differ by no more than this.
+    """
+    pooled = [_mean(part) for part in _split(values, width)]
+    known = [value for value in pooled if value is not None]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
+    top = len(LEVELS) - 1
+    scale = top / (high - low) if high - low > noise else 0.0
+    return "".join(
+        GAP if value is None else LEVELS[round((value - low) * scale)] for value in pooled
+    )
+
+
+def _widest_interval(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    ends = [(row.get(f"{name}_ci_low"), row.get(f"{name}_ci_high")) for row in rows]
+    widths = [high - low for low, high in ends if _is_number(low) and _is_number(high)]
+    return max(widths, default=0.0)
+
+
+def _split(values: Sequence[Any], width: int) -> list[Sequence[Any]]:
+    count = min(len(values), width)
+    edges = [len(values) * place // count for place in range(count + 1)] if count else []
+    return [values[low:high] for low, high in zip(edges, edges[1:])]
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    known = [float(value) for value in values if _is_number(value)]
+    return sum(known) / len(known) if known else None
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and math.isfinite(value)

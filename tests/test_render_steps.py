@@ -1,0 +1,130 @@
+"""A series in reports: small curves, a table by step, the checkpoints that were not measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_render_records import make_check
+
+from icl_bench.record import Environment, Measurement, Metric, ModelInfo, RunRecord, SuiteRef
+from icl_bench.render import markdown
+from icl_bench.render.files import write_reports
+from icl_bench.render.steps import curve, curve_rows, describe_steps, metrics_of, steps_table
+from icl_bench.render.terminal import summary
+
+STEPS = (1, 10, 100, 1000)
+
+
+def make_series(status: Any = "complete", **model: Any) -> RunRecord:
+    rows = [
+        {"step": step, "induction_max": 0.1 * place, "induction_max_stderr": 0.01, "gain": 1.0}
+        for place, step in enumerate(STEPS)
+    ]
+    del rows[1]["gain"]
+    measurement = Measurement(
+        probe="induction",
+        metrics={"induction_max": Metric(value=0.3, stderr=0.01), "gain": Metric(value=1)},
+        tables={"steps": rows, "broken_steps": [{"step": 50, "reason": "it was | cut"}]},
+    )
+    return RunRecord(
+        icl_bench="0",
+        created="today",
+        status=status,
+        model=ModelInfo(**{"spec": "runs@*", "slug": "runs--", "steps": list(STEPS), **model}),
+        environment=Environment(python="3", platform="here"),
+        suites=[SuiteRef(name="core", sha256="0")],
+        measurements={"core/repeats": measurement, "core/other": measurement},
+        checks=[make_check("has-induction-heads")],
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 1, 2, 3, 4, 5, 6, 7], "▁▂▃▄▅▆▇█"),
+        ([7, 0], "█▁"),
+        ([0.5, 0.5, 0.5], "▁▁▁"),
+        ([-1, None, 1, float("nan")], "▁–█–"),
+        ([None, None], ""),
+        ([], ""),
+        ([1], "▁"),
+    ],
+)
+def test_a_curve_is_a_bar_to_a_checkpoint(values: list[float | None], expected: str) -> None:
+    assert curve(values) == expected
+
+
+def test_differences_within_an_interval_are_not_drawn() -> None:
+    assert curve([0.1, 0.3, 0.2], noise=0.2) == "▁▁▁"
+    assert curve([0.1, 0.3, 0.2], noise=0.19) == "▁█▅"
+    record = make_series()
+    for row in record.measurements["core/repeats"].tables["steps"]:
+        row |= {"induction_max_ci_low": 0, "induction_max_ci_high": 0.4}
+    assert [row[-1] for row in curve_rows(record)] == ["▁▁▁▁", "▁▁▁▁", "▁–▁▁"]
+
+
+def test_a_long_series_is_pooled() -> None:
+    assert curve(list(range(800)), width=8) == "▁▂▃▄▅▆▇█"
+    assert len(curve(list(range(41)))) == 40
+    assert curve([0, 2, None, None, 9, 5], width=3) == "▁–█"
+
+
+def test_a_row_names_its_metrics() -> None:
+    row = {"step": 1, "a": 1, "a_stderr": 0, "a_ci_low": 0, "a_ci_high": 2, "b": 3}
+    assert metrics_of(row) == ["a", "b"]
+
+
+def test_the_terminal_shows_the_curves_of_what_checks_are_on() -> None:
+    text = summary([make_series()])
+    assert "runs@* — 4 checkpoints, steps 1 to 1000" in text
+    lines = text.splitlines()
+    start = lines.index("Over 4 checkpoints, steps 1 to 1000")
+    assert lines[start + 1].split() == ["Measurement", "Metric", "First", "Last", "Curve"]
+    assert lines[start + 3].split() == ["core/repeats", "induction_max", "0", "0.3", "▁▃▆█"]
+    # No check is on the other one, so its first metrics are shown.
+    assert lines[start + 4].split() == ["core/other", "induction_max", "0", "0.3", "▁▃▆█"]
+    assert lines[start + 5].split() == ["core/other", "gain", "1", "1", "▁–▁▁"]
+    assert "Not measured: step 50: it was | cut" in text
+    plain = summary([make_series()], unicode=False)
+    assert "_:+#" in plain and plain.isascii()
+
+
+def test_the_report_has_a_table_by_step() -> None:
+    report = markdown.report(make_series())
+    assert "A series of 4 checkpoints, steps 1 to 1000." in report
+    assert "Not measured, step 50: it was \\| cut (core/repeats, core/other)" in report
+    assert "### Step by step: core/repeats" in report
+    header, rows = steps_table(make_series(), "core/other")
+    assert header == ["Step", "induction_max", "gain"]
+    assert rows[1] == ["10", "0.1 ± 0.01", "not measured"]
+    assert [row[0] for row in rows] == ["1", "10", "100", "1000"]
+
+
+def test_a_single_model_has_nothing_of_it(tmp_path: Path) -> None:
+    record = make_series(steps=None, revision="abc")
+    for measurement in record.measurements.values():
+        measurement.tables.clear()
+    assert describe_steps(record) is None
+    assert "Over" not in summary([record]) and "training run" not in markdown.report(record)
+    assert "runs@*@abc" in summary([record])
+    assert "runs@*@abc" not in summary([make_series(revision="abc")])
+    names = [path.name for path in write_reports([record], tmp_path)]
+    assert "steps.csv" not in names
+
+
+def test_every_metric_at_every_step_is_in_a_file(tmp_path: Path) -> None:
+    write_reports([make_series()], tmp_path)
+    lines = (tmp_path / "runs--" / "steps.csv").read_text().splitlines()
+    assert lines[0] == "model,suite,measurement,step,metric,value,stderr,ci_low,ci_high"
+    assert lines[1] == "runs@*,core,repeats,1,induction_max,0.0,0.01,,"
+    assert len(lines) == 1 + 2 * 7
+
+
+def test_a_partial_series_does_not_replace_a_complete_one(tmp_path: Path) -> None:
+    write_reports([make_series()], tmp_path)
+    write_reports([make_series("interrupted")], tmp_path)
+    assert (tmp_path / "runs--" / "steps.partial.csv").is_file()
+    write_reports([make_series()], tmp_path)
+    assert not (tmp_path / "runs--" / "steps.partial.csv").exists()
