@@ -7,6 +7,7 @@ straight lines, curves that flatten out, and curves that grow in proportion to t
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from dataclasses import dataclass
@@ -24,9 +25,14 @@ NARROWEST = 0.5
 FEWEST = 8
 """Checkpoints that the test needs: the fit has four parameters."""
 
-_MIDDLE = 2 * math.log(9)
-"""From 10% to 90% a logistic of scale 1 takes this long."""
-_STARTS = (0.0, 0.35, 0.65, 0.9, 1.2)
+_STEEP = 2 * math.log(9)
+"""A logistic of scale 1 takes this long from 10% to 90%."""
+_HIGHEST, _WIDEST = 200.0, 8.0
+"""Of a gradual curve: rise as a multiple of the measured range, width as one of log-steps."""
+_MIDPOINTS, _WIDTHS = (
+    grid.ravel()
+    for grid in np.meshgrid(np.linspace(-0.95, 1.95, 30), np.geomspace(0.501, 7.9, 16))
+)
 
 
 @dataclass(frozen=True)
@@ -61,26 +67,26 @@ def fit_gradual(positions: np.ndarray, values: np.ndarray) -> np.ndarray:
     scale = float(np.ptp(values)) or 1.0
     y = (values - values.min()) / scale
 
-    def gradual(
-        x: np.ndarray, base: float, rise: float, midpoint: float, width: float
-    ) -> np.ndarray:
-        return np.asarray(base + rise * expit((x - midpoint) * _MIDDLE / width))
+    # The best of many midpoints and widths, each with its own best base and rise, is the start.
+    shapes = expit((x - _MIDPOINTS[:, None]) * _STEEP / _WIDTHS[:, None])
+    centred = shapes - shapes.mean(axis=1, keepdims=True)
+    rises = (centred @ y / (centred**2).sum(axis=1)).clip(1e-6, _HIGHEST / 2)
+    fits = y.mean() + rises[:, None] * centred
+    best = int(((y - fits) ** 2).sum(axis=1).argmin())
+    base = float(y.mean() - rises[best] * shapes[best].mean())
+    start = [base, float(rises[best]), float(_MIDPOINTS[best]), float(_WIDTHS[best])]
+    bounds = ([-np.inf, 0, -1, NARROWEST], [np.inf, _HIGHEST, 2, _WIDEST])
+    with warnings.catch_warnings(), contextlib.suppress(RuntimeError):
+        warnings.simplefilter("ignore", OptimizeWarning)
+        found, _ = curve_fit(_gradual, x, y, p0=start, bounds=bounds, max_nfev=100)
+        refined = _gradual(x, *found)
+        if ((y - refined) ** 2).sum() < ((y - fits[best]) ** 2).sum():
+            return np.asarray(values.min() + scale * refined)
+    return np.asarray(values.min() + scale * fits[best])
 
-    bounds = ([-np.inf, 0, -1, NARROWEST], [np.inf, np.inf, 2, 8])
-    best, least = np.full(len(x), y.mean()), np.inf
-    for midpoint in _STARTS:
-        for width in (NARROWEST * 1.05, 2.0):
-            start = [y.min(), max(float(np.ptp(y)), 0.1), midpoint, width]
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", OptimizeWarning)
-                    found, _ = curve_fit(gradual, x, y, p0=start, bounds=bounds, max_nfev=2000)
-            except RuntimeError:
-                continue
-            fitted = gradual(x, *found)
-            if (error := float(((y - fitted) ** 2).sum())) < least:
-                best, least = fitted, error
-    return values.min() + scale * best
+
+def _gradual(x: np.ndarray, base: float, rise: float, midpoint: float, width: float) -> np.ndarray:
+    return np.asarray(base + rise * expit((x - midpoint) * _STEEP / width))
 
 
 def compare_with_gradual(
