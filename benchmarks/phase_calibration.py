@@ -140,9 +140,7 @@ def by_jackknife(x: np.ndarray, samples: np.ndarray, rng: np.random.Generator) -
 def by_bootstrap(x: np.ndarray, samples: np.ndarray, rng: np.random.Generator) -> Interval:
     """Percentiles of 400 resamples."""
     count = len(samples)
-    drawn = [
-        _read(x)(samples[rng.integers(0, count, count)].mean(axis=0)) for _ in range(400)
-    ]
+    drawn = [_read(x)(samples[rng.integers(0, count, count)].mean(axis=0)) for _ in range(400)]
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     return low, high
 
@@ -256,7 +254,9 @@ def main() -> None:
             learner = Learner(steps, 700 if name.startswith("dense") else 3300, width)
             for count in (8, 32):
                 held = coverage(learner, count, given.runs)
-                rows.append([name, f"{width}", f"{count}", *(f"{one:.1%}" for one in held.values())])
+                rows.append(
+                    [name, f"{width}", f"{count}", *(f"{one:.1%}" for one in held.values())]
+                )
     _table(["checkpoints", "width", "n", *held], rows)
 
     rows = []
@@ -267,7 +267,9 @@ def main() -> None:
                 cells = [f"{(ps <= level + 1e-9).mean():.1%}" for level in (0.01, 0.05, 0.25, 0.5)]
                 kind = "gradual" if shape.gradual else "sharper"
                 rows.append([name, shape.name, kind, f"{noise}", *cells])
-    _table(["checkpoints", "curve", "", "noise", "p <= .01", "p <= .05", "p <= .25", "p <= .5"], rows)
+    _table(
+        ["checkpoints", "curve", "", "noise", "p <= .01", "p <= .05", "p <= .25", "p <= .5"], rows
+    )
 
 
 if __name__ == "__main__":

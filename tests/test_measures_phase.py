@@ -168,7 +168,9 @@ def test_a_coarse_linear_grid_does_not_make_an_even_rise_sharp():
 
 def test_a_score_that_falls_again_shows_its_setback():
     rising_and_falling = np.concatenate([np.linspace(0, 1, 12), [0.9, 0.8, 0.7, 0.6]])
-    assert phase.find_change(curve(rising_and_falling, 0.001)).setback == pytest.approx(0.67, abs=0.01)
+    assert phase.find_change(curve(rising_and_falling, 0.001)).setback == pytest.approx(
+        0.67, abs=0.01
+    )
 
 
 def test_one_sequence_gives_no_interval():

@@ -30,8 +30,7 @@ _STEEP = 2 * math.log(9)
 _HIGHEST, _WIDEST = 200.0, 8.0
 """Of a gradual curve: rise as a multiple of the measured range, width as one of log-steps."""
 _MIDPOINTS, _WIDTHS = (
-    grid.ravel()
-    for grid in np.meshgrid(np.linspace(-0.95, 1.95, 30), np.geomspace(0.501, 7.9, 16))
+    grid.ravel() for grid in np.meshgrid(np.linspace(-0.95, 1.95, 30), np.geomspace(0.501, 7.9, 16))
 )
 
 

@@ -301,9 +301,7 @@ def _add_loss(result: Measurement, changes: _Changes) -> None:
     result.metrics["loss_distance"] = doublings_between(other.fastest, ours.midpoint)
 
 
-def _add_training_loss(
-    result: Measurement, changes: _Changes, losses: Mapping[int, float]
-) -> None:
+def _add_training_loss(result: Measurement, changes: _Changes, losses: Mapping[int, float]) -> None:
     from icl_bench.measures.bump import FEWEST, find_bump, smooth_losses
     from icl_bench.measures.phase import doublings_between
     from icl_bench.measures.statistics import exact_metric
