@@ -1,4 +1,4 @@
-"""Gradual curves as the null of a phase change: honest where nothing is sudden, small where it is."""
+"""Gradual curves as a null: honest where nothing is sudden, small p-values where it is."""
 
 from __future__ import annotations
 

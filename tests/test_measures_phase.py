@@ -12,7 +12,7 @@ STEPS = np.array([1, 4, 16, 64, 128, 200, 300, 400, 500, 600, 700, 800, 900, 100
 
 
 def slow_isotonic(values):
-    """The min-max formula: the highest, over where to begin, of the lowest mean over where to end."""
+    """The min-max formula: the largest, over starts, of the smallest mean over ends."""
     count = len(values)
     return [
         max(min(np.mean(values[i : j + 1]) for j in range(k, count)) for i in range(k + 1))

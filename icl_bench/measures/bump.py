@@ -19,7 +19,7 @@ from icl_bench.measures.phase import cross
 BINS = 100
 """Stretches of log(step), of equal length, that losses are taken the median of."""
 SIGNIFICANT = 6.0
-"""Standard errors that a bump has to be high: of smooth curves fewer than 1 in 100 has such a one."""
+"""Standard errors that a bump has to be high; fewer than 1 in 100 convex curves have such a one."""
 FEWEST = 12
 """Recorded losses that are needed."""
 
@@ -60,7 +60,7 @@ def smooth_losses(
     steps = np.array(sorted(step for step in losses if step >= 1), dtype=float)
     values = np.array([losses[int(step)] for step in steps])
     positions = np.log(steps)
-    counts, edges, numbers = binned_statistic(positions, values, "count", bins)
+    counts, _, numbers = binned_statistic(positions, values, "count", bins)
     full = np.flatnonzero(counts)
     inside = [numbers == number + 1 for number in full]
     middles = np.array([np.median(steps[where]) for where in inside])

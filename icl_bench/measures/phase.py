@@ -223,7 +223,8 @@ def find_change(curve: Curve, confidence: float = CONFIDENCE) -> Change:
         sharp.ci_low = max(0.0, float(least - quantile * errors[5]))
         sharp.ci_high = min(1.0, float(most + quantile * errors[6]))
     setback = float((np.maximum.accumulate(mean) - mean).max() / (mean[-1] - mean[0]))
-    return Change(*steps, sharp, setback)
+    onset, midpoint, end, fastest = steps
+    return Change(onset, midpoint, end, fastest, sharp, setback)
 
 
 def enclosing_steps(steps: np.ndarray, low: float, high: float) -> tuple[int, int]:

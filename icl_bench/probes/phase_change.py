@@ -227,9 +227,11 @@ class _Changes:
         if rise.value >= minimum and (rise.ci_low is None or rise.ci_low > 0):
             return None
         ends = "" if rise.ci_low is None else f" [{rise.ci_low:.3f}, {rise.ci_high:.3f}]"
+        steps = self._curves[name].steps
+        lack = f"below {minimum:g}" if rise.value < minimum else "not surely above 0"
         return (
-            f"{quantity.told} {rise.value:.3f}{ends} from step {self._curves[name].steps[0]} to "
-            f"{self._curves[name].steps[-1]}: no phase change, which is {minimum:g} at least"
+            f"no phase change: {quantity.told} is {rise.value:.3f}{ends} "
+            f"from step {steps[0]} to {steps[-1]}, {lack}"
         )
 
 

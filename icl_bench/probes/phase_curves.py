@@ -23,7 +23,7 @@ class Quantity:
         role: which of the probe's sources it is from.
         metric: its name there.
         sign: 1 where learning makes it rise, -1 where it falls.
-        told: what a change of it is called, with the verb.
+        told: what a change of it is called.
     """
 
     role: str
@@ -33,18 +33,18 @@ class Quantity:
 
 
 QUANTITIES: dict[str, Quantity] = {
-    "induction": Quantity("scores", "induction_max", 1, "the induction score rose by"),
+    "induction": Quantity("scores", "induction_max", 1, "the rise of the induction score"),
     "induction_excess": Quantity(
-        "scores", "induction_excess_max", 1, "the induction score above its control rose by"
+        "scores", "induction_excess_max", 1, "the rise of the induction score above its control"
     ),
     "previous_token": Quantity(
-        "scores", "previous_token_max", 1, "the previous-token score rose by"
+        "scores", "previous_token_max", 1, "the rise of the previous-token score"
     ),
-    "first_loss": Quantity("losses", "first_loss", -1, "the loss on the first copy fell by"),
-    "repeated_loss": Quantity("losses", "repeated_loss", -1, "the loss on repeats fell by"),
-    "gain": Quantity("losses", "gain", 1, "the gain from repetition rose by"),
-    "copy_accuracy": Quantity("losses", "copy_accuracy", 1, "copy accuracy rose by"),
-    "text": Quantity("text", "icl_score_windowed", -1, "the ICL score on text fell by"),
+    "first_loss": Quantity("losses", "first_loss", -1, "the fall of the loss on the first copy"),
+    "repeated_loss": Quantity("losses", "repeated_loss", -1, "the fall of the loss on repeats"),
+    "gain": Quantity("losses", "gain", 1, "the rise of the gain from repetition"),
+    "copy_accuracy": Quantity("losses", "copy_accuracy", 1, "the rise of copy accuracy"),
+    "text": Quantity("text", "icl_score_windowed", -1, "the fall of the ICL score on text"),
 }
 """Name of a curve -> what it is; `induction_excess` and `text` may be absent."""
 OPTIONAL = ("induction_excess", "text")

@@ -12,6 +12,7 @@ from icl_bench.render.details import (
     show_ablations,
     show_behaviour,
     show_circuits,
+    show_phases,
     show_sweeps,
 )
 from icl_bench.render.markup import bounds, escape, estimate, table
@@ -34,7 +35,7 @@ def report(record: RunRecord) -> str:
     """
     sections = (
         *(_glance, _checks, _quiz, _heads),
-        *(show_circuits, show_ablations, show_sweeps, show_behaviour),
+        *(show_phases, show_circuits, show_ablations, show_sweeps, show_behaviour),
         *(_measurements, _provenance),
     )
     lines = [line for section in sections for line in (*section(record), "")]
