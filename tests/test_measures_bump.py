@@ -91,6 +91,7 @@ def test_noise_around_a_convex_loss_is_no_bump(steps):
 
 
 def test_a_loss_that_is_convex_all_over_has_none():
-    assert bump.find_bump(record(convex, range(1, 200), noise=0.0)) is None or not bump.find_bump(
-        record(convex, range(1, 200), noise=0.0)
-    ).height > 0.01
+    assert (
+        bump.find_bump(record(convex, range(1, 200), noise=0.0)) is None
+        or not bump.find_bump(record(convex, range(1, 200), noise=0.0)).height > 0.01
+    )
