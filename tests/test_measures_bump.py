@@ -1,4 +1,4 @@
-"""A bump in a training loss: found where there is one, not where a smooth learner's loss is noisy."""
+"""A bump in a training loss: found where there is one, not in noise around a smooth one."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_a_report_has_picture_changes_and_curves(sudden):
     assert "▁▁▁" in text and "| 600 – 700 |" in text.replace("  ", " ")
     header, rows = phases.changes_table(sudden)
     assert [len(row) for row in rows] == [len(header)] * len(rows)
-    assert rows[0][0] == "induction score" and rows[0][-1] == "0.0500"
+    assert rows[0][0] == "induction score" and rows[0][-1] == "0.05"
     header, rows = phases.curves_table(sudden)
     assert [row[0] for row in rows] == [str(step) for step in STEPS]
     assert [len(row) for row in rows] == [len(header)] * len(rows)

@@ -1,4 +1,4 @@
-"""Phase changes: when curves over training change, in rows for Markdown and lines for a terminal."""
+"""Phase changes: rows and pictures for Markdown, a sentence for the terminal."""
 
 from __future__ import annotations
 
