@@ -1,4 +1,4 @@
-"""The report's sections on single measurements: circuits, ablations, sweeps, behaviour."""
+"""The report's sections on single measurements: circuits, ablations, behaviour, training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator
 
 from icl_bench.record import Measurement, RunRecord
-from icl_bench.render import behaviour, circuits, numbers, steps, sweeps, tables
+from icl_bench.render import behaviour, circuits, numbers, phases, steps, sweeps, tables
 from icl_bench.render.markup import bounds, escape, estimate, table
 
 _ABLATED = (
@@ -113,6 +113,26 @@ def show_behaviour(record: RunRecord) -> Iterator[str]:
                 header, rows = make(measurement)
                 yield ""
                 yield from table(header, rows, right=header[1:])
+
+
+def show_phases(record: RunRecord) -> Iterator[str]:
+    """When in training the circuit formed, beside the curves."""
+    for key, measurement in phases.phase_changes(record):
+        yield f"## Phase change: {escape(key)}"
+        yield ""
+        yield f"{escape(phases.summarize(measurement))}."
+        yield ""
+        yield "```text"
+        yield from phases.pictures(measurement)
+        yield "```"
+        yield ""
+        yield "Steps are read off between checkpoints. The midpoint lies in the stretch given beside it"
+        yield "(95%), however the curve runs from one checkpoint to the next."
+        yield ""
+        for make in (phases.changes_table, phases.curves_table):
+            header, rows = make(measurement)
+            yield from table(header, rows, right=header[1:])
+            yield ""
 
 
 def _ablation(measurement: Measurement) -> Iterator[str]:

@@ -12,6 +12,7 @@ from icl_bench.render.details import (
     show_ablations,
     show_behaviour,
     show_circuits,
+    show_phases,
     show_steps,
     show_sweeps,
 )
@@ -35,7 +36,7 @@ def report(record: RunRecord) -> str:
         record: the run; nothing else is needed, no model and no suite file.
     """
     sections = (
-        *(_glance, _checks, _quiz, show_steps, _heads),
+        *(_glance, _checks, _quiz, show_phases, show_steps, _heads),
         *(show_circuits, show_ablations, show_sweeps, show_behaviour),
         *(_measurements, _provenance),
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from icl_bench.record import RunRecord, Verdict
-from icl_bench.render import steps, tables
+from icl_bench.render import phases, steps, tables
 from icl_bench.render.page import Page
 from icl_bench.render.text import WORDS, count_cached, count_verdicts, one_line
 
@@ -51,6 +51,9 @@ def summary(
             _add_checks(page, record)
         _add_steps(page, record)
         _add_heads(page, record, *((8, 3) if len(records) == 1 else (3, 1)))
+        for key, measurement in phases.phase_changes(record):
+            page.wrap("", f"Phase change ({one_line(key)}): {phases.summarize(measurement)}", 2)
+            page.add()
         _add_counts(page, record)
         page.add()
     _add_paths(page, paths)

@@ -1,0 +1,97 @@
+"""A bump in a training loss: found where there is one, not in noise around a smooth one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from icl_bench.measures import bump
+
+
+def convex(step):
+    return 4.5 + 1.5 * math.exp(-step / 150)
+
+
+def dropped(step, at=720):
+    return convex(step) - 1.2 / (1 + math.exp(-(step - at) / 25))
+
+
+def record(shape, steps, noise=0.1, seed=0):
+    rng = np.random.default_rng(seed)
+    return {int(step): shape(step) + noise * rng.normal() for step in steps}
+
+
+def slow_minorant(steps, values):
+    """At every point, the lowest of all chords that pass it."""
+    lowest = list(values)
+    for k in range(len(steps)):
+        for i in range(k + 1):
+            for j in range(k, len(steps)):
+                share = (steps[k] - steps[i]) / (steps[j] - steps[i]) if j > i else 0
+                lowest[k] = min(lowest[k], values[i] + share * (values[j] - values[i]))
+    return lowest
+
+
+def test_the_minorant_is_the_lowest_of_all_chords():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        steps = np.sort(rng.choice(1000, 15, replace=False)).astype(float)
+        values = rng.normal(0, 1, 15)
+        corners = bump.convex_minorant(steps, values)
+        found = np.interp(steps, steps[corners], values[corners])
+        assert found == pytest.approx(np.array(slow_minorant(steps, values)))
+
+
+def test_medians_are_those_of_stretches_of_log_steps():
+    losses = record(convex, range(1, 501))
+    losses[0] = 99.0
+    steps, medians, counts = bump.smooth_losses(losses, 10)
+    edges = np.geomspace(1, 500, 11)
+    for low, high, middle, median, count in zip(edges, edges[1:], steps, medians, counts):
+        inside = [step for step in range(1, 501) if low * (1 - 1e-9) <= step < high * (1 - 1e-9)]
+        inside += [500] if high == edges[-1] else []
+        assert count == len(inside) and middle == np.median(inside)
+        assert median == pytest.approx(np.median([losses[step] for step in inside]))
+
+
+def test_scatter_is_that_of_the_noise_and_not_of_the_curve():
+    losses = record(convex, range(1, 2001), noise=0.1)
+    assert bump.scatter(np.array(list(losses.values()))) == pytest.approx(0.1, rel=0.1)
+    assert bump.scatter(np.arange(50.0)) == 0
+
+
+@pytest.mark.parametrize("steps", [range(1, 2001), range(10, 2001, 10), range(50, 2001, 50)])
+def test_a_drop_is_found_in_the_middle_of_its_fall(steps):
+    found = bump.find_bump(record(dropped, steps))
+    assert found.significant
+    assert found.knee < 720 < found.end
+    assert found.step == pytest.approx(720, abs=30)
+    # The chord from where the curve bends away to where it is back passes far below.
+    assert 0.4 < found.height < 1.1
+
+
+def test_the_knee_lies_above_the_minorant_by_the_height():
+    losses = record(dropped, range(1, 2001), noise=0.0)
+    found = bump.find_bump(losses)
+    steps, values, _ = bump.smooth_losses(losses)
+    corners = bump.convex_minorant(steps, values)
+    below = np.interp(found.knee, steps[corners], values[corners])
+    assert found.height == pytest.approx(np.interp(found.knee, steps, values) - below)
+
+
+@pytest.mark.parametrize("steps", [range(1, 2001), range(10, 2001, 10), range(50, 2001, 50)])
+def test_noise_around_a_convex_loss_is_no_bump(steps):
+    shapes = (convex, lambda step: 4 + 8 * (step + 20) ** -0.5, lambda step: 4.0)
+    found = [
+        bump.find_bump(record(shape, steps, seed=seed)) for shape in shapes for seed in range(10)
+    ]
+    assert not any(one is not None and one.significant for one in found)
+
+
+def test_a_loss_that_is_convex_all_over_has_none():
+    assert (
+        bump.find_bump(record(convex, range(1, 200), noise=0.0)) is None
+        or not bump.find_bump(record(convex, range(1, 200), noise=0.0)).height > 0.01
+    )
