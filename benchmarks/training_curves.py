@@ -119,7 +119,7 @@ def compare(folder: Path) -> None:
     for name in MODELS:
         found = checkpoints(folder / name)
         apart: dict[str, list[tuple[float, int]]] = {measure: [] for measure in MEASURES}
-        for step in series_steps(name):
+        for step in sorted(found.keys() & set(series_steps(name))):
             exact = score(icl_bench.load_model(str(found[step])))
             kept = score(icl_bench.wrap(*load(name, step)))
             for measure in MEASURES:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from icl_bench.errors import ModelError
@@ -44,7 +44,7 @@ def pack(steps: Mapping[int, Path], losses: Mapping[int, float], folder: Path) -
                 for part, values in _shrink(name, file.get_tensor(name)):
                     stacked.setdefault(part, []).append(values)
     tensors = {name: torch.stack(values) for name, values in stacked.items()}
-    save_file(tensors, folder / "series.safetensors")
+    (folder / "series.safetensors").write_bytes(save(tensors))
     digests = {
         str(step): _digest({name: values[index] for name, values in tensors.items()})
         for index, step in enumerate(sorted(steps))
