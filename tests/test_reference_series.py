@@ -268,6 +268,14 @@ def test_checkpoints_are_kept_on_the_way(tmp_path, monkeypatch):
     assert icl_bench.load_model(str(tmp_path / "control-1l")).heads == {0: 12}
 
 
+def test_a_new_process_can_open_them(tmp_path):
+    training.save(training._fresh_model(1, 0), tmp_path / "step-1")
+    code = "import sys, icl_bench; print(icl_bench.load_model(sys.argv[1]).heads)"
+    command = [sys.executable, "-c", code, str(tmp_path / "step-1")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "{0: 12}\n"
+
+
 def test_checkpoints_of_two_trainings_are_not_mixed(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_TOKENS_PER_STEP", 1024)
     (tmp_path / "control-1l" / "step-7").mkdir(parents=True)

@@ -224,6 +224,8 @@ def _load_model(
 ) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
+    # Makes the built-in models' architecture known to transformers: they can be trained anew.
+    importlib.import_module("icl_bench.reference.architecture")
     auto: Any = AutoModelForCausalLM
     try:
         model, info = auto.from_pretrained(
