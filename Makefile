@@ -42,9 +42,12 @@ findings: $(READY)
 	  --icl-model="$(FINDINGS_MODEL)" || test $$? -eq 1
 	$(BIN)/python examples/findings.py reports/findings/*/results.json > docs/findings.md
 
-# The weights of the built-in models, trained anew into their place.
+# The weights of the built-in models and their checkpoints, trained anew; single files go into place.
 reference: $(READY)
-	$(BIN)/icl-bench train-reference icl_bench/reference/weights
+	rm -rf build/reference
+	$(BIN)/icl-bench train-reference build/reference --save-series
+	for name in induction-2l control-1l; do \
+	  cp build/reference/$$name/*.* icl_bench/reference/weights/$$name/ || exit 1; done
 
 # Costs beside plain forwards and beside TransformerLens; on a machine with nothing else to do.
 bench: .venv-bench/.ready

@@ -127,6 +127,11 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--seed", type=int, default=0, metavar="N")
     train.add_argument("--steps", type=int, default=2000, metavar="N", help="default: 2000")
+    train.add_argument(
+        "--save-series",
+        action="store_true",
+        help="keep checkpoints on the way: DIR/MODEL/step-N, and all of them packed as shipped",
+    )
     train.set_defaults(command=_train)
     return parser
 
@@ -280,7 +285,13 @@ def _train(given: argparse.Namespace) -> int:
 
     # The order of sums depends on the number of threads, and the weights on that order.
     torch.set_num_threads(1)
-    summary = train_reference(Path(given.output), seed=given.seed, progress=show, steps=given.steps)
+    summary = train_reference(
+        Path(given.output),
+        seed=given.seed,
+        progress=show,
+        steps=given.steps,
+        save_series=given.save_series,
+    )
     print(json.dumps(summary, indent=1))
     return OK
 

@@ -238,6 +238,21 @@ def test_the_reference_models_can_be_trained_again(
     assert model.heads == {0: 12, 1: 12}
 
 
+def test_their_checkpoints_can_be_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        assert call("train-reference", str(tmp_path / "new"), "--steps=1", "--save-series") == 0
+        assert json.loads(capsys.readouterr().out)["control-1l"]["checkpoints"] == [1]
+        assert call("train-reference", str(tmp_path / "new"), "--steps=1", "--save-series") == 4
+    finally:
+        torch.set_num_threads(threads)
+    assert "holds checkpoints of an earlier training (step-1" in capsys.readouterr().err
+    model = icl_bench.load_model(str(tmp_path / "new" / "control-1l" / "step-1"))
+    assert model.heads == {0: 12}
+
+
 def test_training_for_no_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("train-reference", "--steps=0") == 4
     assert "--steps must be at least 1" in capsys.readouterr().err

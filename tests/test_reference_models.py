@@ -80,7 +80,7 @@ def test_broken_weights_are_one_clear_message(monkeypatch, tmp_path, fault):
 
 def test_the_weights_are_small_and_name_no_machine():
     files = [file for file in reference.WEIGHTS.rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) < 5_000_000
+    assert sum(file.stat().st_size for file in files) < 19_000_000
     for file in files:
         if file.suffix == ".json":
             assert "/" not in json.dumps(json.loads(file.read_text()).get("_name_or_path", ""))

@@ -61,7 +61,8 @@ def _named(spec: ModelSpec, options: RunOptions, found: HubModel | None) -> Any:
         from icl_bench.reference import WEIGHTS
 
         folder = WEIGHTS / spec.target
-        return [spec.target, _files(folder.iterdir()) if folder.is_dir() else None]
+        shipped = _files(folder.iterdir()) if folder.is_dir() else None
+        return [spec.target, spec.revision, shipped]
     if spec.kind == "gguf":
         return _files([Path(spec.target)])
     if spec.kind == "folder":

@@ -135,7 +135,8 @@ def load_parts(
     try:
         if spec.kind == "builtin":
             reference = importlib.import_module("icl_bench.reference")
-            parts = LoadedParts(*reference.load(spec.target))
+            step = None if spec.revision is None else int(spec.revision)
+            parts = LoadedParts(*reference.load(spec.target, step))
         elif spec.kind == "callable":
             from icl_bench.models.calling import call
 

@@ -5,6 +5,7 @@ This file only names them; it does not import torch. `load` does.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,18 +41,45 @@ def is_name(name: str) -> bool:
     return name in NAMES or _SHIFTED.fullmatch(name) is not None
 
 
-def load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def series_steps(name: str) -> tuple[int, ...]:
+    """Return the optimizer steps of which a checkpoint is shipped, ascending; () where none is.
+
+    Args:
+        name: name of a built-in model.
+
+    Raises:
+        ModelError: the list of checkpoints is broken.
+    """
+    return _series(WEIGHTS / name)[0]
+
+
+def training_losses(name: str) -> dict[int, float]:
+    """Return the training loss in nats at every step, as recorded; empty where none was.
+
+    Args:
+        name: name of a built-in model.
+
+    Raises:
+        ModelError: the record is broken.
+    """
+    return dict(enumerate(_series(WEIGHTS / name)[1], start=1))
+
+
+def load(name: str, step: int | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Return a built-in model in evaluation mode, float32 on the CPU, and its tokenizer.
 
     Args:
         name: one of `NAMES`, or `handwired-shift-N`.
+        step: one of `series_steps(name)` for the model as it was then; None for the finished one.
 
     Raises:
-        SpecError: there is no such model; the message names the nearest one.
+        SpecError: there is no such model or checkpoint; the message names the nearest one.
         ModelError: the weights of a trained model are missing or broken.
     """
     if not is_name(name):
         raise SpecError(f"there is no built-in model {name!r}; {nearest(name, NAMES)}")
+    if step is not None:
+        _check_step(name, step)
     from icl_bench.reference.tokenizer import build_tokenizer
 
     model: PreTrainedModel
@@ -61,22 +89,58 @@ def load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
 
         model = handwired(shift=int(shifted[1]) if shifted else 1)
     else:
-        model = _load_trained(WEIGHTS / name)
+        model = _load_trained(WEIGHTS / name, step)
     return model, build_tokenizer(model.config.max_position_embeddings)
 
 
-def _load_trained(folder: Path) -> PreTrainedModel:
+def _series(folder: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Steps and losses that `series.json` lists; none where there is no such file."""
+    file = folder / "series.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        steps = [int(step) for step in content["steps"]]
+        losses = [float(loss) for loss in content["losses"]]
+        if steps != sorted(set(steps)):
+            raise ValueError("its steps are not in order")
+    except FileNotFoundError:
+        return (), ()
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"the list of checkpoints of the built-in model {folder.name!r} cannot be read from "
+            f"{file} ({error}); reinstall icl-bench"
+        ) from None
+    return tuple(steps), tuple(losses)
+
+
+def _check_step(name: str, step: int) -> None:
+    steps = series_steps(name)
+    if not steps:
+        raise SpecError(f"the built-in model {name!r} has no checkpoints, only its final state")
+    if step not in steps:
+        below = [str(other) for other in steps if other < step][-1:]
+        above = [str(other) for other in steps if other > step][:1]
+        raise SpecError(
+            f"the built-in model {name!r} has no checkpoint of step {step}; "
+            f"the nearest: {' and '.join(below + above)}"
+        )
+
+
+def _load_trained(folder: Path, step: int | None) -> PreTrainedModel:
     # By hand, because `from_pretrained` draws a progress bar for two files of a megabyte.
     import torch
     from safetensors.torch import load_file
 
     from icl_bench.reference.architecture import IclReferenceConfig, IclReferenceForCausalLM
+    from icl_bench.reference.packing import read_step
 
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, then overwritten
         try:
             config = IclReferenceConfig.from_json_file(folder / "config.json")
             model = IclReferenceForCausalLM(config)
-            model.load_state_dict(load_file(folder / "model.safetensors"))
+            if step is None:
+                model.load_state_dict(load_file(folder / "model.safetensors"))
+            else:
+                model.load_state_dict(read_step(folder, step))
         except Exception as error:
             why = " ".join(str(error).split())[:200]  # torch lists every weight that does not fit
             raise ModelError(

@@ -1,4 +1,4 @@
-"""Training of the reference models, from fixed seeds."""
+"""Training of the reference models, from fixed seeds, with checkpoints on the way if wanted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from icl_bench.errors import SettingsError
+from icl_bench.reference import packing
 from icl_bench.reference.architecture import (
     IclReferenceAttention,
     IclReferenceConfig,
@@ -26,6 +28,13 @@ MODELS: dict[str, int] = {"induction-2l": 2, "control-1l": 1}
 
 STEPS = 2000
 """Steps of the shipped models."""
+
+# Even in the logarithm at first, closer where the circuit forms.
+SERIES: tuple[int, ...] = (
+    *(1, 4, 16, 64, 128, 200, 300, 400, 450, 500, 550, 600, 650, 700, 750, 800, 850, 900),
+    *(1000, 1100, 1250, 1500, 1750, 2000),
+)
+"""Steps whose checkpoints are kept."""
 
 CONTEXT = 256
 _LENGTHS = (64, 64, 128, 128, 256)
@@ -94,42 +103,93 @@ def train(
 
 
 def train_reference(
-    output_dir: Path | str, seed: int = 0, progress: Progress | None = None, steps: int = STEPS
+    output_dir: Path | str,
+    seed: int = 0,
+    progress: Progress | None = None,
+    steps: int = STEPS,
+    save_series: bool = False,
 ) -> dict[str, Any]:
     """Train both reference models and save each, with the tokenizer, in a folder of its own.
 
+    With `save_series` this folder gets the checkpoints of `SERIES` (and of the last step) as well:
+    each as a model folder `step-N` with the losses so far in a `trainer_state.json`, so that the
+    folder is a series for icl_bench, and all of them packed in `series.safetensors` and
+    `series.json`, as they are shipped.
+
     Returns per model: `losses` (step -> nats, every 50 steps), `scores` as of `evaluate`,
-    `parameters`, `seconds` and `folder`.
+    `parameters`, `seconds`, `folder`, and `checkpoints` (their steps) where they were kept.
 
     Args:
         output_dir: folder to write to; made if missing.
         seed: seed of the weights and of the sequences.
         progress: called with a line of text every 50 steps.
         steps: optimizer steps.
+        save_series: keep checkpoints on the way.
+
+    Raises:
+        SettingsError: checkpoints of an earlier training are there and would be mixed with these.
     """
+    folders = {name: Path(output_dir) / name for name in MODELS}
+    if save_series:
+        for folder in folders.values():
+            _refuse_checkpoints(folder)
     summary: dict[str, Any] = {}
     for name, layers in MODELS.items():
+        folder = folders[name]
         losses: dict[int, float] = {}
+        kept: dict[int, Path] = {}
 
         def keep(
-            step: int, model: nn.Module, loss: float, losses: dict[int, float] = losses
+            step: int,
+            model: IclReferenceForCausalLM,
+            loss: float,
+            folder: Path = folder,
+            losses: dict[int, float] = losses,
+            kept: dict[int, Path] = kept,
         ) -> None:
-            if step % 50 == 0 or step == steps:
-                losses[step] = round(loss, 4)
+            losses[step] = loss
+            if save_series and (step in SERIES or step == steps):
+                kept[step] = folder / f"step-{step}"
+                _save_checkpoint(model, losses, kept[step])
 
         started = time.monotonic()
         model = train(layers, seed, steps, progress, keep)
         seconds = time.monotonic() - started
-        folder = Path(output_dir) / name
         save(model, folder)
         summary[name] = {
             "folder": str(folder),
             "parameters": sum(p.numel() for p in model.parameters()),
             "seconds": round(seconds, 1),
             "scores": {key: round(value, 4) for key, value in evaluate(model).items()},
-            "losses": losses,
+            "losses": {
+                step: round(loss, 4)
+                for step, loss in losses.items()
+                if step % 50 == 0 or step == steps
+            },
         }
+        if save_series:
+            packing.pack(kept, losses, folder)
+            summary[name]["checkpoints"] = list(kept)
     return summary
+
+
+def _refuse_checkpoints(folder: Path) -> None:
+    found = sorted(path.name for path in folder.glob("step-*"))
+    if found:
+        raise SettingsError(
+            f"{str(folder)!r} holds checkpoints of an earlier training ({found[0]} and others); "
+            "give another folder, or remove them"
+        )
+
+
+def _save_checkpoint(
+    model: IclReferenceForCausalLM, losses: dict[int, float], folder: Path
+) -> None:
+    """Save a model in training, and its losses in the form of transformers' Trainer."""
+    save(model, folder)
+    history = [{"step": step, "loss": round(loss, 4)} for step, loss in losses.items()]
+    state = {"global_step": len(losses), "log_history": history}
+    (folder / "trainer_state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
 
 
 def save(model: IclReferenceForCausalLM, folder: Path) -> None:
