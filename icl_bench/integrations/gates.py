@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 from icl_bench.checks import judge
@@ -60,9 +60,10 @@ class Reaches:
     """
 
     metric: str
+    _: KW_ONLY
     above: float | None = None
     below: float | None = None
-    by_step: int = 0
+    by_step: int
 
     def __post_init__(self) -> None:
         if (self.above is None) == (self.below is None):
@@ -137,6 +138,7 @@ class Keeps:
     """
 
     metric: str
+    _: KW_ONLY
     within: float
     from_step: int = 0
 

@@ -123,8 +123,8 @@ class TrainingGate:
         self.history: list[RunRecord] = []
         """Records of every evaluation, without rows of heads and tables."""
         self._said: dict[str, Verdict] = {}
-        from icl_bench.integrations.unwrapping import find_module
         from icl_bench.integrations.untouched import left_as_it_was
+        from icl_bench.integrations.unwrapping import find_module
         from icl_bench.models.opening import wrap
 
         self._module = find_module(model)

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from icl_bench.errors import IclError, ModelError, SettingsError, TrainingGateError
+from icl_bench.errors import ModelError, SettingsError, TrainingGateError
 from icl_bench.integrations.gates import Gate
 from icl_bench.integrations.gating import (
     OnFailure,
@@ -248,6 +248,3 @@ def _tokenizer_of(processing: Any | None) -> Any | None:
 def _folder(args: Any, state: Any) -> Path:
     # The trials of a hyperparameter search share an output folder.
     return Path(args.output_dir) / (getattr(state, "trial_name", None) or "") / FOLDER
-
-
-__all__ = ["BESIDE", "FOLDER", "ICLCallback", "IclError"]
