@@ -19,6 +19,9 @@ from icl_bench.record import GateVerdict, RunRecord, Verdict, read_record
 
 OnFailure = Literal["stop", "raise", "warn"]
 
+FAILED: tuple[Verdict, ...] = ("fail",)
+"""Verdicts of a gate that end training, if nothing else is said."""
+
 log = logging.getLogger("icl_bench.training")
 
 _FILE = re.compile(r"results-step(\d+)\.json")
@@ -112,7 +115,7 @@ class TrainingGate:
         seed: int | None = None,
         batch_size: int | None = None,
         on_failure: OnFailure = "raise",
-        stop_on: Collection[Verdict] = ("fail",),
+        stop_on: Collection[Verdict] = FAILED,
     ) -> None:
         check_choices(every, on_failure, stop_on)
         self.plan = plan_gates(suites, gates, seed)

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from icl_bench.errors import ModelError, SettingsError, TrainingGateError
 from icl_bench.integrations.gates import Gate
 from icl_bench.integrations.gating import (
+    FAILED,
     OnFailure,
     Outcome,
     TrainingGate,
@@ -68,7 +69,7 @@ class ICLCallback(TrainerCallback):
         at_save: bool = True,
         at_start: bool = True,
         on_failure: OnFailure = "stop",
-        stop_on: Collection[Verdict] = ("fail",),
+        stop_on: Collection[Verdict] = FAILED,
         tokenizer: Any | None = None,
         seed: int | None = None,
         batch_size: int | None = None,

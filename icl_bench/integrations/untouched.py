@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from icl_bench.errors import ModelError
@@ -27,8 +27,8 @@ def left_as_it_was(model: PreTrainedModel) -> Iterator[None]:
     wrapper around `forward`, uncompiled. FlashAttention, which takes half precision only, gives
     way to torch's attention where weights are in full precision. Afterwards every attribute of
     every module and config, every buffer, and the state of the random generators of Python,
-    numpy and torch (of the devices that the model is on) are what they were, whatever happened.
-    Weights, gradients and hooks are not touched.
+    numpy and torch (of the devices that the model is on) are what they were, whatever happened,
+    and so are hooks. Weights and gradients are not touched.
 
     Args:
         model: the model, in whatever mode.
@@ -67,9 +67,10 @@ def _take_off(model: PreTrainedModel) -> None:
 @contextmanager
 def _same_random_state(model: PreTrainedModel) -> Iterator[None]:
     python, legacy = random.getstate(), np.random.get_state()
-    accelerators = []
+    accelerators: list[tuple[Any, Tensor, tuple[Any, ...]]] = []
     for device in {p.device for p in model.parameters()}:
-        library = getattr(torch, device.type, None)
+        library: Any = getattr(torch, device.type, None)
+        one: tuple[Any, ...]
         if device.type not in ("cpu", "meta") and hasattr(library, "get_rng_state"):
             one = () if device.type == "mps" else (device,)  # of those there is one
             accelerators.append((library, library.get_rng_state(*one), one))
@@ -86,57 +87,65 @@ def _same_random_state(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def _same_attributes(model: PreTrainedModel) -> Iterator[None]:
-    objects: list[Any] = [*model.modules(), *_configs(model)]
-    before = [dict(vars(one)) for one in objects]
-    buffers = [_Buffers(module) for module in model.modules()]
+    kept = [_Attributes(one) for one in [*model.modules(), *_configs(model)]]
+    buffers = [
+        _Values(f"{type(module).__name__}.{name}", buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     try:
         yield
     finally:
-        for one, attributes in zip(objects, before):
-            now = vars(one)
-            if now.keys() != attributes.keys() or any(
-                now[name] is not value for name, value in attributes.items()
-            ):
-                now.clear()
-                now.update(attributes)
-        for kept in buffers:
-            kept.put_back()
+        for one in (*kept, *buffers):
+            one.put_back()
 
 
-class _Buffers:
-    """The buffers of one module: rotary frequencies follow the length of what was last read."""
+class _Attributes:
+    """The attributes of a module or config, and what its tables of hooks and buffers hold.
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._before = dict(module._buffers)
-        self._versions = {name: _version(tensor) for name, tensor in self._before.items()}
-        self._copies = {
-            name: tensor.detach().clone()
-            for name, tensor in self._before.items()
-            if tensor is not None and tensor.numel() <= _SMALL and not tensor.is_meta
-        }
+    Transformers leaves hooks behind where attention matrices were asked for, and rotary
+    frequencies are replaced when the length of what is read changes.
+    """
+
+    def __init__(self, one: Any) -> None:
+        self._tables = [(vars(one), dict(vars(one)))]
+        self._tables += [
+            (value, dict(value))
+            for name, value in vars(one).items()
+            if name.startswith("_") and isinstance(value, dict)
+        ]
 
     def put_back(self) -> None:
-        buffers = self._module._buffers
-        if buffers.keys() != self._before.keys() or any(
-            buffers[name] is not tensor for name, tensor in self._before.items()
-        ):
-            buffers.clear()
-            buffers.update(self._before)
-        for name, tensor in self._before.items():
-            if tensor is None or _version(tensor) == self._versions[name]:
-                continue
-            if name not in self._copies:
-                raise ModelError(
-                    f"{type(self._module).__name__} wrote into its buffer {name!r} while it was "
-                    "measured; it cannot be put back"
-                )
-            with torch.no_grad():
-                tensor.copy_(self._copies[name])
+        for table, before in self._tables:
+            if table.keys() != before.keys() or any(
+                table[name] is not value for name, value in before.items()
+            ):
+                table.clear()
+                table.update(before)
 
 
-def _version(tensor: Tensor | None) -> int:
-    return 0 if tensor is None or tensor.is_inference() else tensor._version
+class _Values:
+    """The values of one buffer; a copy is kept of small ones only."""
+
+    def __init__(self, name: str, buffer: Tensor) -> None:
+        self._name, self._buffer, self._version = name, buffer, _version(buffer)
+        small = buffer.numel() <= _SMALL and not buffer.is_meta
+        self._copy = buffer.detach().clone() if small else None
+
+    def put_back(self) -> None:
+        if _version(self._buffer) == self._version:
+            return
+        if self._copy is None:
+            raise ModelError(
+                f"the model wrote into its buffer {self._name} while it was measured, and it "
+                "cannot be put back"
+            )
+        with torch.no_grad():
+            self._buffer.copy_(self._copy)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _configs(model: PreTrainedModel) -> list[Any]:
