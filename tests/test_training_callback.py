@@ -1,4 +1,4 @@
-"""ICLCallback in a Trainer: what is logged and written, what stops, and that nothing else changes."""
+"""ICLCallback in a Trainer: what is logged and written, what stops, what is left alone."""
 
 from __future__ import annotations
 

@@ -96,8 +96,10 @@ def _same_attributes(model: PreTrainedModel) -> Iterator[None]:
     try:
         yield
     finally:
-        for one in (*kept, *buffers):
+        for one in kept:
             one.put_back()
+        for values in buffers:
+            values.put_back()
 
 
 class _Attributes:
