@@ -69,20 +69,17 @@ def test_the_test_can_fail():
         assert name in found
 
 
-def test_not_even_when_the_measurement_breaks(suite, monkeypatch):
+def test_not_even_when_the_measurement_breaks(suite):
     model = in_training("llama")
     gate = TrainingGate(model, [suite])
-    before = state_of(model)
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(model.model.layers[1].mlp, "forward", interrupted)
-        inside = state_of(model)
-        with pytest.raises(KeyboardInterrupt):
-            gate.check(1)
-        assert differences(inside, state_of(model)) == []
+    model.model.layers[1].mlp.forward = interrupted
+    before = state_of(model)
+    with pytest.raises(KeyboardInterrupt):
+        gate.check(1)
     assert differences(before, state_of(model)) == []
 
 
