@@ -99,6 +99,16 @@ def test_gates_are_made_without_torch():
     assert loaded_after(statement) & {"torch", "transformers", "pandas"} == set()
 
 
+def test_the_names_for_training_loops_are_those_of_the_docs():
+    from icl_bench import integrations
+
+    text = (PACKAGE.parent / "docs" / "training.md").read_text()
+    for name in integrations.__all__:
+        assert callable(getattr(integrations, name))
+        assert name in text
+    assert dir(integrations) == sorted(integrations.__all__)
+
+
 def test_nothing_else_imports_the_integrations():
     for path in PACKAGE.rglob("*.py"):
         if room_of(path) != "integrations":

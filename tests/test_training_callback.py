@@ -13,9 +13,9 @@ from trained import write_suite
 
 import icl_bench
 from icl_bench.errors import InputError, SettingsError, TrainingGateError, UnsupportedModel
-from icl_bench.integrations import ICLCallback, Keeps, Reaches
+from icl_bench.integrations import ICLCallback, Keeps, Passes, Reaches
 
-pytest.importorskip("accelerate")
+pytest.importorskip("accelerate", minversion="1.3")
 
 INDUCTION = "icl/small/repeats/induction_max"
 
@@ -265,6 +265,22 @@ def test_a_run_that_goes_on_from_a_checkpoint_looks_back_beyond_it(make, suite, 
     trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
     assert [one.step for one in callback.history] == [0, 2, 4, 5]
     assert trainer.state.global_step == 5 and callback.history[-1].gates[0].verdict == "fail"
+
+
+def test_a_run_that_goes_on_without_earlier_records_is_measured_first(make, suite, tmp_path):
+    make(save_strategy="steps", save_steps=3).train()
+    callback = ICLCallback([suite])
+    checkpoint = str(tmp_path / "run" / "checkpoint-3")
+    make(callback).train(resume_from_checkpoint=checkpoint)
+    assert [one.step for one in callback.history] == [3, 6]
+
+
+def test_a_gate_that_fails_at_the_start_ends_training_after_one_step(make, suite):
+    callback = ICLCallback([suite], [Passes()])
+    trainer = make(callback, builtin("control-1l"), rows=Rows(vocabulary=400))
+    trainer.train()
+    assert trainer.state.global_step == 1
+    assert "has-induction-heads (fail: needed > 0.4" in callback.failures[0]
 
 
 def test_saving_that_is_decided_late_is_measured_too(make, suite, tmp_path):

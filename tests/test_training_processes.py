@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from trained import write_suite
 
-pytest.importorskip("accelerate")
+pytest.importorskip("accelerate", minversion="1.3")
 
 SCRIPT = """\
 import sys

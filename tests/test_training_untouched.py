@@ -93,11 +93,13 @@ def test_random_draws_of_the_model_are_put_back():
 
 def test_rotary_frequencies_that_follow_the_length(suite):
     """Dynamic scaling keeps the frequencies of the longest sequence that was read."""
-    # Longer than the suite's sequences, and than what the model was made for.
-    model = families.build("llama", rope_parameters={"rope_type": "dynamic", "factor": 4.0,
-                                                     "rope_theta": 1e4})  # fmt: skip
+    scaling = {"rope_type": "dynamic", "factor": 4.0}
+    if tf.__version__.startswith("4."):
+        model = families.build("llama", rope_scaling=scaling)
+    else:
+        model = families.build("llama", rope_parameters={**scaling, "rope_theta": 1e4})
     rotary = model.model.rotary_emb
-    model(torch.arange(3, 93).repeat(2)[None, :150])
+    model(torch.arange(3, 93).repeat(2)[None, :150])  # the model was made for 128
     assert rotary.max_seq_len_cached == 150
     before = state_of(model)
     with left_as_it_was(model):

@@ -47,7 +47,8 @@ class ICLCallback(TrainerCallback):
         gates: what must hold.
         every: steps between evaluations; None for none by rhythm.
         at_save: measure what is saved.
-        at_start: measure before the first step: what fine-tuning starts from.
+        at_start: measure before the first step: what fine-tuning starts from. A gate that fails
+            there ends training after the first step.
         on_failure: a failed gate ends training as if it had run to its end, with a last
             checkpoint; then `raise` raises TrainingGateError from `train()`, `stop` does not.
             `warn` only logs it.
@@ -133,7 +134,7 @@ class ICLCallback(TrainerCallback):
 
         known = self._on_main(state, prepare)
         self._step = known[-1] if known else None
-        if self.at_start and state.global_step == 0:
+        if self.at_start:
             self._evaluate(args, state, control)
         return control
 
