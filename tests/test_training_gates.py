@@ -131,9 +131,9 @@ class TestKeeps:
         assert self.judge(scored(0.5, 0.9, 0.85, 0.83)).verdict == "pass"
         found = self.judge(scored(0.5, 0.9, 0.85, 0.7))
         assert found.verdict == "fail"
-        assert found.reason.startswith("0.9 ± 0.0035 at step 200, 0.7 ± 0.0035 now: loss 0.2")
+        assert found.reason.startswith("0.9 ± 0.0035 at step 200, 0.7 ± 0.0035 now: drop 0.2")
 
-    def test_a_rise_is_no_loss(self):
+    def test_a_rise_is_no_drop(self):
         assert self.judge(scored(0.1, 0.9)).verdict == "pass"
 
     def test_samples_of_the_same_tokens_are_paired(self):
@@ -147,7 +147,7 @@ class TestKeeps:
         history[1].measurements["gate/repeats"].tokens_sha256 = "b"
         assert self.judge(history).verdict == "inconclusive"
 
-    def test_where_less_is_better_a_rise_is_the_loss(self):
+    def test_where_less_is_better_a_rise_is_the_drop(self):
         gate = Keeps("induction_control", within=0.1)
         history = [
             record(step, {"induction_control": around(mean)})

@@ -124,14 +124,14 @@ class Keeps:
     """A metric stays within some distance of the best that the run has measured.
 
     Best is the highest where more is better, the lowest where less is. It fails when the whole
-    interval of the loss lies beyond `within`: over the differences of each sequence where both
+    interval of the drop lies beyond `within`: over the differences of each sequence where both
     evaluations had the same tokens, else over the two means. What could be measured before and
     cannot now is lost.
 
     Args:
         metric: `METRIC`, or with its measurement `NAME/METRIC`, or `SUITE/NAME/METRIC`.
-        within: the largest loss that is let pass, in the metric's unit.
-        from_step: evaluations before this step count neither as best nor as a loss.
+        within: the largest drop that is let pass, in the metric's unit.
+        from_step: evaluations before this step count neither as best nor as a drop.
 
     Raises:
         SettingsError: `within` or `from_step` is negative.
@@ -185,11 +185,11 @@ class Keeps:
                 return self._say("error", missing[1])
             return self._say("fail", f"it was {then}, and cannot be measured now: {missing[1]}")
         key, _ = find_metric(self.metric, plan)
-        loss = difference(highest, metric, sign, same_tokens=_same_tokens(best, now, key))
-        verdict, why = judge(loss, "at_most", self.within, exact=loss.exact)
+        drop = difference(highest, metric, sign, same_tokens=_same_tokens(best, now, key))
+        verdict, why = judge(drop, "at_most", self.within, exact=drop.exact)
         shown = f"{then}, {numbers.estimate(metric.value, metric.stderr)} now"
-        lost = numbers.estimate(loss.value, loss.stderr)
-        return self._say(verdict, f"{shown}: loss {lost}" + (f" ({why})" if why else ""))
+        lost = numbers.estimate(drop.value, drop.stderr)
+        return self._say(verdict, f"{shown}: drop {lost}" + (f" ({why})" if why else ""))
 
     def _say(self, verdict: Verdict, reason: str) -> GateVerdict:
         return GateVerdict(gate=self.name, verdict=verdict, reason=reason)
