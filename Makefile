@@ -55,6 +55,7 @@ bench: .venv-bench/.ready
 	.venv-bench/bin/python benchmarks/memory.py $(BENCH_MODEL)
 	.venv-bench/bin/python benchmarks/sweep_cost.py $(BENCH_MODEL)
 	.venv-bench/bin/python benchmarks/suite_cost.py $(BENCH_MODEL)
+	.venv-bench/bin/python benchmarks/training_cost.py $(BENCH_MODEL)
 
 # The tests on the oldest versions that pyproject.toml allows, and on the newest there are. A plain
 # torch may bring several GB for GPUs along.

@@ -9,7 +9,8 @@ IclError                    one message, fit to be shown as it is
  +-- ModelError             the model failed: its items are errors, the rest goes on
  |    '-- UnsupportedModel  no attention path gives right numbers on this model
  +-- MeasurementError       a measurement failed on a model that works: its items are errors
- '-- NotMeasurable          this model has nothing to measure here: its items are skipped
+ +-- NotMeasurable          this model has nothing to measure here: its items are skipped
+ '-- TrainingGateError      a gate of a training run does not hold
 """
 
 from __future__ import annotations
@@ -56,6 +57,10 @@ class MeasurementError(IclError):
 
 class NotMeasurable(IclError):
     """The quantity does not exist on this model; carries the reason for the skip."""
+
+
+class TrainingGateError(IclError):
+    """A gate of a training run does not hold; the message says which, when and by what numbers."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

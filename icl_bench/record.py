@@ -172,6 +172,17 @@ class SuiteRef(_Part):
     description: str | None = None
 
 
+class GateVerdict(_Part):
+    """One gate of a training run as it stood at one step."""
+
+    gate: str
+    """What must hold, in words."""
+    verdict: Verdict
+    """`skipped`: not due yet."""
+    reason: str
+    """By what numbers."""
+
+
 class RunRecord(_Part):
     """Everything one run measured on one model."""
 
@@ -188,6 +199,10 @@ class RunRecord(_Part):
     measurements: dict[str, Measurement] = Field(default_factory=dict)
     """`SUITE/NAME` -> measurement."""
     checks: list[Check] = Field(default_factory=list)
+    step: int | None = None
+    """Optimizer steps that the model had behind it, where it was measured in training."""
+    gates: list[GateVerdict] = Field(default_factory=list)
+    """The training run's gates as they stood at that step."""
 
     model_config = ConfigDict(
         extra="ignore", allow_inf_nan=False, populate_by_name=True, protected_namespaces=()

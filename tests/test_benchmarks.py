@@ -76,6 +76,18 @@ def test_a_suite_is_counted_in_forward_passes(monkeypatch, capsys, tmp_path) -> 
     assert rows[0][1:3] == ["4", "0"]
 
 
+def test_an_evaluation_is_timed_in_training_steps(monkeypatch, capsys, tmp_path) -> None:
+    suite = tmp_path / "tiny.yaml"
+    suite.write_text(
+        "icl_suite: 1\nname: tiny\ndefaults: {sequences: 4, period: 8}\n"
+        "measure:\n  repeats: {probe: induction, control: false}\n"
+        "checks:\n  - {id: some, on: repeats, metric: induction_max, above: 0}\n"
+    )
+    arguments = ["--suite", str(suite), "--rows", "2", "--length", "16", "--rounds", "1"]
+    rows = run(monkeypatch, capsys, "training_cost.py", "builtin:induction-2l", *arguments)
+    assert float(rows[0][1]) > 0 and rows[0][3].endswith("%")
+
+
 def test_layers_that_are_passed_over_count_nothing() -> None:
     counted = importlib.import_module("suite_cost").counted
     model = icl_bench.load_model("builtin:handwired")

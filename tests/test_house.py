@@ -94,6 +94,31 @@ def loaded_after(statement: str) -> set[str]:
 def test_importing_the_package_loads_nothing_heavy():
     assert loaded_after("import icl_bench") == set()
     assert loaded_after("import icl_bench.plugin") == set()
+    assert loaded_after("import icl_bench.integrations") == set()
+
+
+def test_gates_are_made_without_torch():
+    statement = (
+        "from icl_bench.integrations import Keeps, Passes, Reaches\n"
+        "Reaches('induction_max', above=0.4, by_step=10), Keeps('gain', within=1), Passes('gate')"
+    )
+    assert loaded_after(statement) & {"torch", "transformers", "pandas"} == set()
+
+
+def test_the_names_for_training_loops_are_those_of_the_docs():
+    from icl_bench import integrations
+
+    text = (PACKAGE.parent / "docs" / "training.md").read_text()
+    for name in integrations.__all__:
+        assert callable(getattr(integrations, name))
+        assert name in text
+    assert dir(integrations) == sorted(integrations.__all__)
+
+
+def test_nothing_else_imports_the_integrations():
+    for path in PACKAGE.rglob("*.py"):
+        if room_of(path) != "integrations":
+            assert "integrations" not in imported_rooms(path.read_text())
 
 
 def test_the_test_about_heavy_imports_can_fail():

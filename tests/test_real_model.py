@@ -7,6 +7,7 @@ import torch
 from real_model import find_smollm2
 
 import icl_bench
+from icl_bench.integrations import Reaches, TrainingGate
 from icl_bench.measures.copying import repeated_targets
 from icl_bench.measures.tokens import draw_plain, draw_repeated
 from icl_bench.models.ablation import Replacement
@@ -38,6 +39,28 @@ def test_the_model_is_read_through_the_fused_kernel(model):
     assert (model.attention, model.layers, model.parameters) == ("fused", 30, 134_515_008)
     assert set(model.heads.values()) == {9} and model.bos == 1
     assert len(model.vocabulary) == 49_135
+
+
+def test_it_is_measured_in_training_as_it_is_without(model, tmp_path):
+    suite = tmp_path / "tiny.yaml"
+    suite.write_text(
+        "icl_suite: 1\nname: tiny\ndefaults: {sequences: 4, period: 16}\n"
+        "measure: {repeats: {probe: induction, control: false}}\n"
+        "checks: [{id: some, on: repeats, metric: induction_max, above: 0.4}]\n"
+    )
+    expected = icl_bench.run([suite], model, cache=False)
+    gates = [Reaches("induction_max", above=0.4, by_step=1)]
+    try:
+        found = TrainingGate(model.model.train(), [suite], gates, tokenizer=model.tokenizer).check(
+            1
+        )
+        assert all(module.training for module in model.model.modules())
+    finally:
+        model.model.eval()
+    metrics = found.record.measurements["tiny/repeats"].metrics
+    assert metrics == expected.measurements["tiny/repeats"].metrics
+    assert found.record.gates[0].verdict == "pass"
+    assert found.record.model.fingerprint == expected.model.fingerprint
 
 
 def test_eight_heads_are_above_the_bound_and_18_6_is_first(scores):

@@ -1,0 +1,333 @@
+"""Suites and gates on a model while it is trained: one evaluation a call, the model untouched."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from icl_bench.errors import RecordError, SettingsError, TrainingGateError, nearest
+from icl_bench.integrations.gates import Gate
+from icl_bench.models.spec import ModelSpec, slugs
+from icl_bench.options import RunOptions
+from icl_bench.plan import Plan, make_plan
+from icl_bench.record import GateVerdict, RunRecord, Verdict, read_record
+
+OnFailure = Literal["stop", "raise", "warn"]
+
+FAILED: tuple[Verdict, ...] = ("fail",)
+"""Verdicts of a gate that end training, if nothing else is said."""
+
+log = logging.getLogger("icl_bench.training")
+
+_FILE = re.compile(r"results-step(\d+)\.json")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one evaluation found.
+
+    Args:
+        record: everything measured, with the step and the gates' verdicts.
+        failures: gates that do not hold, in words; empty when training may go on.
+        stop: whether training is to stop here.
+        seconds: wall time of the evaluation.
+        path: where the record was written, or None.
+    """
+
+    record: RunRecord
+    failures: tuple[str, ...]
+    stop: bool
+    seconds: float
+    path: Path | None
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that the model had behind it."""
+        assert self.record.step is not None
+        return self.record.step
+
+    def scalars(self) -> dict[str, float]:
+        """Return everything that loggers can draw.
+
+        Returns:
+            `icl/SUITE/NAME/METRIC` -> value of every metric that was measured; for each suite
+            `icl/SUITE/checks_passed`, `checks_failed` (broken ones too) and
+            `checks_inconclusive`; with gates `icl/gates_failed`; `icl/seconds`.
+        """
+        found = {
+            f"icl/{key}/{name}": metric.value
+            for key, taken in self.record.measurements.items()
+            for name, metric in taken.metrics.items()
+        }
+        kinds = {"passed": ("pass",), "failed": ("fail", "error"), "inconclusive": None}
+        for suite in self.record.suites:
+            verdicts = [one.verdict for one in self.record.checks if one.suite == suite.name]
+            for kind, names in kinds.items():
+                count = sum(verdict in (names or (kind,)) for verdict in verdicts)
+                found[f"icl/{suite.name}/checks_{kind}"] = float(count)
+        if self.record.gates:
+            failed = sum(one.verdict == "fail" for one in self.record.gates)
+            found["icl/gates_failed"] = float(failed)
+        return found | {"icl/seconds": self.seconds}
+
+
+class TrainingGate:
+    """Measures a model that is being trained, and says whether training may go on.
+
+    The model is checked and wrapped once; an evaluation then costs its forward passes and the
+    digest of the weights. Each leaves the module as it was (`untouched.left_as_it_was`).
+
+    Args:
+        model: what is trained: a transformers model, or one wrapped by torch.compile,
+            DistributedDataParallel, PEFT (LoRA).
+        suites: names of shipped suites, or paths.
+        gates: what must hold.
+        every: an evaluation is due each so many steps; None for no such rhythm.
+        tokenizer: the model's, or None (text items are then skipped).
+        folder: where records are written, `results-stepSTEP.json`; None for nowhere.
+        name: the run's name in records.
+        seed: overrides the suites' seeds.
+        batch_size: rows of a forward pass; None to choose.
+        on_failure: what a failed gate does: raise TrainingGateError, set `Outcome.stop`, or
+            be logged only.
+        stop_on: the verdicts that count as failed.
+
+    Raises:
+        InputError: a suite, a gate or an argument is wrong.
+        ModelError: the model cannot be measured while it is trained.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        suites: Sequence[str | Path] = ("gate",),
+        gates: Sequence[Gate] = (),
+        *,
+        every: int | None = None,
+        tokenizer: Any | None = None,
+        folder: str | Path | None = None,
+        name: str = "training",
+        seed: int | None = None,
+        batch_size: int | None = None,
+        on_failure: OnFailure = "raise",
+        stop_on: Collection[Verdict] = FAILED,
+    ) -> None:
+        check_choices(every, on_failure, stop_on)
+        self.plan = plan_gates(suites, gates, seed)
+        self.gates, self.every = tuple(gates), every
+        self.folder = None if folder is None else Path(folder)
+        self.name, self.seed = name, seed
+        self.on_failure, self.stop_on = on_failure, frozenset(stop_on)
+        self.history: list[RunRecord] = []
+        """Records of every evaluation, without rows of heads and tables."""
+        self._said: dict[str, Verdict] = {}
+        from icl_bench.integrations.untouched import left_as_it_was
+        from icl_bench.integrations.unwrapping import find_module
+        from icl_bench.models.opening import wrap
+
+        self._module = find_module(model)
+        with left_as_it_was(self._module):
+            self._model = wrap(self._module, tokenizer, batch_size=batch_size)
+
+    def is_due(self, step: int) -> bool:
+        """Whether an evaluation is due at a step: by `every`, or because a gate asks for it.
+
+        Args:
+            step: optimizer steps made.
+        """
+        return is_due(step, self.every, self.gates)
+
+    def check(self, step: int) -> Outcome:
+        """Measure the model as it is now, write the record, judge the gates.
+
+        Args:
+            step: optimizer steps made; more than at the evaluation before.
+
+        Raises:
+            TrainingGateError: a gate does not hold, with `on_failure="raise"`.
+            SettingsError: the step is not a later one.
+        """
+        if step < 0 or (self.history and step <= self.history[-1].step):  # type: ignore[operator]
+            raise SettingsError(f"step {step} was evaluated, or steps after it were")
+        started = time.perf_counter()
+        record = self._measure(step)
+        record.gates = self._judge([*self.history, record])
+        path = None
+        if self.folder is not None:
+            path = record.write(self.folder / f"results-step{step}.json")
+        self.history.append(without_rows(record))
+        failures = tuple(
+            f"{one.gate}: {one.reason}" for one in record.gates if one.verdict in self.stop_on
+        )
+        self._tell(record)
+        seconds = round(time.perf_counter() - started, 3)
+        stop = bool(failures) and self.on_failure != "warn"
+        outcome = Outcome(record, failures, stop, seconds, path)
+        if failures and self.on_failure == "raise":
+            raise TrainingGateError(explain(failures))
+        return outcome
+
+    def recall(self, step: int, steps: Collection[int] | None = None) -> None:
+        """Take in the evaluations that the run had made when it was at a step.
+
+        For a run that goes on from a checkpoint: gates then look back beyond it.
+
+        Args:
+            step: steps that the checkpoint has behind it.
+            steps: the evaluations to take in; None for all up to `step` that `folder` has.
+        """
+        if self.folder is None or not self.folder.is_dir():
+            return
+        found = {
+            int(match[1]): path
+            for path in self.folder.iterdir()
+            if (match := _FILE.fullmatch(path.name))
+        }
+        self.history.clear()
+        for number in sorted(found):
+            if number > step or (steps is not None and number not in steps):
+                continue
+            try:
+                record = read_record(found[number])
+            except RecordError as error:
+                log.warning("icl_bench: an earlier evaluation is left out: %s", error)
+                continue
+            self.history.append(without_rows(record.model_copy(update={"step": number})))
+
+    def _measure(self, step: int) -> RunRecord:
+        from icl_bench.integrations.untouched import left_as_it_was
+        from icl_bench.runner import ModelRun
+
+        spec = ModelSpec(f"{self.name}@{step}", "callable", self.name)
+        options = RunOptions(seed=self.seed, cache=False)
+        with left_as_it_was(self._module):
+            run = ModelRun(spec, slugs([spec])[0], self.plan, options, model=self._model)
+            record = run.run()
+        return record.model_copy(update={"step": step})
+
+    def _judge(self, history: Sequence[RunRecord]) -> list[GateVerdict]:
+        return [gate.judge(history, self.plan) for gate in self.gates]
+
+    def _tell(self, record: RunRecord) -> None:
+        """Log the gates whose verdict is another than at the evaluation before."""
+        for key, taken in record.measurements.items():
+            if taken.status == "error":
+                log.warning("icl_bench, step %s: %s: %s", record.step, key, taken.reason)
+        for one in record.gates:
+            if self._said.get(one.gate) == one.verdict:
+                continue
+            self._said[one.gate] = one.verdict
+            level = logging.INFO if one.verdict in ("pass", "skipped") else logging.WARNING
+            log.log(level, "icl_bench gate: %s: %s (%s)", one.gate, one.verdict, one.reason)
+
+
+def probe_training(
+    model: Any,
+    suites: Sequence[str | Path] = ("gate",),
+    *,
+    step: int,
+    tokenizer: Any | None = None,
+    folder: str | Path | None = None,
+    name: str = "training",
+    seed: int | None = None,
+) -> RunRecord:
+    """Measure a model in training once and leave it as it was.
+
+    For more than one evaluation of a run use `TrainingGate`, which checks the model once only.
+
+    Args:
+        model: see `TrainingGate`.
+        suites: names of shipped suites, or paths.
+        step: optimizer steps made.
+        tokenizer: the model's, or None (text items are then skipped).
+        folder: where the record is written, `results-stepSTEP.json`; None for nowhere.
+        name: the run's name in the record.
+        seed: overrides the suites' seeds.
+
+    Raises:
+        InputError: a suite or an argument is wrong.
+        ModelError: the model cannot be measured while it is trained.
+    """
+    gate = TrainingGate(model, suites, tokenizer=tokenizer, folder=folder, name=name, seed=seed)
+    return gate.check(step).record
+
+
+def plan_gates(suites: Sequence[str | Path], gates: Sequence[Gate], seed: int | None) -> Plan:
+    """Resolve suites into what an evaluation measures, and check that gates fit to it.
+
+    Args:
+        suites: names of shipped suites, or paths.
+        gates: what must hold.
+        seed: overrides the suites' seeds.
+
+    Raises:
+        InputError: a suite or a gate is wrong.
+    """
+    from icl_bench.suite import find_suite
+
+    if isinstance(suites, (str, Path)):
+        raise SettingsError(f"suites: a list is needed, [{str(suites)!r}]")
+    plan = make_plan([find_suite(str(name)) for name in suites], seed=seed)
+    for gate in gates:
+        gate.validate(plan)
+    return plan
+
+
+def check_choices(every: int | None, on_failure: str, stop_on: Collection[str]) -> None:
+    """Raise SettingsError when an argument is none of those there are.
+
+    Args:
+        every: steps between evaluations, or None.
+        on_failure: stop, raise or warn.
+        stop_on: verdicts.
+    """
+    if every is not None and every < 1:
+        raise SettingsError("'every' has to be 1 or more steps, or None")
+    if on_failure not in get_args(OnFailure):
+        hint = nearest(on_failure, get_args(OnFailure))
+        raise SettingsError(f"unknown on_failure {on_failure!r}; {hint}")
+    if isinstance(stop_on, str):
+        raise SettingsError(f"stop_on: a list is needed, [{stop_on!r}]")
+    for verdict in stop_on:
+        if verdict not in get_args(Verdict):
+            hint = nearest(verdict, get_args(Verdict))
+            raise SettingsError(f"unknown verdict {verdict!r} in stop_on; {hint}")
+
+
+def is_due(step: int, every: int | None, gates: Sequence[Gate]) -> bool:
+    """Whether an evaluation is due at a step.
+
+    Args:
+        step: optimizer steps made.
+        every: steps between evaluations, or None.
+        gates: each may ask for steps of its own.
+    """
+    by_rhythm = every is not None and step > 0 and step % every == 0
+    return by_rhythm or any(step in gate.steps for gate in gates if step > 0)
+
+
+def without_rows(record: RunRecord) -> RunRecord:
+    """Return a record without rows of heads and tables, which no gate reads.
+
+    Args:
+        record: of one evaluation.
+    """
+    slim = {
+        key: taken.model_copy(update={"heads": [], "tables": {}})
+        for key, taken in record.measurements.items()
+    }
+    return record.model_copy(update={"measurements": slim})
+
+
+def explain(failures: Sequence[str]) -> str:
+    """Return why a run stops, in one line.
+
+    Args:
+        failures: gates that do not hold, in words.
+    """
+    return "training gate: " + "; ".join(failures)

@@ -1,0 +1,72 @@
+"""The transformers model inside what training puts around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from icl_bench.errors import ModelError, UnsupportedModel
+
+_CONTAINERS = ("DistributedDataParallel", "DataParallel", "DeepSpeedEngine", "DummyDDP")
+"""Classes that hold the model as `module`."""
+_SHARDED = ("FullyShardedDataParallel", "XlaFullyShardedDataParallel", "FSDPModule")
+ADVICE = "measure the checkpoints that training saves instead"
+
+
+def find_module(model: Any) -> PreTrainedModel:
+    """Return the transformers model that shares its weights with `model`.
+
+    Taken off are torch.compile, DistributedDataParallel, DataParallel, DeepSpeed's engine, and
+    PEFT's outer layers (adapters that sit in the model, such as LoRA, stay and are measured).
+
+    Args:
+        model: what is trained.
+
+    Raises:
+        UnsupportedModel: no single process holds its weights, or PEFT adds tokens to each prompt.
+        ModelError: there is no transformers model in it.
+    """
+    outer = type(model).__name__
+    while True:
+        names = {cls.__name__ for cls in type(model).__mro__}
+        if names & set(_SHARDED):
+            raise UnsupportedModel(
+                f"{outer}: its weights are spread over processes (FSDP); {ADVICE}"
+            )
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and names & set(_CONTAINERS):
+            inner = model.module
+        if inner is None and "PeftModel" in names:
+            if getattr(model.active_peft_config, "is_prompt_learning", False):
+                raise UnsupportedModel(
+                    f"{outer}: its adapter puts tokens of its own before each prompt "
+                    f"({type(model.active_peft_config).__name__}), and heads are read without them"
+                )
+            inner = model.get_base_model()
+        if inner is None:
+            break
+        model = inner
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(
+            "what is trained has to be a transformers model (PreTrainedModel), or one wrapped for "
+            f"training, not {outer}"
+        )
+    _refuse_parts(model)
+    return model
+
+
+def _refuse_parts(model: nn.Module) -> None:
+    """Raise UnsupportedModel when this process holds only a part of the weights."""
+    for module in model.modules():
+        if {cls.__name__ for cls in type(module).__mro__} & set(_SHARDED):
+            raise UnsupportedModel(
+                f"{type(model).__name__}: its weights are spread over processes (FSDP); {ADVICE}"
+            )
+    for name, parameter in model.named_parameters():
+        kinds = {cls.__name__ for cls in type(parameter).__mro__}
+        if "DTensor" in kinds or (hasattr(parameter, "ds_id") and parameter.numel() == 0):
+            raise UnsupportedModel(
+                f"{type(model).__name__}: {name} is spread over processes; {ADVICE}"
+            )

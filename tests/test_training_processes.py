@@ -1,0 +1,75 @@
+"""Two processes train one model: one measures, both stop, and neither waits for ever."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from trained import write_suite
+
+pytest.importorskip("accelerate", minversion="1.3")
+
+SCRIPT = """\
+import sys
+import transformers as tf
+from test_training_callback import Rows
+import icl_bench
+from icl_bench.integrations import ICLCallback, Reaches, TrainingGate
+
+suite, folder = sys.argv[1:]
+
+def train(name):
+    model = icl_bench.load_model(f"builtin:{name}").model
+    arguments = tf.TrainingArguments(
+        output_dir=f"{folder}/{name}", max_steps=4, per_device_train_batch_size=4,
+        learning_rate=1e-6, save_steps=2, report_to=[], use_cpu=True, disable_tqdm=True)
+    callback = ICLCallback([suite], [Reaches("induction_max", above=0.4, by_step=3)])
+    trainer = tf.Trainer(model, arguments, train_dataset=Rows(vocabulary=400), callbacks=[callback])
+    trainer.train()
+    wrapped = type(trainer.model_wrapped).__name__
+    logged = [one["step"] for one in trainer.state.log_history if "icl/seconds" in one]
+    # One write a line: two processes share the pipe.
+    sys.stdout.write(f"{name}: {wrapped}, {trainer.state.global_step}, {logged}, "
+                     f"measured {len(callback.history)}, failed {len(callback.failures)}\\n")
+    sys.stdout.flush()
+
+train("induction-2l")
+train("control-1l")
+
+def broken(self, step):
+    raise RuntimeError("it broke")
+
+TrainingGate.check = broken
+try:
+    train("handwired")
+except Exception as error:
+    sys.stdout.write(f"handwired: {type(error).__name__}: {error}\\n")
+    sys.stdout.flush()
+"""
+
+
+def test_the_main_process_measures_and_all_obey(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    here = Path(__file__).parent
+    known = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+         str(script), str(write_suite(tmp_path)), str(tmp_path)],
+        capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": known, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    names = ("induction-2l", "control-1l", "handwired")
+    lines = sorted(line for line in done.stdout.splitlines() if line.startswith(names))
+    assert lines == [
+        "control-1l: DistributedDataParallel, 3, [0, 2, 3], measured 0, failed 1",
+        "control-1l: DistributedDataParallel, 3, [0, 2, 3], measured 3, failed 1",
+        "handwired: ModelError: the main process: RuntimeError: it broke",
+        "handwired: RuntimeError: it broke",
+        "induction-2l: DistributedDataParallel, 4, [0, 2, 3, 4], measured 0, failed 0",
+        "induction-2l: DistributedDataParallel, 4, [0, 2, 3, 4], measured 4, failed 0",
+    ]
