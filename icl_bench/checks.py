@@ -161,14 +161,33 @@ def all_decided(
 def applies(spec: CheckSpec | QuizSpec, model_spec: str, slug: str) -> bool:
     """Whether a check is meant for a model: its `models` globs match spec or slug, or it has none.
 
+    A glob that begins with `!` leaves out what the rest of it matches, whatever others say.
+
     Args:
         spec: the check or quiz item.
         model_spec: the model's spec as the record states it.
         slug: the model's slug.
     """
-    return not spec.models or any(
-        fnmatch.fnmatchcase(name, glob) for glob in spec.models for name in (model_spec, slug)
-    )
+
+    def match(glob: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, glob) for name in (model_spec, slug))
+
+    meant, left_out = _split_globs(spec.models or ())
+    return (not meant or any(map(match, meant))) and not any(map(match, left_out))
+
+
+def _split_globs(globs: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Globs of the models that a check is meant for, and of those that it leaves out."""
+    globs = list(globs)
+    left_out = [glob[1:] for glob in globs if glob.startswith("!")]
+    return [glob for glob in globs if not glob.startswith("!")], left_out
+
+
+def _explain_models(globs: Iterable[str]) -> str:
+    meant, left_out = _split_globs(globs)
+    words = ["applies only to " + ", ".join(meant)] if meant else []
+    words += ["does not apply to " + ", ".join(left_out)] if left_out else []
+    return "; ".join(words)
 
 
 def _find(
@@ -176,7 +195,7 @@ def _find(
 ) -> tuple[Metric | None, Verdict, str | None]:
     """The metric to judge; without one, the verdict and reason that stand instead."""
     if not applies(spec, model_spec, slug):
-        return None, "skipped", "applies only to " + ", ".join(spec.models or ())
+        return None, "skipped", _explain_models(spec.models or ())
     if measurement is None:
         return None, "skipped", "not measured"
     if measurement.status == "error":
@@ -243,6 +262,7 @@ def _stated(spec: CheckSpec | QuizSpec, supported: str | None) -> dict[str, Any]
             for each in spec.supports
         ],
         "question": spec.question,
+        "beside": list(spec.beside),
         "options": dict(spec.options),
         "expected": spec.expected,
         "supports": supported,
