@@ -115,6 +115,9 @@ def evaluate(
     supported = None
     if metric is not None and isinstance(spec, QuizSpec):
         verdict, reason, supported = _judge_quiz(spec, metric, info.exact)
+        if verdict == "fail" and supported is None and (other := _preferred(spec, measurement)):
+            supported, reason = other, f"the model prefers {_option(spec, other)}"
+            reason += f" (margin {numbers.number(metric.value)}); expected {spec.expected}"
     elif metric is not None and isinstance(spec, CheckSpec):
         verdict, reason = judge(metric, spec.rule, spec.threshold, spec.tolerance, exact=info.exact)
     found = metric or Metric.model_construct(value=math.nan)
@@ -223,9 +226,8 @@ def _judge_quiz(
         if verdict == "pass" and support.option == spec.expected:
             return "pass", None, support.option
         if verdict == "pass":
-            text = spec.options.get(support.option)
-            named = f"{support.option}: {text}" if text else support.option
             shown = numbers.estimate(metric.value, _finite(metric.stderr))
+            named = _option(spec, support.option)
             reason = f"measured {shown}, which supports {named}; expected {spec.expected}"
             return "fail", reason, support.option
         if verdict == "inconclusive":
@@ -240,6 +242,21 @@ def _judge_quiz(
         return "fail", reason, None
     shown = numbers.estimate(metric.value, _finite(metric.stderr))
     return "fail", f"measured {shown}, which supports none of the options", None
+
+
+def _option(spec: QuizSpec, key: str) -> str:
+    """An option with its text, in the middle of a sentence."""
+    text = spec.options.get(key, "").strip().removesuffix(".")
+    return f"{key}: {text}" if text else key
+
+
+def _preferred(spec: QuizSpec, measurement: Measurement | None) -> str | None:
+    """The option that the model itself chose, where it was asked this one question."""
+    answers = measurement.tables.get("answers", []) if measurement else []
+    if len(answers) != 1 or spec.metric != "margin":
+        return None
+    chosen = [key for key, text in spec.options.items() if text == answers[0].get("chosen")]
+    return chosen[0] if chosen and chosen[0] != spec.expected else None
 
 
 def _stated(spec: CheckSpec | QuizSpec, supported: str | None) -> dict[str, Any]:

@@ -265,6 +265,36 @@ def test_a_check_that_leaves_a_model_out_is_skipped(globs: tuple[str, ...], reas
     assert (found.verdict, found.value, found.reason) == ("skipped", None, reason)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "supports", "reason"),
+    [
+        (" cat", "b", "the model prefers b: cat (margin -0.8); expected a"),
+        (" dog", None, "needed > 0, measured -0.8"),
+        (" bird", None, "needed > 0, measured -0.8"),
+    ],
+)
+def test_a_question_answered_wrongly_names_what_the_model_prefers(
+    chosen: str, supports: str | None, reason: str
+) -> None:
+    spec = quiz(
+        metric="margin",
+        options={"a": " dog", "b": " cat"},
+        supports=(Support("a", "above", 0.0),),
+    )
+    answered = Measurement(
+        probe="choice",
+        metrics={"margin": exact(-0.8)},
+        tables={"answers": [{"prompt": "A", "chosen": chosen}]},
+    )
+    found = run(spec, answered)
+    assert (found.verdict, found.supports, found.reason) == ("fail", supports, reason)
+
+
+def test_the_reason_ends_an_option_s_sentence_once() -> None:
+    found = run(quiz(options={"a": "Yes.", "b": "No. Never."}), measured(exact(0.02)))
+    assert found.reason == "measured 0.02, which supports b: No. Never; expected a"
+
+
 def test_a_quiz_item_names_the_metrics_that_are_shown_beside() -> None:
     assert run(quiz(beside=("other", "third")), measured(exact(1))).beside == ["other", "third"]
     assert run(quiz(), measured(exact(1))).beside == []

@@ -37,7 +37,7 @@ def _answer(item: Check) -> tuple[str, str]:
         return "", ""
     measured = f"{item.metric} = {numbers.estimate(item.value, item.stderr)}"
     if item.supports is None:
-        return measured, "none of the options"
+        return measured, _undecided(item)
     text = (item.options or {}).get(item.supports, "")
     return measured, shorten(f"{item.supports}: {text}" if text else item.supports, _LONGEST_OPTION)
 
@@ -85,8 +85,12 @@ def _measured(item: Check) -> str:
     interval = bounds(item.ci_low, item.ci_high)
     shown = f"= {numbers.estimate(item.value, item.stderr)}"
     told = f"{shown}, 95% interval {interval}" if interval else shown
-    supported = escape(item.supports) if item.supports else "none of the options"
+    supported = escape(item.supports) if item.supports else _undecided(item)
     return f"{told}, which supports {supported}; expected {escape(item.expected or '?')}"
+
+
+def _undecided(item: Check) -> str:
+    return "no option for sure" if item.verdict == "inconclusive" else "none of the options"
 
 
 def _beside(item: Check, measurement: Measurement | None) -> list[str]:
