@@ -129,6 +129,23 @@ def test_heads_that_have_no_part_in_it_lose_nothing(model):
     assert found.metrics["margin_share_lost"].ci_high < 0
 
 
+def test_margins_of_questions_that_share_a_text_are_one_sample(model):
+    apart, together = (ask(model, heads=INDUCTION_HEADS, group=size) for size in (1, 2))
+    for name in ("margin", "margin_ablated", "margin_lost"):
+        single, paired = apart.metrics[name].samples, together.metrics[name].samples
+        pairs = [(single[0] + single[1]) / 2, (single[2] + single[3]) / 2]
+        assert paired == pytest.approx(pairs)
+        assert together.metrics[name].n == 2
+        assert together.metrics[name].value == pytest.approx(apart.metrics[name].value)
+    for name in ("accuracy", "accuracy_ablated", "accuracy_lost"):
+        assert apart.metrics[name] == together.metrics[name]
+
+
+def test_questions_that_make_no_whole_groups_are_refused():
+    with pytest.raises(ValueError, match="4 questions are no groups of 3"):
+        choice.Settings(items=ITEMS, group=3)
+
+
 def test_a_single_question_is_exact(model):
     settings = choice.Settings(items=ITEMS[:1], heads=INDUCTION_HEADS)
     found = choice.measure(model, settings, Context())

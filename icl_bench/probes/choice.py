@@ -50,12 +50,20 @@ class Settings(StrictSettings):
     score: Score = "sum"
     """Log-likelihood of a choice: summed over its tokens, per token, or summed and less what it is
     after nothing."""
+    group: Annotated[int, Field(ge=1)] = 1
+    """Questions in a row that share a text; margins are averaged over them before anything else."""
     heads: HeadSelection | HeadList | None = None
     """Heads to switch off; none when not given."""
     method: Literal["zero", "mean"] = "mean"
     """What replaces their outputs: nothing, or their mean over the questions' positions."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of heads chosen at random."""
+
+    @model_validator(mode="after")
+    def _groups_are_whole(self) -> Settings:
+        if len(self.items) % self.group:
+            raise ValueError(f"{len(self.items)} questions are no groups of {self.group}")
+        return self
 
 
 METRICS: dict[str, MetricInfo] = {
@@ -131,7 +139,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     result.metrics["heads"] = st.exact_metric(len(heads))
     result.tables["ablated_heads"] = [{"layer": layer, "head": head} for layer, head in heads]
     if heads:
-        _compare(result, answers, _answer(settings, sheet, off.nll[0], alone))
+        _compare(result, settings, answers, _answer(settings, sheet, off.nll[0], alone))
     else:
         # What an empty ablation changes needs no measuring.
         result.reason = explain_empty(settings.heads)
@@ -186,36 +194,45 @@ def _answer(
     return answers
 
 
+def _margins(settings: Settings, answers: list[dict[str, Any]]) -> list[float]:
+    """Mean margin of each group of questions: what is sampled is texts."""
+    values, size = [float(row["margin"]) for row in answers], settings.group
+    return [sum(values[i : i + size]) / size for i in range(0, len(values), size)]
+
+
 def _compare(
-    result: Measurement, answers: list[dict[str, Any]], ablated: list[dict[str, Any]]
+    result: Measurement,
+    settings: Settings,
+    answers: list[dict[str, Any]],
+    ablated: list[dict[str, Any]],
 ) -> None:
     """Add what the same questions get with the heads off."""
     from icl_bench.measures import statistics as st
 
-    correct, off = ([row[name] for row in ablated] for name in ("correct", "margin"))
-    before = [row["correct"] for row in answers]
-    lost = [row["margin"] - after for row, after in zip(answers, off)]
+    before, after = ([row["correct"] for row in rows] for rows in (answers, ablated))
+    clean, off = _margins(settings, answers), _margins(settings, ablated)
+    lost = [whole - left for whole, left in zip(clean, off)]
     found: dict[str, Metric]
-    for row, after in zip(result.tables["answers"], ablated):
-        row |= {f"{name}_ablated": after[name] for name in ("chosen", "correct", "margin")}
+    for row, other in zip(result.tables["answers"], ablated):
+        row |= {f"{name}_ablated": other[name] for name in ("chosen", "correct", "margin")}
     if len(answers) == 1:
         found = {
-            "accuracy_ablated": st.exact_metric(correct[0], 1),
-            "accuracy_lost": st.exact_metric(before[0] - correct[0], 1),
+            "accuracy_ablated": st.exact_metric(after[0], 1),
+            "accuracy_lost": st.exact_metric(before[0] - after[0], 1),
             "margin_ablated": st.exact_metric(off[0], 1),
             "margin_lost": st.exact_metric(lost[0], 1),
         }
     else:
         found = {
-            "accuracy_ablated": st.proportion_metric(correct),
-            "accuracy_lost": st.proportion_lost_metric(before, correct),
+            "accuracy_ablated": st.proportion_metric(after),
+            "accuracy_lost": st.proportion_lost_metric(before, after),
             "margin_ablated": st.mean_metric(off),
             "margin_lost": st.mean_metric(lost),
         }
     result.metrics |= found
     margin = result.metrics["margin"]
     if (margin.value if margin.ci_low is None else margin.ci_low) > 0:
-        share = st.share_metric(lost, [row["margin"] for row in answers])
+        share = st.share_metric(lost, clean)
         result.metrics["margin_share_lost"] = share.model_copy(update={"exact": margin.exact})
     else:
         why = f"the right answers' margin, {margin.value:.3g} nats, is not surely above 0"
@@ -232,7 +249,7 @@ def _summarize(settings: Settings, answers: list[dict[str, Any]]) -> dict[str, M
         margin = st.exact_metric(answers[0]["margin"], 1)
     else:
         accuracy = st.proportion_metric([row["correct"] for row in answers])
-        margin = st.mean_metric([row["margin"] for row in answers])
+        margin = st.mean_metric(_margins(settings, answers))
     shifted = {
         name: getattr(accuracy, name) - chance
         for name in ("value", "ci_low", "ci_high")
