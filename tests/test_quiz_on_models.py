@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
+from pathlib import Path
 
 import pytest
 
 import icl_bench
-from icl_bench.suite import shipped_suites
+from icl_bench.suite import load_suite, shipped_suites
 
 HANDWIRED, TRAINED, CONTROL = "builtin:handwired", "builtin:induction-2l", "builtin:control-1l"
 SHIFTED = "builtin:handwired-shift-2"
@@ -145,3 +146,28 @@ def test_the_one_layer_twin_fails_core() -> None:
         "copies-from-context",
         "ablation-collapses-copying",
     }
+
+
+SMOLLM2 = {name: P for name in VERDICTS} | {
+    "a-shift-by-two": S,
+    # The first MLP puts the token into other words before an induction head reads it.
+    "who-wrote-the-queries": F,
+    "nobody-else-writes-it": S,
+    "five-heads-in-gpt2": S,
+    "the-second-layer-writes": S,
+    "the-first-layer-prepares": S,
+    # A fifth of it does.
+    "half-of-icl-on-text": F,
+    "by-identity": S,
+}
+SAMPLE = Path(__file__).parent.parent / "reports/samples/SmolLM2-135M-Instruct.Q4_1/results.json"
+
+
+def test_the_sample_of_a_pretrained_model_has_its_known_verdicts() -> None:
+    """Minutes of measuring, so the record is read that `make samples` writes."""
+    record = icl_bench.read_record(SAMPLE)
+    hashes = {suite.name: suite.sha256 for suite in record.suites}
+    if hashes.get("quiz") != load_suite(shipped_suites()["quiz"]).sha256:
+        pytest.skip("the sample is of another version of the quiz: make samples")
+    found = {check.id: check.verdict for check in record.checks if check.suite == "quiz"}
+    assert found == SMOLLM2
