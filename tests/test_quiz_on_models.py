@@ -159,7 +159,7 @@ def test_the_one_layer_twin_fails_core() -> None:
     }
 
 
-SMOLLM2 = {name: P for name in VERDICTS} | {
+SMOLLM2 = dict.fromkeys(VERDICTS, P) | {
     "a-shift-by-two": S,
     # The first MLP puts the token into other words before an induction head reads it.
     "who-wrote-the-queries": F,
