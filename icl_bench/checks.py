@@ -115,6 +115,9 @@ def evaluate(
     supported = None
     if metric is not None and isinstance(spec, QuizSpec):
         verdict, reason, supported = _judge_quiz(spec, metric, info.exact)
+        if verdict == "fail" and supported is None and (other := _preferred(spec, measurement)):
+            supported, reason = other, f"the model prefers {_option(spec, other)}"
+            reason += f" (margin {numbers.number(metric.value)}); expected {spec.expected}"
     elif metric is not None and isinstance(spec, CheckSpec):
         verdict, reason = judge(metric, spec.rule, spec.threshold, spec.tolerance, exact=info.exact)
     found = metric or Metric.model_construct(value=math.nan)
@@ -161,14 +164,33 @@ def all_decided(
 def applies(spec: CheckSpec | QuizSpec, model_spec: str, slug: str) -> bool:
     """Whether a check is meant for a model: its `models` globs match spec or slug, or it has none.
 
+    A glob that begins with `!` leaves out what the rest of it matches, whatever others say.
+
     Args:
         spec: the check or quiz item.
         model_spec: the model's spec as the record states it.
         slug: the model's slug.
     """
-    return not spec.models or any(
-        fnmatch.fnmatchcase(name, glob) for glob in spec.models for name in (model_spec, slug)
-    )
+
+    def match(glob: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, glob) for name in (model_spec, slug))
+
+    meant, left_out = _split_globs(spec.models or ())
+    return (not meant or any(map(match, meant))) and not any(map(match, left_out))
+
+
+def _split_globs(globs: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Globs of the models that a check is meant for, and of those that it leaves out."""
+    globs = list(globs)
+    left_out = [glob[1:] for glob in globs if glob.startswith("!")]
+    return [glob for glob in globs if not glob.startswith("!")], left_out
+
+
+def _explain_models(globs: Iterable[str]) -> str:
+    meant, left_out = _split_globs(globs)
+    words = ["applies only to " + ", ".join(meant)] if meant else []
+    words += ["does not apply to " + ", ".join(left_out)] if left_out else []
+    return "; ".join(words)
 
 
 def _find(
@@ -176,7 +198,7 @@ def _find(
 ) -> tuple[Metric | None, Verdict, str | None]:
     """The metric to judge; without one, the verdict and reason that stand instead."""
     if not applies(spec, model_spec, slug):
-        return None, "skipped", "applies only to " + ", ".join(spec.models or ())
+        return None, "skipped", _explain_models(spec.models or ())
     if measurement is None:
         return None, "skipped", "not measured"
     if measurement.status == "error":
@@ -204,9 +226,8 @@ def _judge_quiz(
         if verdict == "pass" and support.option == spec.expected:
             return "pass", None, support.option
         if verdict == "pass":
-            text = spec.options.get(support.option)
-            named = f"{support.option}: {text}" if text else support.option
             shown = numbers.estimate(metric.value, _finite(metric.stderr))
+            named = _option(spec, support.option)
             reason = f"measured {shown}, which supports {named}; expected {spec.expected}"
             return "fail", reason, support.option
         if verdict == "inconclusive":
@@ -221,6 +242,21 @@ def _judge_quiz(
         return "fail", reason, None
     shown = numbers.estimate(metric.value, _finite(metric.stderr))
     return "fail", f"measured {shown}, which supports none of the options", None
+
+
+def _option(spec: QuizSpec, key: str) -> str:
+    """An option with its text, in the middle of a sentence."""
+    text = spec.options.get(key, "").strip().removesuffix(".")
+    return f"{key}: {text}" if text else key
+
+
+def _preferred(spec: QuizSpec, measurement: Measurement | None) -> str | None:
+    """The option that the model itself chose, where it was asked this one question."""
+    answers = measurement.tables.get("answers", []) if measurement else []
+    if len(answers) != 1 or spec.metric != "margin":
+        return None
+    chosen = [key for key, text in spec.options.items() if text == answers[0].get("chosen")]
+    return chosen[0] if chosen and chosen[0] != spec.expected else None
 
 
 def _stated(spec: CheckSpec | QuizSpec, supported: str | None) -> dict[str, Any]:
@@ -243,6 +279,7 @@ def _stated(spec: CheckSpec | QuizSpec, supported: str | None) -> dict[str, Any]
             for each in spec.supports
         ],
         "question": spec.question,
+        "beside": list(spec.beside),
         "options": dict(spec.options),
         "expected": spec.expected,
         "supports": supported,

@@ -114,6 +114,8 @@ class Check(_Part):
     """Quiz: key of the expected option."""
     supports: str | None = None
     """Quiz: key of the option that the measurement supports; None when it supports none."""
+    beside: list[str] | None = None
+    """Quiz: other metrics of the measurement that are shown with the one that decides."""
 
 
 class ModelInfo(_Part):

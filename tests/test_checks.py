@@ -245,6 +245,62 @@ def test_a_check_for_other_models_is_skipped(glob: str) -> None:
     assert found.reason == f"applies only to other, {glob}"
 
 
+@pytest.mark.parametrize("globs", [("!builtin:*",), ("org/*", "!*bert*"), ("!x", "!y")])
+def test_a_check_applies_to_models_that_no_glob_leaves_out(globs: tuple[str, ...]) -> None:
+    assert run(check(models=globs), measured(exact(1))).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("globs", "reason"),
+    [
+        (("!org/*",), "does not apply to org/*"),
+        (("!org-gpt2",), "does not apply to org-gpt2"),
+        (("!x", "!*2"), "does not apply to x, *2"),
+        (("org/*", "!*gpt2"), "applies only to org/*; does not apply to *gpt2"),
+        (("x", "!y"), "applies only to x; does not apply to y"),
+    ],
+)
+def test_a_check_that_leaves_a_model_out_is_skipped(globs: tuple[str, ...], reason: str) -> None:
+    found = run(check(models=globs), measured(exact(1)))
+    assert (found.verdict, found.value, found.reason) == ("skipped", None, reason)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "supports", "reason"),
+    [
+        (" cat", "b", "the model prefers b: cat (margin -0.8); expected a"),
+        (" dog", None, "needed > 0, measured -0.8"),
+        (" bird", None, "needed > 0, measured -0.8"),
+    ],
+)
+def test_a_question_answered_wrongly_names_what_the_model_prefers(
+    chosen: str, supports: str | None, reason: str
+) -> None:
+    spec = quiz(
+        metric="margin",
+        options={"a": " dog", "b": " cat"},
+        supports=(Support("a", "above", 0.0),),
+    )
+    answered = Measurement(
+        probe="choice",
+        metrics={"margin": exact(-0.8)},
+        tables={"answers": [{"prompt": "A", "chosen": chosen}]},
+    )
+    found = run(spec, answered)
+    assert (found.verdict, found.supports, found.reason) == ("fail", supports, reason)
+
+
+def test_the_reason_ends_an_option_s_sentence_once() -> None:
+    found = run(quiz(options={"a": "Yes.", "b": "No. Never."}), measured(exact(0.02)))
+    assert found.reason == "measured 0.02, which supports b: No. Never; expected a"
+
+
+def test_a_quiz_item_names_the_metrics_that_are_shown_beside() -> None:
+    assert run(quiz(beside=("other", "third")), measured(exact(1))).beside == ["other", "third"]
+    assert run(quiz(), measured(exact(1))).beside == []
+    assert run(check(), measured(exact(1))).beside is None
+
+
 def test_a_quiz_item_passes_when_the_expected_option_is_supported() -> None:
     found = run(quiz(), measured(estimate(0.9, 0.88, 0.92)))
     assert (found.verdict, found.supports, found.expected) == ("pass", "a", "a")

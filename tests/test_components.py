@@ -18,6 +18,8 @@ from icl_bench.models.components import (
 )
 from icl_bench.models.interventions import switch_off
 from icl_bench.models.passes import Pass
+from icl_bench.probes import ablation
+from icl_bench.probes.context import Context
 
 PERIOD, SEQUENCES = 10, 3
 WITH_MLP = [name for name in families.EVERY if name != "icl_reference"]
@@ -200,3 +202,32 @@ def test_what_is_not_there_is_named():
     llama = icl_bench.wrap(families.build("llama"))
     with pytest.raises(MeasurementError, match="nothing is given to stand in for mlp 1"):
         losses(llama, tokens, [[("mlp", 1)]], values={("layer", 1): torch.zeros(64)})
+
+
+def test_the_probe_counts_layers_from_the_last_one_too():
+    model = icl_bench.wrap(families.build("llama"))
+    small = {"sequences": 2, "period": 8, "null_draws": 0}
+
+    def measure(**off):
+        return ablation.measure(model, ablation.Settings(**off, **small), Context())
+
+    last = model.layers - 1
+    for mlps, layers in (([-1, 0], []), ([], [-2]), ([-1], [-1])):
+        found = measure(mlps=mlps, layers=layers)
+        same = measure(
+            mlps=[last if n == -1 else n for n in mlps],
+            layers=[last + 1 + n for n in layers],
+        )
+        assert found.metrics == same.metrics
+        assert found.settings == same.settings
+    with pytest.raises(NotMeasurable, match=f"the model has {last + 1} layers, the suite means"):
+        measure(mlps=[-last - 2])
+    with pytest.raises(MeasurementError, match="no layer 99"):
+        measure(mlps=[99])
+
+
+def test_a_model_without_mlps_says_so():
+    model = icl_bench.load_model("builtin:induction-2l")
+    settings = ablation.Settings(mlps=[-1], sequences=2, period=8, null_draws=0)
+    with pytest.raises(NotMeasurable, match="it has no MLP"):
+        ablation.measure(model, settings, Context())

@@ -29,6 +29,7 @@ def test_one_sample_has_no_standard_error():
         st.share_metric([2.0], [1.0]),
         st.count_above(np.array([[0.5, 0.1]]), 0.4),
         st.proportion_metric([True]),
+        st.proportion_lost_metric([True], [False]),
     ):
         assert metric.stderr is None and metric.ci_low is None and metric.ci_high is None
 
@@ -175,3 +176,35 @@ def test_a_plain_interval_stays_students():
     half = stats.t.ppf(0.975, 19) * values.std(ddof=1) / np.sqrt(20)
     assert metric.ci_high - metric.value == pytest.approx(half)
     assert metric.value - metric.ci_low == pytest.approx(half)
+
+
+def test_a_lost_share_is_agresti_and_mins_interval():
+    before = [True] * 7 + [False] * 3
+    after = [True, True, False, False, False, True, True, True, False, False]
+    metric = st.proportion_lost_metric(before, after)
+    # 3 of 10 lost, 1 won; half an item more in each of the four cells makes 3.5, 1.5 and 12.
+    assert metric.value == pytest.approx(0.2)
+    centre, spread = 2 / 12, math.sqrt((5 - 2**2 / 12) / 12**2)
+    half = stats.norm.ppf(0.975) * spread
+    assert (metric.ci_low, metric.ci_high) == pytest.approx((centre - half, centre + half))
+    assert metric.samples == [0, 0, 1, 1, 1, 0, 0, -1, 0, 0]
+
+
+def test_nothing_lost_among_a_few_items_is_not_certain():
+    metric = st.proportion_lost_metric([True] * 8, [True] * 8)
+    assert metric.value == 0 and metric.ci_low < 0 < metric.ci_high
+    assert metric.stderr is None
+    every = st.proportion_lost_metric([True] * 8, [False] * 8)
+    assert every.value == 1 and every.ci_low < 1
+
+
+@pytest.mark.parametrize(("gone", "come"), [(0.02, 0.0), (0.3, 0.05), (0.5, 0.0), (0.1, 0.1)])
+def test_the_interval_of_a_lost_share_covers_about_19_of_20(gone, come):
+    def covers(rng):
+        kind = rng.random(32)
+        before = (kind < gone) | (kind > 0.7)
+        after = ((kind >= gone) & (kind < gone + come)) | (kind > 0.7)
+        metric = st.proportion_lost_metric(before, after)
+        return metric.ci_low <= gone - come <= metric.ci_high
+
+    assert simulate(covers, 1000) > 0.92

@@ -106,7 +106,7 @@ def test_a_failed_quiz_item_shows_question_and_options(stage: Stage) -> None:
     assert result.ret == 1
     result.stdout.fnmatch_lines(
         [
-            "fail: measured 0 ± 0.01, which supports b: It is low.; expected a",
+            "fail: measured 0 ± 0.01, which supports b: It is low; expected a",
             "  question:  What is the level?",
             "  expected   (a) It is high.",
             "  option     (b) It is low.",

@@ -86,6 +86,46 @@ def test_the_quiz_shows_question_options_measurement_and_both_answers() -> None:
     )
 
 
+def test_the_quiz_shows_rules_and_the_numbers_beside() -> None:
+    item = make_check(
+        "q",
+        kind="quiz",
+        rule="supports",
+        measurement="core/collapse",
+        metric="loss_ratio",
+        threshold=[
+            {"option": "a", "rule": "above", "threshold": 1.5},
+            {"option": "b", "rule": "below", "threshold": 1.2},
+            {"option": "b", "rule": "between", "threshold": [5, 6]},
+        ],
+        options={"a": "it rises", "b": "it does not", "c": "nobody knows"},
+        expected="a",
+        supports="a",
+        beside=["repeated_loss", "not_measured", "repeated_loss_ablated"],
+    )
+    text = report(make_record(checks=[item]))
+    assert "- a: it rises ← if loss_ratio > 1.5, expected, supported by the measurement" in text
+    assert "- b: it does not ← if loss_ratio < 1.2 or 5 – 6\n- c: nobody knows\n" in text
+    assert "**Beside it:** repeated_loss = 2.66 ± 0.11; repeated_loss_ablated = 11.73 ± 0.2" in text
+
+
+def test_several_quiz_items_come_with_a_table_at_a_glance() -> None:
+    quiz = {"kind": "quiz", "rule": "supports", "options": {"a": "A", "b": "B"}, "expected": "a"}
+    nothing = {"value": None, "stderr": None, "ci_low": None, "ci_high": None}
+    checks = [
+        make_check("first", supports="a", **quiz),
+        make_check("second", supports=None, verdict="fail", **quiz),
+        make_check("third", verdict="skipped", **quiz, **nothing),
+    ]
+    glance = report(make_record(checks=checks)).split("## Quiz\n")[1].split("###")[0]
+    rows = [cells(line) for line in lines_of(glance, "| ")][1:]
+    assert rows == [
+        ["first", "PASS", "induction_max = 0.902 ± 0.0083", "a: A"],
+        ["second", "FAIL", "induction_max = 0.902 ± 0.0083", "none of the options"],
+        ["third", "SKIP", "", ""],
+    ]
+
+
 def test_a_quiz_item_that_was_not_measured_says_why() -> None:
     fields = {"value": None, "stderr": None, "ci_low": None, "ci_high": None}
     item = make_check("q", kind="quiz", verdict="skipped", reason="no text", **fields)

@@ -559,6 +559,20 @@ def test_a_suite_in_the_shipped_folder_is_marked_shipped(
             "5:41",
             "probe 'induction' has no metric 'induction_mxx'",
         ),
+        (
+            measured(
+                "options: {a: A, b: B}, supports: [{option: a, above: 1}], expected: a"
+            ).replace("metric: induction_max", "metric: induction_max, beside: [uniform_lvel]"),
+            "5:65",
+            "probe 'induction' has no metric 'uniform_lvel'; did you mean 'uniform_level'?",
+        ),
+        (
+            measured(
+                "options: {a: A, b: B}, supports: [{option: a, above: 1}], expected: a"
+            ).replace("metric: induction_max", "metric: induction_max, beside: []"),
+            "5:64",
+            "beside needs at least 1 entry, not 0",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_line_and_column(

@@ -267,3 +267,34 @@ def proportion_metric(hits: Sequence[bool] | np.ndarray) -> Metric:
         n=n,
         samples=[float(v) for v in values],
     )
+
+
+def proportion_lost_metric(
+    before: Sequence[bool] | np.ndarray, after: Sequence[bool] | np.ndarray
+) -> Metric:
+    """Share of hits before minus share after, on the same items, with a 95% interval.
+
+    Half an item is added to each of the four cells (hit or not, before and after), so that the
+    interval has a width where no item, or every one, changed sides. Source: Agresti & Min 2005.
+
+    Args:
+        before: one value per independent item.
+        after: values of the same items.
+    """
+    a, b = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    lost, n = a - b, int(a.size)
+    samples = [float(v) for v in lost]
+    if n == 1:
+        return Metric(value=samples[0], n=1, samples=samples)
+    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    gone, come = float((lost > 0).sum()) + 0.5, float((lost < 0).sum()) + 0.5
+    centre = (gone - come) / (n + 2)
+    half = z * math.sqrt(gone + come - (gone - come) ** 2 / (n + 2)) / (n + 2)
+    return Metric(
+        value=float(lost.mean()),
+        stderr=float(lost.std(ddof=1)) / math.sqrt(n) or None,
+        ci_low=max(-1.0, centre - half),
+        ci_high=min(1.0, centre + half),
+        n=n,
+        samples=samples,
+    )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from icl_bench.errors import MeasurementError
+from icl_bench.errors import MeasurementError, NotMeasurable
 from icl_bench.probes import MetricInfo
 from icl_bench.probes.ablation_null import (
     NULL_METRICS,
@@ -35,10 +35,10 @@ class Settings(SequentialSettings):
 
     heads: HeadSelection | HeadList | None = None
     """Which heads to switch off."""
-    mlps: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
-    """Layers whose MLP blocks are switched off."""
-    layers: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
-    """Layers that are switched off whole."""
+    mlps: list[int] = Field(default_factory=list)
+    """Layers whose MLP blocks are switched off; -1 is the last layer, -2 the one before it."""
+    layers: list[int] = Field(default_factory=list)
+    """Layers that are switched off whole, counted in the same way."""
     method: Method = "mean"
     """What replaces a head's output."""
     patterns: Patterns = "free"
@@ -133,7 +133,8 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     heads = chosen
     if settings.keep_only:
         heads = [head for head in model.every_head if head not in set(chosen)]
-    parts: list[Part] = [*heads, *_components(model, settings)]
+    components = _components(model, settings)
+    parts: list[Part] = [*heads, *components]
     alone = bool(heads) and not settings.keep_only and len(parts) == len(heads)
     prepared = prepare_replacement(
         model,
@@ -159,7 +160,8 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     clean = copying.split_losses(tokens, run.losses.nll, run.losses.correct)
     result = Measurement(
         probe="ablation",
-        settings=settings.model_dump(by_alias=True, exclude_none=True),
+        settings=settings.model_dump(by_alias=True, exclude_none=True)
+        | {f"{kind}s": [n for one, n in components if one == kind] for kind in ("mlp", "layer")},
         tokens_sha256=tk.digest_tokens(tokens.input_ids, *prepared.batches),
         tables={
             "ablated_heads": [{"layer": layer, "head": head} for layer, head in heads],
@@ -186,12 +188,24 @@ def _components(model: Model, settings: Settings) -> list[Component]:
 
     Raises:
         MeasurementError: the model has no such layer.
+        NotMeasurable: it has not so many, counted from the last one, or no MLP there.
     """
-    for layer in (*settings.mlps, *settings.layers):
-        if layer >= model.layers:
-            raise MeasurementError(f"the model has no layer {layer}: it has {model.layers}")
-    mlps: list[Component] = [("mlp", layer) for layer in sorted(set(settings.mlps))]
-    return mlps + [("layer", layer) for layer in sorted(set(settings.layers))]
+    count = model.layers
+    if there := [number % count for number in settings.mlps if -count <= number < count]:
+        model.anatomy.require_mlps(sorted(there))
+    mlps: list[Component] = [("mlp", layer) for layer in _place(model, settings.mlps)]
+    return mlps + [("layer", layer) for layer in _place(model, settings.layers)]
+
+
+def _place(model: Model, numbers: list[int]) -> list[int]:
+    """Numbers of layers, sorted; those below 0 count from the last one."""
+    count = model.layers
+    for number in numbers:
+        if number >= count:
+            raise MeasurementError(f"the model has no layer {number}: it has {count}")
+        if number < -count:
+            raise NotMeasurable(f"the model has {count} layers, the suite means the last {-number}")
+    return sorted({number % count for number in numbers})
 
 
 def _report_nothing_ablated(result: Measurement, clean: CopyLosses, settings: Settings) -> None:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from icl_bench.record import Check, Metric, RunRecord
+from icl_bench.record import Metric, RunRecord
 from icl_bench.render import numbers, tables
 from icl_bench.render.details import (
     show_ablations,
@@ -17,9 +17,9 @@ from icl_bench.render.details import (
     show_sweeps,
 )
 from icl_bench.render.markup import bounds, escape, estimate, table
+from icl_bench.render.quiz import show_quiz
 from icl_bench.render.steps import describe_steps
 from icl_bench.render.text import (
-    WORDS,
     count_cached,
     count_verdicts,
     overall,
@@ -36,7 +36,7 @@ def report(record: RunRecord) -> str:
         record: the run; nothing else is needed, no model and no suite file.
     """
     sections = (
-        *(_glance, _checks, _quiz, show_phases, show_steps, _heads),
+        *(_glance, _checks, show_quiz, show_phases, show_steps, _heads),
         *(show_circuits, show_ablations, show_sweeps, show_behaviour),
         *(_measurements, _provenance),
     )
@@ -84,42 +84,6 @@ def _checks(record: RunRecord) -> Iterator[str]:
     yield "## Checks"
     yield ""
     yield from table(header, rows, right=("Value",))
-
-
-def _quiz(record: RunRecord) -> Iterator[str]:
-    items = [check for check in record.checks if check.kind == "quiz"]
-    if not items:
-        return
-    yield "## Quiz"
-    for check in items:
-        yield ""
-        yield f"### {WORDS[check.verdict]}: {escape(check.id)}"
-        yield ""
-        if check.description:
-            yield f"**About:** {escape(check.description)}"
-            yield ""
-        yield f"**Question:** {escape(check.question or 'not recorded')}"
-        yield ""
-        for key, text in (check.options or {}).items():
-            marks = ["expected"] if key == check.expected else []
-            marks += ["supported by the measurement"] if key == check.supports else []
-            note = f" ← {', '.join(marks)}" if marks else ""
-            yield f"- {escape(key)}: {escape(text)}{note}"
-        yield ""
-        yield f"**Measured:** {escape(check.metric)} {_measured(check)}"
-        if check.reason:
-            yield ""
-            yield f"**Reason:** {escape(check.reason)}"
-
-
-def _measured(check: Check) -> str:
-    if check.value is None:
-        return "was not measured"
-    interval = bounds(check.ci_low, check.ci_high)
-    shown = f"= {numbers.estimate(check.value, check.stderr)}"
-    told = f"{shown}, 95% interval {interval}" if interval else shown
-    supported = escape(check.supports) if check.supports else "none of the options"
-    return f"{told}, which supports {supported}; expected {escape(check.expected or '?')}"
 
 
 def _heads(record: RunRecord) -> Iterator[str]:

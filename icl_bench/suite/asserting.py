@@ -68,7 +68,8 @@ def build_quiz(notes: Notes, measurements: Measurements) -> tuple[QuizSpec, ...]
 
 def _describe_forms() -> str:
     def names(model: Any, keys: set[str]) -> str:
-        return ", ".join(key for key in model.model_fields if key in keys)
+        fields = model.model_fields.items()
+        return ", ".join(key for key, field in fields if key in keys and field.is_required())
 
     return (
         f"give {names(PromptItem, PROMPT_KEYS)} (the model answers) "
@@ -122,6 +123,10 @@ def _build_measured(
         for i, support in enumerate(written if isinstance(written, list) else [])
     ]
     _check_options(notes, data, path)
+    beside = data.get("beside")
+    for i, metric in enumerate(beside if isinstance(beside, list) else []):
+        if isinstance(metric, str) and isinstance(data.get("on"), str):
+            measurements.check_name(data["on"], metric, (*path, "beside", i))
     if item is None:
         return None
     return QuizSpec(
@@ -136,6 +141,7 @@ def _build_measured(
             if rule is not None
         ),
         expected=item.expected,
+        beside=tuple(item.beside or ()),
         models=_globs(item.models),
         description=item.description,
     )

@@ -81,11 +81,15 @@ class Measurements:
 
     def check_metric(self, on: str, metric: str, path: PathKey) -> None:
         """Note problems with the `on` and `metric` of the entry at `path`."""
-        probe = self.probe_of(on, (*path, "on"))
+        self.probe_of(on, (*path, "on"))
+        self.check_name(on, metric, (*path, "metric"))
+
+    def check_name(self, on: str, metric: str, path: PathKey) -> None:
+        """Note at `path` that the probe of the measurement `on` has no such metric."""
+        probe = self.probes.get(on)
         if probe is not None and metric not in probe.metrics:
             hint = nearest(metric, probe.metrics)
-            message = f"probe {probe.name!r} has no metric {metric!r}; {hint}"
-            self.notes.add((*path, "metric"), message)
+            self.notes.add(path, f"probe {probe.name!r} has no metric {metric!r}; {hint}")
 
     def _check_defaults(self) -> None:
         probes = [get_probe(name) for name in PROBES]

@@ -66,7 +66,8 @@ class CheckEntry(RuleKeys):
     metric: Text
     """One of the metrics of the measurement's probe."""
     models: Globs = _optional()
-    """Globs over model spec or slug; the check applies only to these models."""
+    """Globs over model spec or slug; the check applies only to these models, or, where a glob
+    begins with `!`, not to them."""
     description: Text = _optional()
     """What the check asks."""
 
@@ -90,7 +91,8 @@ class PromptItem(Written):
     answer: Text
     """The right one, written as in `choices`."""
     models: Globs = _optional()
-    """Globs over model spec or slug; the item applies only to these models."""
+    """Globs over model spec or slug; the item applies only to these models, or, where a glob
+    begins with `!`, not to them."""
     description: Text = _optional()
     """What the item is about."""
 
@@ -110,10 +112,13 @@ class MeasuredItem(Written):
     """One of the metrics of the measurement's probe."""
     supports: Annotated[list[SupportEntry], Field(min_length=1)]
     """Which value of the metric speaks for which option."""
+    beside: Annotated[list[Text], Field(min_length=1)] = _optional()
+    """Other metrics of the measurement, shown with the one that decides."""
     expected: Name
     """Key of the option that must be supported."""
     models: Globs = _optional()
-    """Globs over model spec or slug; the item applies only to these models."""
+    """Globs over model spec or slug; the item applies only to these models, or, where a glob
+    begins with `!`, not to them."""
     description: Text = _optional()
     """What the item is about."""
 

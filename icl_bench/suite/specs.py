@@ -36,7 +36,8 @@ class CheckSpec:
         rule: above, below, between, equals, at_least or at_most.
         threshold: the rule's number, or [low, high] for `between`; in the metric's unit.
         tolerance: for `equals`: how far off is still equal; None when the suite gives none.
-        models: globs over model spec or slug that the check applies to; None for all models.
+        models: globs over model spec or slug that the check applies to, after `!` of those that it
+            leaves out; None for all models.
         description: what the check asks.
     """
 
@@ -72,7 +73,8 @@ class QuizSpec:
         metric: one of the metrics of its probe.
         supports: which value speaks for which option.
         expected: key of the option that must be supported for a pass.
-        models: globs over model spec or slug that the item applies to; None for all models.
+        beside: other metrics of the measurement that are shown with the one that decides.
+        models: globs over model spec or slug, as in CheckSpec.
         description: what the item is about.
     """
 
@@ -83,6 +85,7 @@ class QuizSpec:
     metric: str
     supports: tuple[Support, ...]
     expected: str
+    beside: tuple[str, ...] = ()
     models: tuple[str, ...] | None = None
     description: str | None = None
 
