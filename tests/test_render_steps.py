@@ -11,7 +11,14 @@ from test_render_records import make_check
 from icl_bench.record import Environment, Measurement, Metric, ModelInfo, RunRecord, SuiteRef
 from icl_bench.render import markdown
 from icl_bench.render.files import write_reports
-from icl_bench.render.steps import curve, curve_rows, describe_steps, metrics_of, steps_table
+from icl_bench.render.steps import (
+    curve,
+    curve_rows,
+    describe_steps,
+    metrics_of,
+    shown_metrics,
+    steps_table,
+)
 from icl_bench.render.terminal import summary
 
 STEPS = (1, 10, 100, 1000)
@@ -54,6 +61,14 @@ def make_series(status: Any = "complete", **model: Any) -> RunRecord:
 )
 def test_a_curve_is_a_bar_to_a_checkpoint(values: list[float | None], expected: str) -> None:
     assert curve(values) == expected
+
+
+def test_metrics_that_are_the_same_are_shown_once() -> None:
+    record = make_series()
+    for row in record.measurements["core/other"].tables["steps"]:
+        row |= {"induction_all_max": row["induction_max"], "extra": 2 * row["induction_max"]}
+    assert shown_metrics(record, "core/other") == ["induction_max", "gain", "extra"]
+    assert shown_metrics(record, "core/repeats") == ["induction_max"]
 
 
 def test_differences_within_an_interval_are_not_drawn() -> None:

@@ -223,7 +223,7 @@ def _load_model(
 ) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
-    # Makes checkpoints of the built-in models' kind known to transformers.
+    # Makes the built-in models' architecture known to transformers: they can be trained anew.
     importlib.import_module("icl_bench.reference.architecture")
     auto: Any = AutoModelForCausalLM
     try:

@@ -44,7 +44,7 @@ def series_measurements(record: RunRecord) -> dict[str, Measurement]:
 def shown_metrics(record: RunRecord, key: str) -> list[str]:
     """Return the metrics of a measurement that are shown step by step.
 
-    Those that checks are on; where there are none, the first few.
+    Those that checks are on; where there are none, the first few that differ from each other.
 
     Args:
         record: of a series.
@@ -53,7 +53,14 @@ def shown_metrics(record: RunRecord, key: str) -> list[str]:
     measurement = record.measurements[key]
     there = dict.fromkeys(n for row in measurement.tables["steps"] for n in metrics_of(row))
     asked = dict.fromkeys(check.metric for check in record.checks if check.measurement == key)
-    return [name for name in asked if name in there] or list(there)[:_UNASKED]
+    if found := [name for name in asked if name in there]:
+        return found
+    # Some are the same by definition, as with two copies the sum over earlier ones is the one.
+    differing: dict[tuple[Any, ...], str] = {}
+    for name in there:
+        values = tuple(row.get(name) for row in measurement.tables["steps"])
+        differing.setdefault(values, name)
+    return list(differing.values())[:_UNASKED]
 
 
 def metrics_of(row: Mapping[str, Any]) -> list[str]:
