@@ -40,7 +40,7 @@ QUANTITIES: dict[str, Quantity] = {
         "scores",
         "induction_excess_max",
         1,
-        "the rise of the induction score above its control",
+        "the rise of the score above its control",
         "score",
     ),
     "previous_token": Quantity(
