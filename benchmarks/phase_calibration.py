@@ -155,7 +155,7 @@ def by_bca(x: np.ndarray, samples: np.ndarray, rng: np.random.Generator) -> Inte
             return float(_read(x)(samples[chosen].mean(axis=0))[place])
 
         found = stats.bootstrap(
-            (indices,), read, n_resamples=400, vectorized=False, rng=rng
+            (indices,), read, n_resamples=400, vectorized=False, random_state=rng
         ).confidence_interval
         ends.append((found.low, found.high))
     low, high = np.array(ends).T

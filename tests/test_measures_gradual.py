@@ -105,6 +105,13 @@ def test_linear_grids_do_not_make_gradual_learners_sharp(steps):
     assert (p_values(GRADUAL["straight in log-steps"], steps, tests=50) <= 0.05).mean() < 0.12
 
 
+def test_growth_in_proportion_to_the_step_is_gradual_over_a_long_range_too():
+    """Over a factor of 20,000 it takes less than half of the range, and is no phase change."""
+    steps = np.array([*(2**k for k in range(10)), *range(1000, 20001, 1000)])
+    found = p_values(lambda x: np.exp((x - 1) * np.log(20000)), steps, tests=40)
+    assert (found <= 0.05).mean() < 0.1
+
+
 def test_a_change_within_a_tenth_of_the_range_is_called_sharp():
     assert (p_values(lambda x: logistic(x, 0.1), tests=30) <= 0.05).mean() > 0.95
 

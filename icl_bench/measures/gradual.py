@@ -1,8 +1,9 @@
 """Is a change sharper than a gradual learner, seen at the same checkpoints, would look?
 
 The null hypothesis is a curve that rises gradually: a logistic in log(step) whose middle 80% takes
-at least half of the range, of any midpoint, inside the range or beyond it. Among these are nearly
-straight lines, curves that flatten out, and curves that grow in proportion to the step.
+at least half of the range, or that never grows faster than in proportion to the step, of any
+midpoint, inside the range or beyond it. Among these are nearly straight lines, curves that flatten
+out, and curves that grow in proportion to the step.
 """
 
 from __future__ import annotations
@@ -29,9 +30,6 @@ _STEEP = 2 * math.log(9)
 """A logistic of scale 1 takes this long from 10% to 90%."""
 _HIGHEST, _WIDEST = 200.0, 8.0
 """Of a gradual curve: rise as a multiple of the measured range, width as one of log-steps."""
-_MIDPOINTS, _WIDTHS = (
-    grid.ravel() for grid in np.meshgrid(np.linspace(-0.95, 1.95, 30), np.geomspace(0.501, 7.9, 16))
-)
 
 
 @dataclass(frozen=True)
@@ -62,19 +60,24 @@ def fit_gradual(positions: np.ndarray, values: np.ndarray) -> np.ndarray:
         values: one per checkpoint, same shape.
     """
     # On the unit square the starting points and bounds are the same for every curve.
-    x = (positions - positions[0]) / (positions[-1] - positions[0])
+    span = float(positions[-1] - positions[0])
+    x = (positions - positions[0]) / span
     scale = float(np.ptp(values)) or 1.0
     y = (values - values.min()) / scale
 
+    # A logistic of scale 1 in log(step) begins as growth in proportion to the step.
+    narrowest = min(NARROWEST, _STEEP / span)
+    widths = np.geomspace(narrowest * 1.002, _WIDEST * 0.99, 16)
+    middles, widths = (grid.ravel() for grid in np.meshgrid(np.linspace(-0.95, 1.95, 30), widths))
     # The best of many midpoints and widths, each with its own best base and rise, is the start.
-    shapes = expit((x - _MIDPOINTS[:, None]) * _STEEP / _WIDTHS[:, None])
+    shapes = expit((x - middles[:, None]) * _STEEP / widths[:, None])
     centred = shapes - shapes.mean(axis=1, keepdims=True)
     rises = (centred @ y / (centred**2).sum(axis=1)).clip(1e-6, _HIGHEST / 2)
     fits = y.mean() + rises[:, None] * centred
     best = int(((y - fits) ** 2).sum(axis=1).argmin())
     base = float(y.mean() - rises[best] * shapes[best].mean())
-    start = [base, float(rises[best]), float(_MIDPOINTS[best]), float(_WIDTHS[best])]
-    bounds = ([-np.inf, 0, -1, NARROWEST], [np.inf, _HIGHEST, 2, _WIDEST])
+    start = [base, float(rises[best]), float(middles[best]), float(widths[best])]
+    bounds = ([-np.inf, 0, -1, narrowest], [np.inf, _HIGHEST, 2, _WIDEST])
     with warnings.catch_warnings(), contextlib.suppress(RuntimeError):
         warnings.simplefilter("ignore", OptimizeWarning)
         found, _ = curve_fit(_gradual, x, y, p0=start, bounds=bounds, max_nfev=50)

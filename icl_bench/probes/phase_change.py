@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field
@@ -11,13 +11,14 @@ from pydantic import Field
 from icl_bench.errors import NotMeasurable
 from icl_bench.probes import MetricInfo
 from icl_bench.probes.context import Context
+from icl_bench.probes.locating import ABSENT, Changes
 from icl_bench.probes.phase_curves import QUANTITIES, curve_of, read_samples, tabulate_curves
 from icl_bench.probes.settings import StrictSettings
 from icl_bench.record import Measurement, Metric
 from icl_bench.series import Series
 
 if TYPE_CHECKING:
-    from icl_bench.measures.phase import Change, Curve
+    from icl_bench.measures.phase import Curve
 
 THINNED = 200
 """Points of the recorded training loss that the record keeps at most."""
@@ -135,12 +136,18 @@ def measure_series(series: Series, settings: Settings, context: Context) -> Meas
         tables={"curves": tabulate_curves(steps, samples)},
     )
     _add_sizes(result, curves, settings)
-    changes = _Changes(result, curves, settings)
+    minima = {
+        "score": settings.minimum_score,
+        "loss": settings.minimum_loss,
+        "text": settings.minimum_text,
+    }
+    changes = Changes(curves, minima)
+    result.reason = changes.reasons.get("induction")
     with context.task("phase change", 0):
-        _add_induction(result, changes)
+        _add_induction(result, changes, settings)
         for name, prefix in _BESIDE.items():
             _add_beside(result, changes, name, prefix)
-        _add_loss(result, changes)
+        _add_loss(result, changes, settings)
         _add_training_loss(result, changes, series.training_loss)
     result.tables["changes"] = changes.rows()
     return result
@@ -148,91 +155,6 @@ def measure_series(series: Series, settings: Settings, context: Context) -> Meas
 
 _BESIDE = {"previous_token": "previous_token", "gain": "icl", "text": "text"}
 """Curve -> prefix of its metrics."""
-_ABSENT = {
-    "text": "no 'text' in the suite",
-    "induction_excess": "the source of 'scores' has no controls",
-}
-
-
-class _Changes:
-    """The change of every curve, or why there is none; tests are done when they are asked for."""
-
-    def __init__(self, result: Measurement, curves: dict[str, Curve], settings: Settings) -> None:
-        self._curves, self._settings = curves, settings
-        self._p_values: dict[str, float] = {}
-        self.reasons: dict[str, str] = {}
-        for name in QUANTITIES:
-            if reason := self._why_not(name):
-                self.reasons[name] = reason
-        result.reason = self.reasons.get("induction")
-
-    def find(self, name: str, confidence: float = 0.95) -> Change:
-        """The change of a curve that has one."""
-        from icl_bench.measures.phase import find_change
-
-        return find_change(self._curves[name], confidence)
-
-    def compare(self, result: Measurement, name: str, prefix: str) -> None:
-        """Add how a curve's sharpness ranks among gradual curves."""
-        from icl_bench.measures.gradual import FEWEST, compare_with_gradual
-        from icl_bench.measures.statistics import exact_metric
-
-        names = [f"{prefix}null_p_value"]
-        if not prefix:
-            names += ["null_median_sharpness", "null_max_sharpness"]
-        curve, draws = self._curves[name], self._settings.null_draws
-        if draws == 0 or len(curve.steps) < FEWEST:
-            why = f"gradual curves are fitted to {FEWEST} checkpoints or more"
-            result.unmeasured |= dict.fromkeys(names, why if draws else "null_draws: 0")
-            return
-        null = compare_with_gradual(curve.positions, curve.mean, draws, self._settings.seed)
-        self._p_values[name] = null.p_value
-        numbers = (null.p_value, float(np.median(null.drawn)), max(null.drawn))
-        for metric, value in zip(names, numbers):
-            result.metrics[metric] = exact_metric(value, draws)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One row per curve: its change, or the reason why none is located."""
-        return [self._row(name) for name in self._curves]
-
-    def _row(self, name: str) -> dict[str, Any]:
-        from icl_bench.measures.phase import enclosing_steps
-
-        curve = self._curves[name]
-        row: dict[str, Any] = {"curve": name, **_told("size", curve.rise())}
-        if name in self.reasons:
-            return {**row, "reason": self.reasons[name]}
-        change = self.find(name)
-        for part in ("onset", "midpoint", "end", "fastest", "sharpness"):
-            row |= _told(part, getattr(change, part))
-        between = enclosing_steps(curve.steps, change.midpoint.value, change.midpoint.value)
-        row |= {"midpoint_after": between[0], "midpoint_before": between[1]}
-        row["setback"] = change.setback
-        if name in self._p_values:
-            row["null_p_value"] = self._p_values[name]
-        return row
-
-    def _why_not(self, name: str) -> str | None:
-        if name not in self._curves:
-            return _ABSENT[name]
-        quantity, settings = QUANTITIES[name], self._settings
-        minimum = {
-            "scores": settings.minimum_score,
-            "losses": settings.minimum_loss,
-            "text": settings.minimum_text,
-        }[quantity.role]
-        if name == "copy_accuracy":
-            minimum = settings.minimum_score
-        rise = self._curves[name].rise()
-        if rise.value >= minimum and (rise.ci_low is None or rise.ci_low > 0):
-            return None
-        ends = "" if rise.ci_low is None else f" [{rise.ci_low:.3f}, {rise.ci_high:.3f}]"
-        steps = self._curves[name].steps
-        lack = f"below {minimum:g}" if rise.value < minimum else "not surely above 0"
-        return (
-            f"no phase change: {quantity.told} is {rise.value:.3f}{ends} "
-            f"from step {steps[0]} to {steps[-1]}, {lack}"
-        )
 
 
 def _add_sizes(result: Measurement, curves: dict[str, Curve], settings: Settings) -> None:
@@ -250,10 +172,10 @@ def _add_sizes(result: Measurement, curves: dict[str, Curve], settings: Settings
         if name in curves:
             result.metrics[metric] = curves[name].rise()
         else:
-            result.unmeasured[metric] = _ABSENT[name]
+            result.unmeasured[metric] = ABSENT[name]
 
 
-def _add_induction(result: Measurement, changes: _Changes) -> None:
+def _add_induction(result: Measurement, changes: Changes, settings: Settings) -> None:
     names = ["onset_step", "midpoint_step", "end_step", "sharpness", "null_p_value"]
     if reason := changes.reasons.get("induction"):
         names += ["null_median_sharpness", "null_max_sharpness"]
@@ -262,10 +184,10 @@ def _add_induction(result: Measurement, changes: _Changes) -> None:
     change = changes.find("induction")
     found = (change.onset, change.midpoint, change.end, change.sharpness)
     result.metrics |= dict(zip(names, found))
-    changes.compare(result, "induction", "")
+    _compare(result, changes, "induction", settings)
 
 
-def _add_beside(result: Measurement, changes: _Changes, name: str, prefix: str) -> None:
+def _add_beside(result: Measurement, changes: Changes, name: str, prefix: str) -> None:
     """Add where another curve changes, and how far from there induction does."""
     from icl_bench.measures.phase import doublings_between
 
@@ -286,7 +208,7 @@ def _add_beside(result: Measurement, changes: _Changes, name: str, prefix: str) 
         result.metrics[onset] = doublings_between(other.onset, ours.onset)
 
 
-def _add_loss(result: Measurement, changes: _Changes) -> None:
+def _add_loss(result: Measurement, changes: Changes, settings: Settings) -> None:
     from icl_bench.measures.phase import doublings_between
 
     names = ["loss_step", "loss_sharpness", "loss_null_p_value"]
@@ -295,7 +217,7 @@ def _add_loss(result: Measurement, changes: _Changes) -> None:
         return
     change = changes.find("repeated_loss")
     result.metrics |= {"loss_step": change.fastest, "loss_sharpness": change.sharpness}
-    changes.compare(result, "repeated_loss", "loss_")
+    _compare(result, changes, "repeated_loss", settings)
     if reason := changes.reasons.get("induction"):
         result.unmeasured["loss_distance"] = reason
         return
@@ -303,7 +225,27 @@ def _add_loss(result: Measurement, changes: _Changes) -> None:
     result.metrics["loss_distance"] = doublings_between(other.fastest, ours.midpoint)
 
 
-def _add_training_loss(result: Measurement, changes: _Changes, losses: Mapping[int, float]) -> None:
+def _compare(result: Measurement, changes: Changes, name: str, settings: Settings) -> None:
+    """Add how the sharpness of `induction` or `repeated_loss` ranks among gradual curves."""
+    from icl_bench.measures.gradual import FEWEST, compare_with_gradual
+    from icl_bench.measures.statistics import exact_metric
+
+    names = ["null_p_value", "null_median_sharpness", "null_max_sharpness"]
+    if name == "repeated_loss":
+        names = ["loss_null_p_value"]
+    curve, draws = changes.curves[name], settings.null_draws
+    if draws == 0 or len(curve.steps) < FEWEST:
+        why = f"gradual curves are fitted to {FEWEST} checkpoints or more"
+        result.unmeasured |= dict.fromkeys(names, why if draws else "null_draws: 0 in the suite")
+        return
+    null = compare_with_gradual(curve.positions, curve.mean, draws, settings.seed)
+    changes.p_values[name] = null.p_value
+    numbers = (null.p_value, float(np.median(null.drawn)), max(null.drawn))
+    for metric, value in zip(names, numbers):
+        result.metrics[metric] = exact_metric(value, draws)
+
+
+def _add_training_loss(result: Measurement, changes: Changes, losses: Mapping[int, float]) -> None:
     from icl_bench.measures.bump import FEWEST, find_bump, smooth_losses
     from icl_bench.measures.phase import doublings_between
     from icl_bench.measures.statistics import exact_metric
@@ -331,9 +273,3 @@ def _add_training_loss(result: Measurement, changes: _Changes, losses: Mapping[i
         return
     known = Metric(value=bump.step, stderr=0.0, ci_low=bump.step, ci_high=bump.step)
     result.metrics[names[2]] = doublings_between(known, changes.find("induction").midpoint)
-
-
-def _told(name: str, metric: Metric) -> dict[str, float]:
-    """A metric's value and interval as cells of a row."""
-    cells = {name: metric.value, f"{name}_ci_low": metric.ci_low, f"{name}_ci_high": metric.ci_high}
-    return {key: value for key, value in cells.items() if value is not None}

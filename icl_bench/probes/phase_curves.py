@@ -24,27 +24,37 @@ class Quantity:
         metric: its name there.
         sign: 1 where learning makes it rise, -1 where it falls.
         told: what a change of it is called.
+        kind: which minimum says whether it changes: `score`, `loss` or `text`.
     """
 
     role: str
     metric: str
     sign: int
     told: str
+    kind: str
 
 
 QUANTITIES: dict[str, Quantity] = {
-    "induction": Quantity("scores", "induction_max", 1, "the rise of the induction score"),
+    "induction": Quantity("scores", "induction_max", 1, "the rise of the induction score", "score"),
     "induction_excess": Quantity(
-        "scores", "induction_excess_max", 1, "the rise of the induction score above its control"
+        "scores",
+        "induction_excess_max",
+        1,
+        "the rise of the score above its control",
+        "score",
     ),
     "previous_token": Quantity(
-        "scores", "previous_token_max", 1, "the rise of the previous-token score"
+        "scores", "previous_token_max", 1, "the rise of the previous-token score", "score"
     ),
-    "first_loss": Quantity("losses", "first_loss", -1, "the fall of the loss on the first copy"),
-    "repeated_loss": Quantity("losses", "repeated_loss", -1, "the fall of the loss on repeats"),
-    "gain": Quantity("losses", "gain", 1, "the rise of the gain from repetition"),
-    "copy_accuracy": Quantity("losses", "copy_accuracy", 1, "the rise of copy accuracy"),
-    "text": Quantity("text", "icl_score_windowed", -1, "the fall of the ICL score on text"),
+    "first_loss": Quantity(
+        "losses", "first_loss", -1, "the fall of the loss on the first copy", "loss"
+    ),
+    "repeated_loss": Quantity(
+        "losses", "repeated_loss", -1, "the fall of the loss on repeats", "loss"
+    ),
+    "gain": Quantity("losses", "gain", 1, "the rise of the gain from repetition", "loss"),
+    "copy_accuracy": Quantity("losses", "copy_accuracy", 1, "the rise of copy accuracy", "score"),
+    "text": Quantity("text", "icl_score_windowed", -1, "the fall of the ICL score on text", "text"),
 }
 """Name of a curve -> what it is; `induction_excess` and `text` may be absent."""
 OPTIONAL = ("induction_excess", "text")

@@ -126,8 +126,8 @@ def show_phases(record: RunRecord) -> Iterator[str]:
         yield from phases.pictures(measurement)
         yield "```"
         yield ""
-        yield "Steps are read off between checkpoints. The midpoint lies in the stretch given"
-        yield "beside it (95%), however the curve runs from one checkpoint to the next."
+        yield "Steps are read off between checkpoints. The midpoint lies in the stretch beside it"
+        yield "(95%), however the curve runs from one checkpoint to the next."
         yield ""
         for make in (phases.changes_table, phases.curves_table):
             header, rows = make(measurement)
