@@ -231,6 +231,33 @@ def test_bfloat16_weights(suite):
     assert differences(before, state_of(model)) == []
 
 
+@pytest.mark.parametrize("way", ["older", "newer", "untouched"])
+def test_reduced_precision_of_products_is_off_and_put_back(way):
+    if way == "older":
+        torch.set_float32_matmul_precision("medium")
+    elif way == "newer":
+        if not hasattr(torch.backends, "fp32_precision"):
+            pytest.skip("this torch knows the older way only")
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    before = products()
+    try:
+        with left_as_it_was(families.build("llama")):
+            assert set(products()) <= {"ieee", "highest"}
+        assert products() == before
+    finally:
+        if way == "newer":
+            torch.backends.mkldnn.matmul.fp32_precision = "none"
+        torch.set_float32_matmul_precision("highest")
+
+
+def products():
+    """How exact torch's matrix products are, in each way that can be asked."""
+    if hasattr(torch.backends, "fp32_precision"):
+        places = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+        return [place.fp32_precision for place in places]
+    return [torch.get_float32_matmul_precision()]
+
+
 def test_flash_attention_gives_way_where_weights_are_in_full_precision(suite):
     """FlashAttention takes half precision only: under autocast, which is off while measuring."""
 

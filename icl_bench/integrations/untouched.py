@@ -23,8 +23,8 @@ _HALF = (torch.float16, torch.bfloat16)
 def left_as_it_was(model: PreTrainedModel) -> Iterator[None]:
     """Take off what training put on a model, and put everything back at the end.
 
-    Inside, the model runs in the precision of its weights: outside autocast, without accelerate's
-    wrapper around `forward`, uncompiled. FlashAttention, which takes half precision only, gives
+    Inside, the model runs in the precision of its weights: outside autocast, without TF32, without
+    accelerate's wrapper around `forward`, uncompiled. FlashAttention, which takes half precision only, gives
     way to torch's attention where weights are in full precision. Afterwards every attribute of
     every module and config, every buffer, and the state of the random generators of Python,
     numpy and torch (of the devices that the model is on) are what they were, whatever happened,
@@ -39,6 +39,7 @@ def left_as_it_was(model: PreTrainedModel) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_same_random_state(model))
         stack.enter_context(_same_attributes(model))
+        stack.enter_context(_exact_products())
         for device in {"cpu", *(parameter.device.type for parameter in model.parameters())}:
             if torch.amp.is_autocast_available(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
@@ -83,6 +84,30 @@ def _same_random_state(model: PreTrainedModel) -> Iterator[None]:
             library.set_rng_state(kept, *one)
         random.setstate(python)
         np.random.set_state(legacy)
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Matrix products of float32 in float32: training may have allowed TF32 or bfloat16 for them."""
+    backends: Any = torch.backends
+    if hasattr(backends, "fp32_precision"):
+        # The older function fails where somebody has used this newer way.
+        places = [backends.cuda.matmul, backends.mkldnn.matmul]
+        before = [place.fp32_precision for place in places]
+        for place in places:
+            place.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            for place, precision in zip(places, before):
+                place.fp32_precision = precision
+    else:
+        legacy = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(legacy)
 
 
 @contextmanager
