@@ -24,11 +24,12 @@ def left_as_it_was(model: PreTrainedModel) -> Iterator[None]:
     """Take off what training put on a model, and put everything back at the end.
 
     Inside, the model runs in the precision of its weights: outside autocast, without TF32, without
-    accelerate's wrapper around `forward`, uncompiled. FlashAttention, which takes half precision only, gives
-    way to torch's attention where weights are in full precision. Afterwards every attribute of
-    every module and config, every buffer, and the state of the random generators of Python,
-    numpy and torch (of the devices that the model is on) are what they were, whatever happened,
-    and so are hooks. Weights and gradients are not touched.
+    accelerate's wrapper around `forward`, uncompiled. FlashAttention, which takes half precision
+    only, gives way to torch's attention where weights are in full precision.
+
+    Afterwards every attribute of every module and config, every buffer, and the state of the
+    random generators of Python, numpy and torch (of the devices that the model is on) are what they
+    were, whatever happened, and so are hooks. Weights and gradients are not touched.
 
     Args:
         model: the model, in whatever mode.
@@ -88,7 +89,7 @@ def _same_random_state(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def _exact_products() -> Iterator[None]:
-    """Matrix products of float32 in float32: training may have allowed TF32 or bfloat16 for them."""
+    """Products of float32 matrices in float32; training may have allowed TF32 or bfloat16."""
     backends: Any = torch.backends
     if hasattr(backends, "fp32_precision"):
         # The older function fails where somebody has used this newer way.
