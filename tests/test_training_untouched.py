@@ -210,12 +210,15 @@ def test_compiled_models(suite, in_place):
     assert differences(before, state_of(model)) == []
 
 
-def test_accelerates_mixed_precision(suite):
+@pytest.mark.parametrize("times", [1, 2])
+def test_accelerates_mixed_precision(suite, times):
     """accelerate wraps `forward` in autocast; the float32 weights are measured all the same."""
     accelerate = pytest.importorskip("accelerate")
     expected = values(TrainingGate(families.build("llama"), [suite]).check(0).record)
     accelerator = accelerate.Accelerator(mixed_precision="bf16", cpu=True)
-    model = accelerator.prepare_model(families.build("llama").train())
+    model = families.build("llama").train()
+    for _ in range(times):  # each Trainer that gets the model does it
+        model = accelerator.prepare_model(model)
     assert "_original_forward" in vars(model)
     before = state_of(model)
     assert values(TrainingGate(model, [suite]).check(0).record) == expected

@@ -52,18 +52,25 @@ def _take_off(model: PreTrainedModel) -> None:
     """Undo torch.compile, accelerate's autocast and FlashAttention, by attributes alone."""
     for module in model.modules():
         vars(module).pop("_compiled_call_impl", None)
-    wrapped = vars(model)
-    if "_original_forward" in wrapped:
-        # Kept by accelerate: the class's own method, or what stood in its place before.
-        original = wrapped["_original_forward"]
-        wrapped.pop("forward", None)
-        if getattr(original, "__func__", None) is not type(model).forward:
-            wrapped["forward"] = original
+    attributes = vars(model)
+    if "_original_forward" in attributes:
+        original = attributes["_original_forward"]
+        attributes.pop("forward", None)
+        if not _is_wrapped(type(model).forward, original):
+            attributes["forward"] = original
     if model.dtype not in _HALF:
         replacement = "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
         for config in _configs(model):
             if "flash" in str(getattr(config, "_attn_implementation_internal", None)):
                 config._attn_implementation_internal = replacement
+
+
+def _is_wrapped(forward: Any, call: Any) -> bool:
+    """Whether a call comes to `forward`: accelerate wraps anew each time a Trainer is made."""
+    call = getattr(call, "__func__", call)
+    while call is not forward and hasattr(call, "__wrapped__"):
+        call = getattr(call.__wrapped__, "__func__", call.__wrapped__)
+    return call is forward
 
 
 @contextmanager
