@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 
 import families
 import pytest
@@ -377,6 +378,14 @@ class TestRefused:
         with pytest.raises(UnsupportedModel, match="measure the checkpoints"):
             trainer.train()
         assert trainer.state.global_step == 0
+
+
+@pytest.fixture(autouse=True)
+def _own_settings():
+    """accelerate is told of precision and compilation by variables that outlast a Trainer."""
+    yield
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        del os.environ[name]
 
 
 @pytest.fixture(autouse=True)

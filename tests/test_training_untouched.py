@@ -210,12 +210,15 @@ def test_compiled_models(suite, in_place):
     assert differences(before, state_of(model)) == []
 
 
-def test_accelerates_mixed_precision(suite):
+@pytest.mark.parametrize("times", [1, 2])
+def test_accelerates_mixed_precision(suite, times):
     """accelerate wraps `forward` in autocast; the float32 weights are measured all the same."""
     accelerate = pytest.importorskip("accelerate")
     expected = values(TrainingGate(families.build("llama"), [suite]).check(0).record)
     accelerator = accelerate.Accelerator(mixed_precision="bf16", cpu=True)
-    model = accelerator.prepare_model(families.build("llama").train())
+    model = families.build("llama").train()
+    for _ in range(times):  # each Trainer that gets the model does it
+        model = accelerator.prepare_model(model)
     assert "_original_forward" in vars(model)
     before = state_of(model)
     assert values(TrainingGate(model, [suite]).check(0).record) == expected
@@ -229,6 +232,33 @@ def test_bfloat16_weights(suite):
     assert record.model.dtype == "bfloat16"
     assert record.measurements["small/repeats"].status == "measured"
     assert differences(before, state_of(model)) == []
+
+
+@pytest.mark.parametrize("way", ["older", "newer", "untouched"])
+def test_reduced_precision_of_products_is_off_and_put_back(way):
+    if way == "older":
+        torch.set_float32_matmul_precision("medium")
+    elif way == "newer":
+        if not hasattr(torch.backends, "fp32_precision"):
+            pytest.skip("this torch knows the older way only")
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    before = products()
+    try:
+        with left_as_it_was(families.build("llama")):
+            assert set(products()) <= {"ieee", "highest"}
+        assert products() == before
+    finally:
+        if way == "newer":
+            torch.backends.mkldnn.matmul.fp32_precision = "none"
+        torch.set_float32_matmul_precision("highest")
+
+
+def products():
+    """How exact torch's matrix products are, in each way that can be asked."""
+    if hasattr(torch.backends, "fp32_precision"):
+        places = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+        return [place.fp32_precision for place in places]
+    return [torch.get_float32_matmul_precision()]
 
 
 def test_flash_attention_gives_way_where_weights_are_in_full_precision(suite):

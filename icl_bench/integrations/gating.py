@@ -214,7 +214,10 @@ class TrainingGate:
         return [gate.judge(history, self.plan) for gate in self.gates]
 
     def _tell(self, record: RunRecord) -> None:
-        """Log the gates whose verdict is another than at the evaluation before."""
+        """Log the gates whose verdict is another than at the evaluation before.
+
+        What ends training is left to whoever ends it.
+        """
         for key, taken in record.measurements.items():
             if taken.status == "error":
                 log.warning("icl_bench, step %s: %s: %s", record.step, key, taken.reason)
@@ -222,6 +225,8 @@ class TrainingGate:
             if self._said.get(one.gate) == one.verdict:
                 continue
             self._said[one.gate] = one.verdict
+            if one.verdict in self.stop_on and self.on_failure != "warn":
+                continue
             level = logging.INFO if one.verdict in ("pass", "skipped") else logging.WARNING
             log.log(level, "icl_bench gate: %s: %s (%s)", one.gate, one.verdict, one.reason)
 

@@ -23,12 +23,13 @@ _HALF = (torch.float16, torch.bfloat16)
 def left_as_it_was(model: PreTrainedModel) -> Iterator[None]:
     """Take off what training put on a model, and put everything back at the end.
 
-    Inside, the model runs in the precision of its weights: outside autocast, without accelerate's
-    wrapper around `forward`, uncompiled. FlashAttention, which takes half precision only, gives
-    way to torch's attention where weights are in full precision. Afterwards every attribute of
-    every module and config, every buffer, and the state of the random generators of Python,
-    numpy and torch (of the devices that the model is on) are what they were, whatever happened,
-    and so are hooks. Weights and gradients are not touched.
+    Inside, the model runs in the precision of its weights: outside autocast, without TF32, without
+    accelerate's wrapper around `forward`, uncompiled. FlashAttention, which takes half precision
+    only, gives way to torch's attention where weights are in full precision.
+
+    Afterwards every attribute of every module and config, every buffer, and the state of the
+    random generators of Python, numpy and torch (of the devices that the model is on) are what they
+    were, whatever happened, and so are hooks. Weights and gradients are not touched.
 
     Args:
         model: the model, in whatever mode.
@@ -39,6 +40,7 @@ def left_as_it_was(model: PreTrainedModel) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_same_random_state(model))
         stack.enter_context(_same_attributes(model))
+        stack.enter_context(_exact_products())
         for device in {"cpu", *(parameter.device.type for parameter in model.parameters())}:
             if torch.amp.is_autocast_available(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
@@ -50,18 +52,25 @@ def _take_off(model: PreTrainedModel) -> None:
     """Undo torch.compile, accelerate's autocast and FlashAttention, by attributes alone."""
     for module in model.modules():
         vars(module).pop("_compiled_call_impl", None)
-    wrapped = vars(model)
-    if "_original_forward" in wrapped:
-        # Kept by accelerate: the class's own method, or what stood in its place before.
-        original = wrapped["_original_forward"]
-        wrapped.pop("forward", None)
-        if getattr(original, "__func__", None) is not type(model).forward:
-            wrapped["forward"] = original
+    attributes = vars(model)
+    if "_original_forward" in attributes:
+        original = attributes["_original_forward"]
+        attributes.pop("forward", None)
+        if not _is_wrapped(type(model).forward, original):
+            attributes["forward"] = original
     if model.dtype not in _HALF:
         replacement = "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
         for config in _configs(model):
             if "flash" in str(getattr(config, "_attn_implementation_internal", None)):
                 config._attn_implementation_internal = replacement
+
+
+def _is_wrapped(forward: Any, call: Any) -> bool:
+    """Whether a call comes to `forward`: accelerate wraps anew each time a Trainer is made."""
+    call = getattr(call, "__func__", call)
+    while call is not forward and hasattr(call, "__wrapped__"):
+        call = getattr(call.__wrapped__, "__func__", call.__wrapped__)
+    return call is forward
 
 
 @contextmanager
@@ -83,6 +92,30 @@ def _same_random_state(model: PreTrainedModel) -> Iterator[None]:
             library.set_rng_state(kept, *one)
         random.setstate(python)
         np.random.set_state(legacy)
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Products of float32 matrices in float32; training may have allowed TF32 or bfloat16."""
+    backends: Any = torch.backends
+    if hasattr(backends, "fp32_precision"):
+        # The older function fails where somebody has used this newer way.
+        places = [backends.cuda.matmul, backends.mkldnn.matmul]
+        before = [place.fp32_precision for place in places]
+        for place in places:
+            place.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            for place, precision in zip(places, before):
+                place.fp32_precision = precision
+    else:
+        legacy = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(legacy)
 
 
 @contextmanager
