@@ -167,7 +167,7 @@ SMOLLM2 = dict.fromkeys(VERDICTS, P) | {
     "five-heads-in-gpt2": S,
     "the-second-layer-writes": S,
     "the-first-layer-prepares": S,
-    # A fifth of it does.
+    # A fifth of it does, or less.
     "half-of-icl-on-text": F,
     "by-identity": S,
 }
