@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 import icl_bench
 from icl_bench.suite import load_suite, shipped_suites
+from icl_bench.suite.document import decode, parse
 
 HANDWIRED, TRAINED, CONTROL = "builtin:handwired", "builtin:induction-2l", "builtin:control-1l"
 SHIFTED = "builtin:handwired-shift-2"
@@ -47,6 +49,10 @@ VERDICTS = {
     "are-there-layers-enough": (P, P, F, F),
     "the-second-layer-writes": (P, P, S, S),
     "the-first-layer-prepares": (P, P, S, S),
+    "do-they-emerge": (S, S, S, S),
+    "sudden-or-gradual": (S, S, S, S),
+    "why-not-one-first": (S, S, S, S),
+    "without-looking-at-attention": (S, S, S, S),
     "half-of-copying": (P, P, F, F),
     "half-of-icl-on-text": (S, S, S, S),
     "by-meaning": (S, S, S, S),
@@ -68,6 +74,7 @@ REASONS = (
     "it has no MLP",
     "tokenizer does not know",
     "does not fit into the model's context",
+    "needs a series of checkpoints",
     "no head has induction above",
     "no head qualifies",
     "gains nothing from repetition",
@@ -112,8 +119,31 @@ def test_every_claim_has_its_items() -> None:
     text = shipped_suites()["quiz"].read_text().split("\nquiz:\n")[1]
     parts = re.split(r"^  # claim (\d+)$", text, flags=re.MULTILINE)
     claims = [int(number) for number in parts[1::2]]
-    assert claims == sorted(claims) and set(claims) >= set(range(1, 26)) - {17, 18, 19}
+    assert claims == sorted(claims) and set(claims) == set(range(1, 26))
     assert all("  - id: " in items for items in parts[2::2])
+
+
+SERIES = {
+    # id: (induction-2l@*, control-1l@*); where nothing changes there is no when and how.
+    "do-they-emerge": (P, F),
+    "sudden-or-gradual": (P, S),
+    "why-not-one-first": (P, S),
+    "without-looking-at-attention": (P, S),
+}
+
+
+@pytest.mark.parametrize("model", [TRAINED, CONTROL])
+def test_items_on_training_have_their_known_verdicts_on_a_series(tmp_path, model: str) -> None:
+    quiz = parse(decode(shipped_suites()["quiz"].read_bytes())).data
+    quiz["quiz"] = [item for item in quiz["quiz"] if item["id"] in SERIES]
+    quiz["measure"] = {name: quiz["measure"][name] for name in ("repeats", "losses", "training")}
+    suite = tmp_path / "training.yaml"
+    suite.write_text(json.dumps(quiz))
+    checks = icl_bench.run([suite], f"{model}@*").checks
+    place = (TRAINED, CONTROL).index(model)
+    assert {one.id: one.verdict for one in checks} == {
+        name: row[place] for name, row in SERIES.items()
+    }
 
 
 SHIFTS = """\
@@ -167,9 +197,13 @@ SMOLLM2 = dict.fromkeys(VERDICTS, P) | {
     "five-heads-in-gpt2": S,
     "the-second-layer-writes": S,
     "the-first-layer-prepares": S,
-    # A fifth of it does.
+    # A fifth of it does, or less.
     "half-of-icl-on-text": F,
     "by-identity": S,
+    "do-they-emerge": S,
+    "sudden-or-gradual": S,
+    "why-not-one-first": S,
+    "without-looking-at-attention": S,
 }
 SAMPLE = Path(__file__).parent.parent / "reports/samples/SmolLM2-135M-Instruct.Q4_1/results.json"
 
