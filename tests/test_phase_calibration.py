@@ -1,4 +1,4 @@
-"""A small version of benchmarks/phase_calibration.py, seeded: it passes for good or never."""
+"""Small version of benchmarks/phase_calibration.py: seeded, so that it passes or fails for good."""
 
 from __future__ import annotations
 
