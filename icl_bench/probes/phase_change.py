@@ -12,13 +12,21 @@ from icl_bench.errors import NotMeasurable
 from icl_bench.probes import MetricInfo
 from icl_bench.probes.context import Context
 from icl_bench.probes.locating import ABSENT, Changes
-from icl_bench.probes.phase_curves import QUANTITIES, curve_of, read_samples, tabulate_curves
+from icl_bench.probes.phase_curves import (
+    QUANTITIES,
+    SOURCES,
+    curve_of,
+    read_samples,
+    tabulate_curves,
+)
 from icl_bench.probes.settings import StrictSettings
 from icl_bench.record import Measurement, Metric
 from icl_bench.series import Series
 
 if TYPE_CHECKING:
     from icl_bench.measures.phase import Curve
+
+__all__ = ["METRICS", "SOURCES", "Settings", "measure_series"]
 
 THINNED = 200
 """Points of the recorded training loss that the record keeps at most."""

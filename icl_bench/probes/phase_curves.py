@@ -58,7 +58,7 @@ QUANTITIES: dict[str, Quantity] = {
 }
 """Name of a curve -> what it is; `induction_excess` and `text` may be absent."""
 OPTIONAL = ("induction_excess", "text")
-PROBES = {"scores": "induction", "losses": "losses", "text": "icl_score"}
+SOURCES = {"scores": "induction", "losses": "losses", "text": "icl_score"}
 """Role -> the probe that a source has to be of."""
 
 
@@ -129,9 +129,9 @@ def _measured(series: Series, role: str, name: str) -> tuple[Measurement, ...]:
         raise MeasurementError(f"'{role}: {name}' names no measurement of this suite")
     taken = series.measurements[name]
     for step, one in zip(series.steps, taken):
-        if one.probe != PROBES[role]:
+        if one.probe != SOURCES[role]:
             raise MeasurementError(
-                f"'{role}' needs a measurement of the probe '{PROBES[role]}', not '{one.probe}'"
+                f"'{role}' needs a measurement of the probe '{SOURCES[role]}', not '{one.probe}'"
             )
         if one.status == "skipped":
             raise NotMeasurable(f"{name}: {one.reason}")
