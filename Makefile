@@ -34,6 +34,8 @@ samples: $(READY)
 	$(BIN)/python -m pytest -q --icl-no-cache --icl-report-dir=reports/samples --icl-suite=core --icl-suite=quiz \
 	  --icl-model=builtin:handwired --icl-model=builtin:induction-2l --icl-model=builtin:control-1l \
 	  --icl-model="$$($(BIN)/python tests/real_model.py)" || test $$? -eq 1
+	$(BIN)/python -m pytest -q --icl-no-cache --icl-report-dir=reports/samples --icl-suite=phase-change \
+	  --icl-model='builtin:induction-2l@*' --icl-model='builtin:control-1l@*' || test $$? -eq 1
 
 # What holds of the theory on a real model; half an hour on two cores, less where it was measured before.
 findings: $(READY)
