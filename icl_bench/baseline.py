@@ -76,6 +76,9 @@ class Baseline:
 
     def _save(self, record: RunRecord) -> None:
         assert self._target is not None
+        if self._comparison is not None and not self._comparison.passes(self._strict):
+            self._lines.append(f"not saved as a baseline, because it is worse: {self._target}")
+            return
         if record.status != "complete":
             raise SettingsError(
                 f"--icl-save-baseline: {self._target} was not written: the run is {record.status}, "

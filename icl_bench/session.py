@@ -312,6 +312,8 @@ def _open(config: pytest.Config) -> IclSession:
             folder = Path(config.getoption("icl_report_dir"))
             arguments.check_report_dir(folder, "--icl-report-dir")
         baseline = read_baseline(config, suites, len(by_slug))
+        if config.getoption("collectonly", False):
+            baseline = None
     session = IclSession(
         config,
         plan,

@@ -236,6 +236,30 @@ def test_a_head_that_moved_grew_or_shrank():
     assert compare(before, other_model).heads == []
 
 
+def test_an_interval_wider_than_sampling_counts():
+    """Steps of a phase change are known no better than from one checkpoint to the next."""
+    before, after = record(), record()
+    for one, value in ((before, -0.01), (after, -0.08)):
+        one.measurements["mine/repeats"].metrics["induction_max"] = Metric(
+            value=value, stderr=0.0012, ci_low=value - 0.18, ci_high=value + 0.18, n=32
+        )
+    assert of(compare(before, after), "induction_max").state == "same"
+
+
+def test_how_far_a_sequential_measurement_went_is_no_setting():
+    asked = {"until": "decided", "max_sequences": 256}
+    found = compare(record(**asked), record(**{**asked, "sequences": 64}))
+    assert of(found, "induction_max").state == "same"
+    assert not compare(record(), record(sequences=64)).passes()
+
+
+def test_heads_of_one_sequence_are_not_told_dead():
+    before, after = (record(heads=[(1, 0, score)]) for score in (0.4005, 0.3995))
+    for one in (before, after):
+        del one.measurements["mine/repeats"].heads[0]["induction_stderr"]
+    assert [one.state for one in compare(before, after).heads] == ["kept"]
+
+
 def test_one_sample_cannot_tell():
     before, after = record(), record()
     for one in (before, after):
@@ -302,6 +326,21 @@ def test_a_run_saves_a_baseline_and_a_worse_one_fails(stage: Stage) -> None:
     assert worse.ret == 1  # though every check that ran has passed
     worse.stdout.fnmatch_lines(["stub:bad against the baseline stub:good", "REGRESSION: *"])
     assert "REGRESSION" in (stage.path / "reports" / "stub-bad" / "comparison.md").read_text()
+
+
+def test_a_worse_run_does_not_replace_its_baseline(stage: Stage) -> None:
+    stage.run(GOOD, "mine.yaml", "--icl-save-baseline=base.json")
+    before = (stage.path / "base.json").read_text()
+    both = ["--icl-baseline=base.json", "--icl-save-baseline=base.json"]
+    worse = stage.run(BAD, "mine.yaml", *both)
+    assert worse.ret == 1 and (stage.path / "base.json").read_text() == before
+    worse.stdout.fnmatch_lines(["not saved as a baseline, because it is worse: *"])
+
+
+def test_collecting_compares_nothing(stage: Stage) -> None:
+    record().write(stage.path / "base.json")
+    result = stage.run(GOOD, "mine.yaml", "--icl-baseline=base.json", "--collect-only")
+    assert result.ret == 0
 
 
 def test_a_partial_run_is_no_baseline(stage: Stage) -> None:

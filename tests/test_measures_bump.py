@@ -59,7 +59,7 @@ def test_medians_are_those_of_stretches_of_log_steps():
 def test_scatter_is_that_of_the_noise_and_not_of_the_curve():
     losses = record(convex, range(1, 2001), noise=0.1)
     assert bump.scatter(np.array(list(losses.values()))) == pytest.approx(0.1, rel=0.1)
-    assert bump.scatter(np.arange(50.0)) == 0
+    assert bump.scatter(np.arange(50.0) / 7) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("steps", [range(1, 2001), range(10, 2001, 10), range(50, 2001, 50)])
@@ -95,3 +95,13 @@ def test_a_loss_that_is_convex_all_over_has_none():
         bump.find_bump(record(convex, range(1, 200), noise=0.0)) is None
         or not bump.find_bump(record(convex, range(1, 200), noise=0.0)).height > 0.01
     )
+
+
+@pytest.mark.parametrize("decimals", [1, 2, 3, 4])
+def test_rounding_makes_no_bump(decimals):
+    """Losses that were recorded with few digits, and fall without a bump."""
+    steps = range(10, 1001, 10)
+    losses = {step: round(2 + 3 * math.exp(-step / 150), decimals) for step in steps}
+    assert bump.scatter(np.array(list(losses.values()))) >= 10**-decimals / math.sqrt(12)
+    found = bump.find_bump(losses)
+    assert found is None or not found.significant

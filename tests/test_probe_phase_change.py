@@ -66,6 +66,8 @@ def test_the_rise_until_a_step_counts_the_checkpoints_before_it(found):
     assert value(early, "size_by_step") < 0.05
     assert "until step 2" in measure(sudden(), by_step=2, null_draws=0).unmeasured["size_by_step"]
     assert value(measure(sudden(), null_draws=0), "size_by_step") == value(found, "size")
+    beyond = measure(sudden(), by_step=10**6, null_draws=0).unmeasured["size_by_step"]
+    assert "before step 1000000" in beyond
 
 
 def test_step_0_is_shown_and_not_fitted(found):
@@ -184,6 +186,11 @@ def test_text_is_one_more_curve():
     assert value(result, "text_size") == pytest.approx(1, abs=0.02)
     assert abs(value(result, "text_distance")) < 0.1
     assert result.settings["text"] == "text"
+    skipped = Measurement(probe="icl_score", status="skipped", reason="there is no tokenizer")
+    lost = {**series.measurements, "text": (skipped,) * len(series.steps)}
+    without = measure(dataclasses.replace(series, measurements=lost), text="text", null_draws=0)
+    assert without.status == "measured" and value(without, "size") == value(result, "size")
+    assert without.unmeasured["text_size"] == "text: there is no tokenizer"
 
 
 def test_few_checkpoints_are_not_compared_with_gradual_curves():

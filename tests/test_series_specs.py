@@ -157,7 +157,8 @@ def test_a_folder_may_have_the_sign_in_its_name() -> None:
         ("plain@*", "holds no checkpoints: looked for sub-folders with names that end in the step"),
         ("plain@5", "'plain' is a local path, and those have no revisions"),
         ("./none@*", "there is no folder"),
-        ("twice@*", "has two checkpoints of step 5: "),
+        ("twice@*", "has checkpoints of several kinds (ckpt-5, step5); name those"),
+        ("twice@*5", "has two checkpoints of step 5: "),
         ("runs@*", "fewer than two of its 2 checkpoints can be read: 'runs@step1': its config.jso"),
     ],
 )
@@ -269,6 +270,12 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         "org/tail": Repo({"main": folders["main"], "step1": folders["step0"], "step2": bare}),
         "org/bare": Repo({"step1": bare, "step2": bare}),
         "org/plain": Repo({"main": folders["main"], "v1.0": folders["main"]}),
+        "org/mixed": Repo(
+            {
+                **{name: folders[name] for name in ("main", "step0", "step1000")},
+                **dict.fromkeys(("fp16", "v1", "v2"), folders["main"]),
+            }
+        ),
         "org/gated": Repo(folders, gated=True),
         "org/down": Repo(folders, status=503),
     }
@@ -291,6 +298,18 @@ def test_the_revisions_of_a_repository_are_a_series(hub: HubServer) -> None:
     assert found[1].spec == parse_spec("org/run@step512")
     assert list(steps("org/run@step0,1000")) == [0, 1000]
     assert list(steps("org/run@step5*,0")) == [0, 512]
+
+
+def test_a_star_takes_one_kind_of_names(hub: HubServer, tmp_path: Path) -> None:
+    """`fp16` and `v2` end in numbers, and are no steps of a run that says which ones are."""
+    assert list(steps("org/mixed@*")) == [0, 1000]
+    assert list(steps("org/mixed@v1,v2")) == [1, 2]
+    folder = tmp_path / "kinds"
+    for seed, name in enumerate(("epoch-1", "epoch-2", "checkpoint-500")):
+        checkpoints.write_llama(folder / name, seed=seed)
+    with pytest.raises(SpecError, match=r"several kinds \(.*name those that are meant"):
+        check_spec(parse_spec(f"{folder}@*"))
+    assert list(steps(f"{folder}@epoch-*")) == [1, 2]
 
 
 def test_the_last_revision_may_be_broken_and_not_every_one_is_asked_for(hub: HubServer) -> None:

@@ -231,6 +231,14 @@ def test_difference_of_exact_numbers_is_exact():
     assert found.exact and found.value == pytest.approx(0.2)
 
 
+def test_difference_of_an_exact_and_an_estimated_number_has_the_latters_interval():
+    """Copying lost is exactly 0 where no head is left to switch off: the drop is certain enough."""
+    best = mean_metric([0.96, 0.98, 0.97, 0.95])
+    drop = difference(best, exact_metric(0.0), 1.0, same_tokens=True)
+    assert drop.value == pytest.approx(best.value)
+    assert (drop.ci_low, drop.ci_high) == pytest.approx((best.ci_low, best.ci_high))
+
+
 def test_difference_without_standard_errors_has_no_interval():
     counts = [Metric(value=value, ci_low=0.0, ci_high=9.0, n=8) for value in (5.0, 3.0)]
     found = difference(*counts, 1.0, same_tokens=False)

@@ -82,10 +82,13 @@ def _compare_kind(
         if kind in row and kind in now[row["layer"], row["head"]]
     ]
     pairs = [(a, b) for a, b in pairs if max(a[kind], b[kind]) > bound]
-    n = int(before.settings.get("sequences", 2))
+    n = min(int(one.settings.get("sequences", 2)) for one in (before, after))
     for old, new in pairs:
-        half = student_t(max(n - 1, 1), comparisons=len(pairs)) * _spread(old, new, kind)
-        state = _judge(old[kind], new[kind], half, bound)
+        spread = _spread(old, new, kind)
+        state: HeadState = "kept"
+        if spread is not None:  # one sequence cannot tell
+            half = student_t(max(n - 1, 1), comparisons=len(pairs)) * spread
+            state = _judge(old[kind], new[kind], half, bound)
         yield HeadChange(key, kind, old["layer"], old["head"], state, old[kind], new[kind])
 
 
@@ -97,8 +100,9 @@ def _judge(old: float, new: float, half: float, bound: float) -> HeadState:
     return "appeared" if old <= bound < new else "stronger"
 
 
-def _spread(old: dict[str, Any], new: dict[str, Any], kind: str) -> float:
-    return math.hypot(old.get(f"{kind}_stderr", 0.0), new.get(f"{kind}_stderr", 0.0))
+def _spread(old: dict[str, Any], new: dict[str, Any], kind: str) -> float | None:
+    name = f"{kind}_stderr"
+    return math.hypot(old[name], new[name]) if name in old and name in new else None
 
 
 def _shape(measurement: Measurement) -> list[tuple[int, int]]:

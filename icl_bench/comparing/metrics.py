@@ -166,12 +166,14 @@ def _half_width(old: Metric, new: Metric, paired: bool, confidence: float) -> fl
 
 
 def _error(metric: Metric) -> float | None:
-    """A standard error, read off the interval where only that is known."""
-    if metric.stderr is not None:
-        return metric.stderr
+    """A standard error; read off the interval where that says more.
+
+    Steps of a phase change have intervals that reach to the next checkpoints, wider than sampling
+    alone makes them.
+    """
     if metric.ci_low is None or metric.ci_high is None or metric.n is None or metric.n < 2:
-        return None
-    return (metric.ci_high - metric.ci_low) / 2 / student_t(metric.n - 1)
+        return metric.stderr
+    return max(metric.stderr or 0.0, (metric.ci_high - metric.ci_low) / 2 / student_t(metric.n - 1))
 
 
 def _pairs(before: Measurement, after: Measurement, old: Metric, new: Metric) -> bool:
@@ -194,7 +196,11 @@ def differing_settings(before: Measurement, after: Measurement) -> str | None:
     """
     if before.probe != after.probe:
         return f"probe {before.probe}, now {after.probe}"
+    # With `until: decided`, how many sequences it took is a result; the budget is the setting.
+    growing = before.settings.get("until") is not None
     for name in sorted(before.settings.keys() | after.settings.keys()):
+        if growing and name == "sequences":
+            continue
         old, new = before.settings.get(name), after.settings.get(name)
         if old != new:
             return f"{name} {old}, now {new}"

@@ -267,6 +267,7 @@ def find_metric(name: str, plan: Plan) -> tuple[str, MetricInfo]:
     metrics = {
         f"{key}/{metric}": info
         for key, planned in plan.measurements.items()
+        if not planned.series  # one evaluation is no series of checkpoints
         for metric, info in get_probe(planned.probe).metrics.items()
     }
     found = [full for full in metrics if f"/{full}".endswith(f"/{name}")]
@@ -324,9 +325,11 @@ def difference(before: Metric, now: Metric, sign: float, *, same_tokens: bool) -
     old, new = before.samples, now.samples
     if same_tokens and old and new and len(old) == len(new):
         return mean_metric([sign * (a - b) for a, b in zip(old, new)], keep=False)
-    if before.stderr is None or now.stderr is None or not before.n or not now.n:
+    # A number without sampling error adds nothing: copying lost where no head is left to lose.
+    estimated = [one for one in (before, now) if not one.exact]
+    parts = [(one.stderr**2, one.n - 1) for one in estimated if one.stderr is not None and one.n]
+    if len(parts) < len(estimated):
         return Metric(value=value, n=now.n)
-    parts = [(before.stderr**2, before.n - 1), (now.stderr**2, now.n - 1)]
     variance = sum(part for part, _ in parts)
     if variance == 0:
         return Metric(value=value, stderr=0.0, ci_low=value, ci_high=value, n=now.n)

@@ -45,7 +45,7 @@ class Bump:
     @property
     def significant(self) -> bool:
         """Whether the bump is more than the scatter of the losses."""
-        return self.height > SIGNIFICANT * self.stderr
+        return self.stderr > 0 and self.height > SIGNIFICANT * self.stderr
 
 
 def smooth_losses(
@@ -71,12 +71,19 @@ def smooth_losses(
 def scatter(values: np.ndarray) -> float:
     """Return the standard deviation of noise around a smooth curve, from second differences.
 
+    It is no less than that of rounding to the digits that were recorded.
+
     Args:
         values: in order, at least three.
     """
     bends = values[:-2] - 2 * values[1:-1] + values[2:]
+    rounding = next(
+        (10.0**-k for k in range(7) if np.allclose(values, np.round(values, k), rtol=0, atol=1e-9)),
+        0.0,
+    )
     # The median size of normal numbers is 0.6745 of their standard deviation.
-    return float(np.median(np.abs(bends)) / 0.6745 / math.sqrt(6))
+    noise = float(np.median(np.abs(bends)) / 0.6745 / math.sqrt(6))
+    return max(noise, rounding / math.sqrt(12))
 
 
 def convex_minorant(steps: np.ndarray, values: np.ndarray) -> list[int]:

@@ -140,7 +140,7 @@ def find_steps(spec: ModelSpec) -> tuple[Checkpoint, ...]:
     if not names:
         what = "branches and tags" if spec.kind == "hub" else "sub-folders"
         raise SpecError(f"{place} holds no checkpoints: looked for {what} with {LOOKED_FOR}")
-    chosen = _choose(names, spec.series, place)
+    chosen = _choose(names, spec.series, place, hub=spec.kind == "hub")
     if len(chosen) < 2:
         raise SpecError(
             f"a series needs two checkpoints or more, and {place} has one that fits: "
@@ -265,12 +265,16 @@ def _holds_checkpoint(folder: Path) -> bool:
     return "config.json" in files or any(name.endswith(_PARTS_OF_CHECKPOINT) for name in files)
 
 
-def _choose(names: Mapping[str, int], selection: str, place: str) -> dict[int, str]:
+def _choose(
+    names: Mapping[str, int], selection: str, place: str, *, hub: bool = False
+) -> dict[int, str]:
     """Step -> name of the checkpoints that a selection names."""
     chosen: dict[int, str] = {}
     for part in selection.split(","):
         part = part.strip()
-        if "*" in part:
+        if part == "*":
+            found = _of_one_kind(names, place, hub)
+        elif "*" in part:
             found = [name for name in names if fnmatch.fnmatchcase(name, part)]
         else:
             found = [name for name in names if name == part]
@@ -286,6 +290,27 @@ def _choose(names: Mapping[str, int], selection: str, place: str) -> dict[int, s
                     "those that are meant, by a list (@a,b) or a pattern (@a-*)"
                 )
     return chosen
+
+
+def _of_one_kind(names: Mapping[str, int], place: str, hub: bool) -> list[str]:
+    """Names of one training run; on a hub those that say `step`, if some do, and not `fp16`.
+
+    Raises:
+        SpecError: they are of several kinds, and perhaps of several runs.
+    """
+    found = [name for name in names if hub and _STEP_INSIDE.search(name)] or list(names)
+    kinds: dict[str, str] = {}
+    for name in sorted(found):
+        match = _STEP_INSIDE.search(name) or _STEP_AT_END.search(name)
+        assert match is not None
+        kinds.setdefault(_kind_of(name[: match.start(1)]), name)
+    if len(kinds) > 1:
+        shown = ", ".join(list(kinds.values())[:_SHOWN])
+        raise SpecError(
+            f"{place} has checkpoints of several kinds ({shown}); "
+            "name those that are meant, by a list (@a,b) or a pattern (@a-*)"
+        )
+    return found
 
 
 def _hint(part: str, names: Mapping[str, int]) -> str:

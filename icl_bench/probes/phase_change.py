@@ -18,6 +18,7 @@ from icl_bench.probes.phase_curves import (
     curve_of,
     read_samples,
     tabulate_curves,
+    why_skipped,
 )
 from icl_bench.probes.settings import StrictSettings
 from icl_bench.record import Measurement, Metric
@@ -158,6 +159,9 @@ def measure_series(series: Series, settings: Settings, context: Context) -> Meas
         _add_loss(result, changes, settings)
         _add_training_loss(result, changes, series.training_loss)
     result.tables["changes"] = changes.rows()
+    if settings.text and (why := why_skipped(series, "text", settings.text)):
+        told = result.unmeasured.items()
+        result.unmeasured |= {name: why for name, reason in told if reason == ABSENT["text"]}
     return result
 
 
@@ -170,7 +174,10 @@ def _add_sizes(result: Measurement, curves: dict[str, Curve], settings: Settings
     result.metrics["size"] = induction.rise()
     last = settings.by_step or int(induction.steps[-1])
     until = int(np.searchsorted(induction.steps, last, side="right")) - 1
-    if until >= 1:
+    if last > induction.steps[-1]:
+        why = f"the last checkpoint is that of step {int(induction.steps[-1])}, before step {last}"
+        result.unmeasured["size_by_step"] = why
+    elif until >= 1:
         result.metrics["size_by_step"] = induction.rise(until)
     else:
         result.unmeasured["size_by_step"] = f"there are no two checkpoints until step {last}"

@@ -74,7 +74,11 @@ def read_samples(series: Series, sources: dict[str, str]) -> dict[str, np.ndarra
         MeasurementError: a source is missing, of another probe, broken, or was measured on
             different tokens at different steps.
     """
-    found = {role: _measured(series, role, name) for role, name in sources.items()}
+    found = {
+        role: _measured(series, role, name)
+        for role, name in sources.items()
+        if why_skipped(series, role, name) is None
+    }
     curves: dict[str, np.ndarray] = {}
     for name, quantity in QUANTITIES.items():
         if quantity.role not in found:
@@ -87,6 +91,20 @@ def read_samples(series: Series, sources: dict[str, str]) -> dict[str, np.ndarra
             source = sources[quantity.role]
             raise MeasurementError(f"{source!r} has no samples of {quantity.metric} at every step")
     return curves
+
+
+def why_skipped(series: Series, role: str, name: str) -> str | None:
+    """Return why a source that may be missing is, at every step; None where it is there.
+
+    Args:
+        series: the run.
+        role: what it is read for.
+        name: of the measurement.
+    """
+    taken = series.measurements.get(name, ())
+    if role != "text" or not taken or any(one.status != "skipped" for one in taken):
+        return None
+    return f"{name}: {taken[0].reason}"
 
 
 def curve_of(steps: np.ndarray, samples: np.ndarray, sign: int) -> Curve:
