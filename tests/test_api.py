@@ -27,6 +27,7 @@ def test_the_public_names_are_these():
         "RunRecord",
         "__version__",
         "ablation_sweep",
+        "attention_attribution",
         "head_scores",
         "load_model",
         "logit_attribution",

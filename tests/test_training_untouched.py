@@ -211,10 +211,15 @@ def test_compiled_models(suite, in_place):
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_accelerates_mixed_precision(suite, times):
+def test_accelerates_mixed_precision(suite, times, request):
     """accelerate wraps `forward` in autocast; the float32 weights are measured all the same."""
     accelerate = pytest.importorskip("accelerate")
     expected = values(TrainingGate(families.build("llama"), [suite]).check(0).record)
+    # One process has one state, and a Trainer of another test may have made it.
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    request.addfinalizer(
+        lambda: accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    )
     accelerator = accelerate.Accelerator(mixed_precision="bf16", cpu=True)
     model = families.build("llama").train()
     for _ in range(times):  # each Trainer that gets the model does it
