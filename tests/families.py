@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import transformers as tf
 from torch import nn
+from transformers.models.gptj import modeling_gptj
 
 from icl_bench.reference.architecture import IclReferenceConfig, IclReferenceForCausalLM
 
@@ -59,9 +60,12 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     ),
     "bloom": lambda: tf.BloomConfig(hidden_size=64, n_layer=3, n_head=4, **_OLD),
 }
+GPTJ_HOOKED = not hasattr(modeling_gptj, "ALL_ATTENTION_FUNCTIONS")
+"""Whether GPT-J is outside of the attention interface, as up to transformers 5.23."""
 FUSED = (
     *("gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "mistral", "gemma3", "opt", "icl_reference"),
     "falcon",
+    *(() if GPTJ_HOOKED else ("gptj",)),
 )
 CHUNKED = ("gemma2",)
 WINDOWED = ("mistral", "gemma3")

@@ -465,7 +465,7 @@ def test_a_wrong_side_is_a_mistake_in_the_suite(tmp_path):
 def test_families_without_queries_and_keys_say_why_not():
     import circuit_families as families
 
-    hooked = icl_bench.wrap(families.build("gptj"))
+    hooked = icl_bench.wrap(families.build("bloom"))
     for probe in (composition, attention_attribution):
         with pytest.raises(NotMeasurable, match="does not use transformers' attention interface"):
             probe.measure(hooked, probe.Settings(heads=[[2, 0]], sequences=2, period=6), Context())
@@ -474,7 +474,7 @@ def test_families_without_queries_and_keys_say_why_not():
 def test_edge_knockout_needs_queries_and_keys():
     import circuit_families as families
 
-    hooked = icl_bench.wrap(families.build("gptj"))
+    hooked = icl_bench.wrap(families.build("bloom"))
     settings = ablation.Settings(
         heads=[[2, 0]], method="edge_knockout", sequences=2, period=6, null_draws=0
     )

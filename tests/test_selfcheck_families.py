@@ -17,6 +17,10 @@ from icl_bench.models.kernels import KernelMisfit
 from icl_bench.models.passes import Pass
 from icl_bench.models.paths import PATHS, Runner
 
+hooked_gptj = pytest.mark.skipif(
+    not families.GPTJ_HOOKED, reason="GPT-J has joined transformers' attention interface"
+)
+
 
 def refusal(model) -> str:
     with pytest.raises(UnsupportedModel) as caught:
@@ -40,6 +44,7 @@ def test_a_model_that_ignores_the_wish_for_attention_is_refused(monkeypatch):
     assert "hooked: the model returns no attention matrices" in refusal(families.build("gptj"))
 
 
+@hooked_gptj
 def test_attention_that_is_not_what_mixes_the_values_is_refused(monkeypatch):
     right = modeling_gptj.GPTJAttention._attn
 
@@ -52,6 +57,7 @@ def test_attention_that_is_not_what_mixes_the_values_is_refused(monkeypatch):
     assert "layer 0: the returned attention is not what mixes the values" in message
 
 
+@hooked_gptj
 def test_attention_that_mixes_only_in_part_is_refused(monkeypatch):
     right = modeling_gptj.GPTJAttention._attn
 
@@ -63,6 +69,7 @@ def test_attention_that_mixes_only_in_part_is_refused(monkeypatch):
     assert "times values, is not what its projection gets" in refusal(families.build("gptj"))
 
 
+@hooked_gptj
 def test_heads_that_do_not_lie_side_by_side_are_refused(monkeypatch):
     """Interleaved heads: switching off a block of columns would cut a slice of every head."""
 
