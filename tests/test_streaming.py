@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from icl_bench.errors import IclError, ModelError, SpecError
 from icl_bench.measures.tokens import draw_repeated, induction_pairs
-from icl_bench.models import loading, streaming
+from icl_bench.models import loading, opening, streaming
 from icl_bench.models.conditions import describe_conditions
 from icl_bench.models.model import Model
 from icl_bench.models.opening import open_model
@@ -42,13 +42,13 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every checkpoint that is opened in the ordinary way, not poured."""
     opened: list[str] = []
-    original = loading.load_parts
+    original = opening.load
 
-    def load(spec: Any, **options: Any) -> Any:
+    def load(spec: Any, *options: Any) -> Any:
         opened.append(spec.revision)
-        return original(spec, **options)
+        return original(spec, *options)
 
-    monkeypatch.setattr(streaming, "load_parts", load)
+    monkeypatch.setattr(streaming, "load", load)
     return opened
 
 

@@ -29,7 +29,22 @@ def open_model(
         ModelError: it cannot be loaded or run.
     """
     spec.require_one()
-    parts = load_parts(
+    parts = load(spec, options, found)
+    return make_model(parts, spec, slug, options)
+
+
+def load(spec: ModelSpec, options: RunOptions, found: HubModel | None = None) -> LoadedParts:
+    """Load what a spec names as the options say.
+
+    Args:
+        spec: which model.
+        options: device, dtype, cache, what is trusted.
+        found: where a hub id was found; None to ask.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    return load_parts(
         spec,
         device=options.device,
         dtype=options.dtype,
@@ -38,7 +53,6 @@ def open_model(
         allow_pickle=options.allow_pickle,
         found=found,
     )
-    return make_model(parts, spec, slug, options)
 
 
 def make_model(parts: LoadedParts, spec: ModelSpec, slug: str, options: RunOptions) -> Model:

@@ -11,21 +11,21 @@ from __future__ import annotations
 import gc
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import IclError, ModelError, SpecError
-from icl_bench.models.checkpoint import SAFE_INDEX, SAFE_WEIGHTS, read_json, read_shards
-from icl_bench.models.loading import LoadedParts, load_parts
+from icl_bench.models.checkpoint import read_json
+from icl_bench.models.loading import LoadedParts
 from icl_bench.models.model import Model
-from icl_bench.models.opening import make_model
+from icl_bench.models.opening import load, make_model
 from icl_bench.models.placement import is_spread
 from icl_bench.models.silence import silenced
 from icl_bench.models.spec import ModelSpec, check_spec
+from icl_bench.models.tensorfiles import Entry, read_header, read_tensors
 from icl_bench.models.tokenizer import load_tokenizer, tokenizer_files
-from icl_bench.models.weights import check_finite, explain_failure
+from icl_bench.models.weights import check_finite
 from icl_bench.options import RunOptions
 
 if TYPE_CHECKING:
@@ -113,15 +113,7 @@ class CheckpointStream:
             else:
                 return make_model(parts, spec, slug, options)
         self.close()
-        parts = load_parts(
-            spec,
-            device=options.device,
-            dtype=options.dtype,
-            cache_dir=options.cache_dir,
-            trust_remote_code=options.trust_remote_code,
-            allow_pickle=options.allow_pickle,
-            found=found,
-        )
+        parts = load(spec, options, found)
         model = make_model(parts, spec, slug, options)
         if place is not None:
             self._skeleton = _make_skeleton(parts, place, options)
@@ -163,13 +155,15 @@ def _make_skeleton(parts: LoadedParts, place: _Place, options: RunOptions) -> _S
     if is_spread(parts.model) or "quantization_config" in config or "auto_map" in config:
         return None
     try:
-        files = _read_header(place.folder)
-    except (IclError, _Unfit):
+        files = read_header(place.folder)
+    except IclError:
+        return None
+    if files is None:
         return None
     state = parts.model.state_dict()
     missing, surplus = _differences(parts, files)
     renamed: dict[str, str] = {}
-    for name, tensor in _read_tensors(files):
+    for name, tensor in read_tensors(files):
         if name in state and not _is_same(tensor, state[name]):
             return None
         if name in surplus:
@@ -193,10 +187,10 @@ def _pour(skeleton: _Skeleton, place: _Place, options: RunOptions) -> LoadedPart
     own_dtype = _is_own_dtype(skeleton.parts, options)
     if _read_config(place.folder, own_dtype) != skeleton.config:
         raise _Unfit
-    files = {
-        skeleton.renamed.get(name, name): entry
-        for name, entry in _read_header(place.folder).items()
-    }
+    header = read_header(place.folder)
+    if header is None:
+        raise _Unfit
+    files = {skeleton.renamed.get(name, name): entry for name, entry in header.items()}
     missing, surplus = _differences(skeleton.parts, files)
     if missing and surplus:
         raise _Unfit  # the names of another version perhaps, which transformers knows
@@ -218,7 +212,7 @@ def _pour(skeleton: _Skeleton, place: _Place, options: RunOptions) -> LoadedPart
             raise _Unfit
     poured: set[int] = set()
     with torch.no_grad():
-        for name, tensor in _read_tensors(files):
+        for name, tensor in read_tensors(files):
             if name not in state:
                 continue
             target = state[name]
@@ -250,34 +244,6 @@ def _with_tokenizer(skeleton: _Skeleton, place: _Place, options: RunOptions) -> 
     return parts
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A tensor in a file, under the name that it has there."""
-
-    file: Path
-    name: str
-    shape: tuple[int, ...]
-    dtype: Any
-
-
-def _read_header(folder: Path) -> dict[str, _Entry]:
-    """Name -> place, shape and type of every tensor of a checkpoint, without its values."""
-    if (folder / SAFE_WEIGHTS).is_file():
-        files = [folder / SAFE_WEIGHTS]
-    elif (folder / SAFE_INDEX).is_file():
-        files = read_shards(folder / SAFE_INDEX)
-    else:
-        raise _Unfit
-    found: dict[str, _Entry] = {}
-    for file in files:
-        with _opened(file) as content:
-            for name in content.keys():  # noqa: SIM118 (it is no mapping)
-                part = content.get_slice(name)
-                shape, dtype = tuple(part.get_shape()), _dtype_of(part.get_dtype())
-                found[name] = _Entry(file, name, shape, dtype)
-    return found
-
-
 def _is_same(tensor: Tensor, target: Tensor) -> bool:
     """Whether a tensor of a checkpoint is, in the module's type, the one in the module."""
     import torch
@@ -287,37 +253,7 @@ def _is_same(tensor: Tensor, target: Tensor) -> bool:
     return torch.equal(tensor.to(target.device, target.dtype), target)
 
 
-def _read_tensors(files: dict[str, _Entry]) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and values of one tensor after the other, file by file."""
-    for file in sorted({entry.file for entry in files.values()}):
-        with _opened(file) as content:
-            for name in sorted(name for name, entry in files.items() if entry.file == file):
-                try:
-                    tensor = content.get_tensor(files[name].name)
-                except Exception as error:
-                    raise ModelError(f"{name} cannot be read: {explain_failure(error)}") from error
-                yield name, tensor
-
-
-def _opened(file: Path) -> Any:
-    from safetensors import safe_open
-
-    try:
-        return safe_open(str(file), framework="pt", device="cpu")
-    except Exception as error:
-        raise ModelError(f"{file.name} cannot be read: {explain_failure(error)}") from error
-
-
-def _dtype_of(name: str) -> Any:
-    """Torch's type for a name of safetensors', None for those that no weight of ours has."""
-    import torch
-
-    return {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16}.get(
-        name, torch.bfloat16 if name == "BF16" else None
-    )
-
-
-def _differences(parts: LoadedParts, files: dict[str, _Entry]) -> tuple[set[str], set[str]]:
+def _differences(parts: LoadedParts, files: dict[str, Entry]) -> tuple[set[str], set[str]]:
     """Names that the checkpoint lacks and that the module lacks; tied weights count once."""
     state = parts.model.state_dict()
     there = {(state[name].data_ptr(), state[name].shape) for name in files if name in state}
