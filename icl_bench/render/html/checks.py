@@ -31,7 +31,7 @@ _TILES = (
     ("ablation", "gain", "nats gained by repetition"),
     ("ablation", "copying_lost", "of that lost without induction heads"),
     ("ablation", "null_p_value", "p, against random heads"),
-    ("phase_change", "induction_midpoint", "step at which half of induction is there"),
+    ("phase_change", "midpoint_step", "step at which half of induction is there"),
 )
 """Probe, metric, words: the first of each that was measured stands large at the top."""
 

@@ -17,9 +17,11 @@ MOST = 7
 """Heads drawn on either side; the strongest."""
 _FAINTEST = 0.05
 """Edges that carry less than this share of a head's score are left out, and said to be."""
-_WIDTH, _ROW, _TOP = 760, 54, 46
-_BOX = (150, 40)
-_LEFT, _RIGHT = 130, 560
+_WIDTH, _ROW, _TOP = 660, 54, 46
+_BOX = (176, 40)
+_LEFT, _RIGHT = 92, 478
+_NAMED = 0.2
+"""From this share on an edge is labelled, and the head that it starts from drawn."""
 Head = tuple[int, int]
 
 
@@ -31,6 +33,8 @@ class Circuit:
     """Induction head -> score, strongest first."""
     previous: dict[Head, float]
     """Previous-token head -> score, strongest first."""
+    others: dict[Head, float | None] = field(default_factory=dict)
+    """Other earlier head that an edge starts from -> its previous-token score, where known."""
     edges: list[dict[str, Any]] = field(default_factory=list)
     """Rows of `composition` between them: sender, receiver, side, clean, patched, share."""
     composed: str | None = None
@@ -103,9 +107,10 @@ def _head(row: dict[str, Any]) -> Head:
 
 
 def _add_edges(found: Circuit, measurement: Measurement) -> None:
-    """Take over the edges into drawn heads; their strongest senders are drawn too."""
-    best: dict[Head, float] = {}
+    """Take over the edges into drawn heads, and the heads that the widest of them start from."""
     rows = []
+    best: dict[Head, float] = {}
+    known: dict[Head, float | None] = {}
     for row in measurement.tables["composition"]:
         receiver, sender = _head(row), (int(row["sender_layer"]), int(row["sender_head"]))
         clean = float(row["clean"])
@@ -117,13 +122,12 @@ def _add_edges(found: Circuit, measurement: Measurement) -> None:
         rows.append({**row, "sender": sender, "receiver": receiver, "share": share})
         best[sender] = max(best.get(sender, 0.0), share)
         score = row.get("sender_previous_token")
-        if sender not in found.previous and share >= 0.2 and isinstance(score, (int, float)):
-            found.previous[sender] = float(score)
-    if len(found.previous) > MOST:
-        # Those that an edge starts from are what the drawing is about.
-        kept = sorted(found.previous, key=lambda head: -best.get(head, 0.0))[:MOST]
-        found.previous = {head: found.previous[head] for head in kept}
-    found.edges = [row for row in rows if row["sender"] in found.previous]
+        known[sender] = float(score) if isinstance(score, (int, float)) else None
+    for sender in sorted(best, key=lambda head: -best[head]):
+        if sender not in found.previous and best[sender] >= _NAMED:
+            found.others[sender] = known[sender]
+    found.others = dict(list(found.others.items())[: max(MOST - len(found.previous), 2)])
+    found.edges = [row for row in rows if row["sender"] in {**found.previous, **found.others}]
 
 
 def _words(found: Circuit) -> list[str]:
@@ -137,6 +141,9 @@ def _words(found: Circuit) -> list[str]:
     for name, heads in (("Induction", found.scores), ("Previous-token", found.previous)):
         listed = ", ".join(f"{_name(head)} ({numbers.score(s)})" for head, s in heads.items())
         told.append(f"{name} heads: {listed or f'none above {THRESHOLD}'}.")
+    if found.others:
+        listed = ", ".join(map(_name, found.others))
+        told.append(f"Other earlier heads that an induction head needs: {listed}.")
     if found.composed is None:
         told.append(
             "Composition between them was not measured, so no edges are drawn; the suite circuit "
@@ -173,38 +180,31 @@ def _name(head: Head) -> str:
 
 def _draw(found: Circuit) -> Markup:
     """Boxes by layer, bottom to top; an edge as wide as the share of the score it carries."""
-    rows = max(len(found.scores), len(found.previous), 1)
+    senders = {**found.previous, **found.others}
+    rows = max(len(found.scores), len(senders), 1)
     height = _TOP + rows * _ROW + 12
     places: dict[tuple[str, Head], tuple[float, float]] = {}
-    for side, heads, x in (("p", found.previous, _LEFT), ("i", found.scores, _RIGHT)):
+    for side, heads, x in (("p", senders, _LEFT), ("i", found.scores, _RIGHT)):
         ordered = sorted(heads, reverse=True)
         lead = (rows - len(ordered)) * _ROW / 2
         for index, head in enumerate(ordered):
             places[side, head] = (x, _TOP + lead + index * _ROW + _ROW / 2)
-    parts = []
+    parts, labels = [], []
     for edge in sorted(found.edges, key=lambda row: row["share"]):
-        x1, y1 = places["p", edge["sender"]]
-        x2, y2 = places["i", edge["receiver"]]
-        x1, x2 = x1 + _BOX[0] / 2, x2 - _BOX[0] / 2
-        share = min(edge["share"], 1.0)
-        cells = _edge_cells(edge)
-        title = Markup("{} feeds the {}: {} to {} without it ({})").format(*cells)
-        side = edge["side"] if edge["side"] in ("key", "query", "value") else "key"
-        parts.append(
-            f'<path class="edge {side}" d="M{x1},{y1} C{x1 + 110},{y1} {x2 - 110},{y2} {x2},{y2}" '
-            f'stroke-width="{1 + 7 * share:.1f}" opacity="{0.35 + 0.6 * share:.2f}">'
-            f"<title>{title}</title></path>"
-        )
-        if share >= 0.2:
-            parts.append(
-                f'<text class="share" x="{x2 - 8}" y="{y2 - 7 if side == "key" else y2 + 15}" '
-                f'text-anchor="end">{side[0].upper()} −{100 * share:.0f}%</text>'
-            )
+        line, text = _draw_edge(edge, places["p", edge["sender"]], places["i", edge["receiver"]])
+        parts.append(line)
+        labels.append(text)
+    parts += labels
     for (side, head), (x, y) in places.items():
-        score = found.previous[head] if side == "p" else found.scores[head]
-        note = f"{'reads the token before' if side == 'p' else 'matches and copies'} · {score:.2f}"
-        if side == "i" and head in found.written:
-            note = f"{score:.2f} · writes {found.written[head]:+.1f} logits"
+        if side == "i":
+            written = found.written.get(head)
+            note = f"induction {found.scores[head]:.2f}"
+            note += "" if written is None else f" · writes {written:+.1f} logits"
+        elif head in found.previous:
+            note = f"reads the token before · {found.previous[head]:.2f}"
+        else:
+            side, score = "o", found.others[head]
+            note = "another head" if score is None else f"token before only {score:.2f}"
         parts.append(
             f'<g class="node {side}" tabindex="0" role="button" data-layer="{head[0]}" '
             f'data-head="{head[1]}" aria-label="Pin head {_name(head)}">'
@@ -215,13 +215,36 @@ def _draw(found: Circuit) -> Markup:
         )
     label = Markup("{}").format(" ".join(_words(found)))
     titles = (
-        f'<text class="title" x="{_LEFT}" y="22" text-anchor="middle">Previous-token heads</text>'
+        f'<text class="title" x="{_LEFT}" y="22" text-anchor="middle">Earlier heads</text>'
         f'<text class="title" x="{_RIGHT}" y="22" text-anchor="middle">Induction heads</text>'
         f'<text class="out" x="{_RIGHT + _BOX[0] / 2 + 12}" y="{_TOP + rows * _ROW / 2 + 5}">'
-        "→ next token</text>"
+        "→ next</text>"
     )
     # All numbers are ours; the one text, with a measurement's name in it, is escaped above.
     return Markup(  # noqa: S704
         f'<svg class="circuit" viewBox="0 0 {_WIDTH} {height}" role="group" aria-label="{label}">'
         f"{titles}{''.join(parts)}</svg>"
     )
+
+
+def _draw_edge(
+    edge: dict[str, Any], start: tuple[float, float], end: tuple[float, float]
+) -> tuple[str, str]:
+    """One edge and its label, which is drawn over all edges; the label of a thin one is empty."""
+    x1, x2 = start[0] + _BOX[0] / 2, end[0] - _BOX[0] / 2
+    y1, y2 = start[1], end[1]
+    share = min(edge["share"], 1.0)
+    side = edge["side"] if edge["side"] in ("key", "query", "value") else "key"
+    title = Markup("{} feeds the {}: {} to {} without it ({})").format(*_edge_cells(edge))
+    line = (
+        f'<path class="edge {side}" d="M{x1},{y1} C{x1 + 90},{y1} {x2 - 90},{y2} {x2},{y2}" '
+        f'stroke-width="{1 + 7 * share:.1f}" opacity="{0.35 + 0.6 * share:.2f}">'
+        f"<title>{title}</title></path>"
+    )
+    if share < _NAMED:
+        return line, ""
+    label = (
+        f'<text class="share" x="{x2 - 6}" y="{y2 - 8 if side == "key" else y2 + 17}" '
+        f'text-anchor="end">{side[0].upper()} −{100 * share:.0f}%</text>'
+    )
+    return line, label

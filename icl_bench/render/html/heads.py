@@ -54,7 +54,7 @@ def section(record: RunRecord) -> dict[str, Any] | None:
     top: list[dict[str, Any]] = []
     for keys, measurement in measured:
         header, rows = tables.head_table(measurement.heads)
-        top.append({"keys": ", ".join(keys), "header": header, "rows": rows})
+        top.append({"named": ", ".join(keys), "header": header, "rows": rows})
     return {"top": top, "count": len({*cells}), "data": {"layers": layers, "heads": width, "scores": told}}
 
 

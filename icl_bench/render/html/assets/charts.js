@@ -49,11 +49,12 @@
   const copying = icl.data.copying;
   (copying ? copying.nulls : []).forEach((found, index) => {
     if (!found) return;
+    const everything = [found.observed, ...Object.values(found.draws).flat()];
     icl.chart(`null-${index}`, () => ({
       traces: Object.entries(found.draws).map(([name, values], place) => ({ type: "histogram", x: values, name, nbinsx: 24,
         marker: { color: icl.color(TONES[place]) }, opacity: 0.75, hovertemplate: "%{x}: %{y} draws<extra></extra>" })),
       layout: { height: 240, barmode: "overlay", showlegend: true, bargap: 0.05,
-        xaxis: { title: { text: "loss ratio" } }, yaxis: { title: { text: "draws" } },
+        xaxis: { title: { text: "loss ratio" }, range: [Math.min(0, ...everything), 1.08 * Math.max(...everything)] }, yaxis: { title: { text: "draws" } },
         shapes: [{ type: "line", x0: found.observed, x1: found.observed, yref: "paper", y0: 0, y1: 1, line: { color: icl.color("c2"), width: 3 } }],
         annotations: [{ x: found.observed, yref: "paper", y: 0.95, text: "chosen heads", showarrow: false, xanchor: "right", font: { color: icl.color("c2") } }] },
     }));
