@@ -68,7 +68,7 @@ def glance(record: RunRecord) -> dict[str, Any]:
     return {
         "spec": one_line(model.spec) + (f"@{model.revision}" if _single(record) else ""),
         "verdict": {**verdict_cell(verdict), "word": word},
-        "counts": [(verdict_cell(verdict), counts[verdict]) for verdict in WORDS if counts[verdict]],
+        "counts": [(verdict_cell(one), counts[one]) for one in WORDS if counts[one]],
         "facts": " · ".join(one_line(fact) for fact in facts if fact),
         "created": record.created.replace("T", " ").split(".")[0],
         "notes": notes,

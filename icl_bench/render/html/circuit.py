@@ -158,8 +158,8 @@ def _words(found: Circuit) -> list[str]:
         best = max(found.edges, key=lambda edge: edge["share"])
         told.append(
             f"Strongest edge: without {_name(best['sender'])} in its {best['side']} side the "
-            f"score of {_name(best['receiver'])} goes from {numbers.score(float(best['clean']))} to "
-            f"{numbers.score(float(best['patched']))}."
+            f"score of {_name(best['receiver'])} goes from "
+            f"{numbers.score(float(best['clean']))} to {numbers.score(float(best['patched']))}."
         )
     return told
 
@@ -184,11 +184,11 @@ def _draw(found: Circuit) -> Markup:
     rows = max(len(found.scores), len(senders), 1)
     height = _TOP + rows * _ROW + 12
     places: dict[tuple[str, Head], tuple[float, float]] = {}
-    for side, heads, x in (("p", senders, _LEFT), ("i", found.scores, _RIGHT)):
+    for side, heads, across in (("p", senders, _LEFT), ("i", found.scores, _RIGHT)):
         ordered = sorted(heads, reverse=True)
         lead = (rows - len(ordered)) * _ROW / 2
         for index, head in enumerate(ordered):
-            places[side, head] = (x, _TOP + lead + index * _ROW + _ROW / 2)
+            places[side, head] = (across, _TOP + lead + index * _ROW + _ROW / 2)
     parts, labels = [], []
     for edge in sorted(found.edges, key=lambda row: row["share"]):
         line, text = _draw_edge(edge, places["p", edge["sender"]], places["i", edge["receiver"]])
@@ -221,7 +221,7 @@ def _draw(found: Circuit) -> Markup:
         "→ next</text>"
     )
     # All numbers are ours; the one text, with a measurement's name in it, is escaped above.
-    return Markup(  # noqa: S704
+    return Markup(
         f'<svg class="circuit" viewBox="0 0 {_WIDTH} {height}" role="group" aria-label="{label}">'
         f"{titles}{''.join(parts)}</svg>"
     )

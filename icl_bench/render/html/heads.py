@@ -29,7 +29,7 @@ LABELS = {
 
 _ENDS = ("_stderr", "_ci_low", "_ci_high")
 _NOT_SCORES = {"layer", "head", "sequences", "repeated_loss"}
-_DIGITS = 4
+_DIGITS = 6
 Head = tuple[int, int]
 
 
@@ -49,13 +49,14 @@ def section(record: RunRecord) -> dict[str, Any] | None:
             for name in ("values", "stderr", "low", "high")
             if score[name]
         }
-        told.append({"name": score["name"], "label": score["label"], "from": score["from"], **grids})
+        told.append({**{name: score[name] for name in ("name", "label", "from")}, **grids})
     measured = tables.head_measurements(record)
     top: list[dict[str, Any]] = []
     for keys, measurement in measured:
         header, rows = tables.head_table(measurement.heads)
         top.append({"named": ", ".join(keys), "header": header, "rows": rows})
-    return {"top": top, "count": len({*cells}), "data": {"layers": layers, "heads": width, "scores": told}}
+    data = {"layers": layers, "heads": width, "scores": told}
+    return {"top": top, "count": len({*cells}), "data": data}
 
 
 def _scores(record: RunRecord) -> Iterator[dict[str, Any]]:
@@ -87,12 +88,13 @@ def _scores(record: RunRecord) -> Iterator[dict[str, Any]]:
 
 
 def _column(rows: list[dict[str, Any]], name: str) -> dict[Head, float]:
-    found = {}
+    found: dict[Head, float] = {}
     for row in rows:
         value, layer, head = row.get(name), row.get("layer"), row.get("head")
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if math.isfinite(value) and isinstance(layer, int) and isinstance(head, int):
-                found[layer, head] = float(value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        if math.isfinite(value) and isinstance(layer, int) and isinstance(head, int):
+            found[layer, head] = float(value)
     return found
 
 

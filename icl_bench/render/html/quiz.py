@@ -31,7 +31,7 @@ def _item(item: Check, record: RunRecord, several: bool) -> dict[str, Any]:
     rules = option_rules(item)
     measurement = record.measurements.get(item.measurement)
     metrics = measurement.metrics if measurement else {}
-    beside = [f"{name} = {estimate(metrics[name])}" for name in item.beside or () if name in metrics]
+    beside = [name for name in item.beside or () if name in metrics]
     measured = ""
     if item.value is not None:
         interval = bounds(item.ci_low, item.ci_high)
@@ -53,6 +53,6 @@ def _item(item: Check, record: RunRecord, several: bool) -> dict[str, Any]:
             for key, text in (item.options or {}).items()
         ],
         "measured": measured,
-        "beside": "; ".join(beside),
+        "beside": "; ".join(f"{name} = {estimate(metrics[name])}" for name in beside),
         "reason": item.reason or "",
     }

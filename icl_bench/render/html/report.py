@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from icl_bench.record import RunRecord
-from icl_bench.render import markdown
 from icl_bench.render.html import (
     behaviour,
     checks,

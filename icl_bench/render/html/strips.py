@@ -56,7 +56,7 @@ def draw_strip(check: Check) -> Markup | None:
     told += f"; needed {numbers.rule(check.rule, check.threshold)}"
     label = Markup("{}").format(told)
     # Every number above is ours and every text is escaped by the line before.
-    return Markup(  # noqa: S704
+    return Markup(
         f'<svg class="strip" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         f'role="img" aria-label="{label}"><title>{label}</title>{"".join(parts)}</svg>'
     )

@@ -22,9 +22,7 @@ def section(record: RunRecord) -> dict[str, Any] | None:
     for key, one in phases.phase_changes(record):
         panels += _phase_panels(one)
         header, rows = phases.changes_table(one)
-        changes.append(
-            {"key": key, "words": phases.summarize(one), "header": header, "rows": rows}
-        )
+        changes.append({"key": key, "words": phases.summarize(one), "header": header, "rows": rows})
     if not panels:
         panels += [_metric_panel(record, key) for key in steps.series_measurements(record)]
     drawn = [one for one in panels if one]
@@ -52,9 +50,8 @@ def _phase_panels(one: Measurement) -> list[dict[str, Any] | None]:
     ]
     scores = [series(phases.CURVES[name], curves, "step", name) for name in _SCORES]
     losses = [series(phases.CURVES[name], curves, "step", name) for name in _LOSSES]
-    recorded = series(
-        phases.CURVES["training_loss"], one.tables.get("training_loss", []), "step", "loss", dash=True
-    )
+    noted = one.tables.get("training_loss", [])
+    recorded = series(phases.CURVES["training_loss"], noted, "step", "loss", dash=True)
     step = "optimizer step"
     return [
         panel("Scores over training", step, "score", scores, log=True, marks=marks),

@@ -52,7 +52,10 @@
   // ---- the text -----------------------------------------------------------------------------------
   const list = byId("tokens");
   const repeats = tokens.filter((token) => token.source !== undefined).map((token) => token.position);
-  let now = repeats.length ? repeats[0] : size - 1;
+  // Where the text goes on as it did before is where the circuit has something to say.
+  const copies = repeats.filter((position) => tokens[position + 1]
+    && tokens[position + 1].token === tokens[tokens[position].source].token);
+  let now = copies[0] ?? repeats[0] ?? size - 1;
   const boxes = tokens.map((token) => {
     const box = el("span", { class: "token", role: "option", id: `token-${token.position}`,
       onclick: () => go(token.position) }, shown(token.token), el("small", {}));
@@ -82,7 +85,7 @@
     if (!rows) return null;
     const row = rows[now], best = most(row), token = tokens[now];
     const wanted = role === "induction" ? token.source : role === "previous_token" && now > 0 ? now - 1 : undefined;
-    const hit = wanted === undefined ? "" : best === wanted ? "✓ as the theory says" : `theory: ${shown(tokens[wanted].token)} (${wanted})`;
+    const hit = wanted === undefined ? "" : best === wanted ? "✓ as the theory says" : `theory: ${shown(tokens[wanted].token)} (${wanted}), which gets ${number(row[wanted], 2)}`;
     return el("tr", {}, el("td", {}, el("button", { type: "button", class: "pin mono", onclick: () => pins.pin(pins.parse(name)) }, name)),
       el("td", {}, words[role] || ""), el("td", { class: "mono" }, `${shown(tokens[best].token)} (${best})`),
       el("td", { class: "num" }, number(row[best], 2)), el("td", {}, hit));
