@@ -14,7 +14,7 @@
 
   const toggles = panel.switches.map((one) => {
     const button = el("button", { type: "button", class: "toggle", role: "switch", "aria-checked": "true",
-      "data-switch": one.switch, onclick: () => {
+      "data-switch": one.switch, "data-role": one.role, onclick: () => {
         if (off.has(one.switch)) off.delete(one.switch); else off.add(one.switch);
         show();
       } }, el("i", { "aria-hidden": "true" }), el("span", {}, one.label, el("br"),
