@@ -10,11 +10,11 @@ MODEL  ?= builtin:induction-2l
 FINDINGS_MODEL ?= $$($(BIN)/python tests/real_model.py)
 BENCH_MODEL ?= benchmarks.random_models:llama_20m
 
-.PHONY: demo test lint types pytest samples findings reference bench oldest newest clean
+.PHONY: demo test lint types pytest samples pictures findings reference bench oldest newest clean
 
 demo: $(READY)
 	@status=0; $(BIN)/python -m pytest --icl-model=$(MODEL) || status=$$?; \
-	echo; echo "Report: $(CURDIR)/reports/$$(echo '$(MODEL)' | tr -c 'A-Za-z0-9._\n-' '-')/report.md"; \
+	echo; echo "Report: $(CURDIR)/reports/$$(echo '$(MODEL)' | tr -c 'A-Za-z0-9._\n-' '-')/report.html"; \
 	exit $$status
 
 test: lint types pytest
@@ -31,11 +31,15 @@ pytest: $(READY)
 
 # The committed reports, made by the tool itself.
 samples: $(READY)
-	$(BIN)/python -m pytest -q --icl-no-cache --icl-report-dir=reports/samples --icl-suite=core --icl-suite=quiz \
+	$(BIN)/python -m pytest -q --icl-no-cache --icl-plotly=shared --icl-report-dir=reports/samples --icl-suite=core --icl-suite=quiz \
 	  --icl-model=builtin:handwired --icl-model=builtin:induction-2l --icl-model=builtin:control-1l \
 	  --icl-model="$$($(BIN)/python tests/real_model.py)" || test $$? -eq 1
-	$(BIN)/python -m pytest -q --icl-no-cache --icl-report-dir=reports/samples --icl-suite=phase-change \
+	$(BIN)/python -m pytest -q --icl-no-cache --icl-plotly=shared --icl-report-dir=reports/samples --icl-suite=phase-change \
 	  --icl-model='builtin:induction-2l@*' --icl-model='builtin:control-1l@*' || test $$? -eq 1
+
+# Pictures of them for the README; needs Chromium.
+pictures: $(READY)
+	$(BIN)/python docs/pictures/take.py
 
 # What holds of the theory on a real model; half an hour on two cores, less where it was measured before.
 findings: $(READY)

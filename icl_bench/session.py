@@ -229,7 +229,9 @@ class IclSession:
             from icl_bench.render.files import write_reports
 
             try:
-                self.paths = write_reports(self.records, self.report_dir)
+                self.paths = write_reports(
+                    self.records, self.report_dir, self.config.getoption("icl_plotly")
+                )
             except IclError as error:
                 self.trouble = str(error)
         folder = self.paths[0].parent if self.paths else None

@@ -156,3 +156,16 @@ def test_every_row_of_the_probe_table_is_a_probe():
         assert callable(getattr(probe.module, "measure_series" if probe.is_series else "measure"))
     with pytest.raises(SettingsError, match="did you mean 'induction'"):
         get_probe("inducton")
+
+
+def test_every_package_is_installed() -> None:
+    # A package that the build leaves out is missed only by those who do not install in place.
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads pyproject.toml")
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    listed = set(project["tool"]["setuptools"]["packages"]) - {"icl_bench.suites"}
+    there = {
+        ".".join(folder.relative_to(PACKAGE.parent).parts)
+        for folder in (PACKAGE, *PACKAGE.rglob("*"))
+        if folder.is_dir() and (folder / "__init__.py").exists()
+    }
+    assert listed == there

@@ -1,0 +1,238 @@
+"""The HTML report as text: whole, safe, small, and true to the record."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+from html_pages import HOSTILE, Reader, make_hostile, sample
+
+from icl_bench.record import Check, RunRecord
+from icl_bench.render import numbers
+from icl_bench.render.files import write_reports
+from icl_bench.render.html import circuit, heads
+from icl_bench.render.html.page import embed, plotly_name
+from icl_bench.render.html.report import report_page
+from icl_bench.render.html.strips import draw_strip
+
+NAMES = (
+    "builtin-induction-2l",
+    "builtin-control-1l",
+    "builtin-handwired",
+    "SmolLM2-135M-Instruct.Q4_1",
+    "builtin-induction-2l--",
+    "builtin-control-1l--",
+)
+LIMIT = 1_500_000
+
+
+def without_plotly(record: RunRecord) -> str:
+    return report_page(record, plotly="x.js")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sample_is_one_whole_page(name: str) -> None:
+    page = Reader(without_plotly(sample(name)))
+    assert page.faults == []
+    ids = page.attributes("id")
+    assert len(ids) == len(set(ids))
+    targets = [href[1:] for href in page.attributes("href")]
+    assert targets and set(targets) <= set(ids)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_asked_of_a_network(name: str) -> None:
+    page = Reader(report_page(sample(name)))
+    assert page.attributes("src") == []
+    assert not any(tag in ("link", "iframe", "object", "embed") for tag, _ in page.elements)
+    policy = [own["content"] for _, own in page.elements if own.get("http-equiv")]
+    assert policy and str(policy[0]).startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_check_is_told_with_its_value(name: str) -> None:
+    record = sample(name)
+    words = " ".join(Reader(without_plotly(record)).words)
+    for check in record.checks:
+        assert check.id in words
+        if check.value is not None and check.kind == "check":
+            assert numbers.number(check.value) in words
+    for key in record.measurements:
+        assert key in words
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pages_are_small(name: str) -> None:
+    assert len(without_plotly(sample(name)).encode()) < LIMIT
+
+
+def test_a_large_model_stays_below_the_limit() -> None:
+    record = sample("builtin-induction-2l").model_copy(deep=True)
+    record.model.layers, record.model.heads = 64, 32
+    for one in record.measurements.values():
+        if one.heads:
+            scored = [row for row in one.heads if row.get("induction") is not None] or one.heads
+            one.heads = [
+                {**scored[(layer * 32 + head) % len(scored)], "layer": layer, "head": head}
+                for layer in range(64)
+                for head in range(32)
+            ]
+        rows = one.tables.get("example_patterns")
+        if rows:
+            one.tables["example_patterns"] = [
+                {**rows[(layer * 32 + head) % len(rows)], "layer": layer, "head": head}
+                for layer in range(64)
+                for head in range(32)
+            ]
+    assert len(without_plotly(record).encode()) < LIMIT
+
+
+def test_hostile_text_stays_text() -> None:
+    hostile = make_hostile(sample("builtin-induction-2l"))
+    page = Reader(without_plotly(hostile))
+    assert page.faults == []
+    assert not any(tag in ("img", "b") and "onerror" in own for tag, own in page.elements)
+    assert "img" not in {tag for tag, _ in page.elements}
+    # No attribute runs code, whatever stands in it.
+    assert not any(name.startswith("on") for _, own in page.elements for name in own)
+    # It is shown as it is, up to its line separator, which names in one line do without.
+    assert HOSTILE.split("\u2028")[0] in " ".join(page.words)
+    assert "49" not in {word.strip() for word in page.words}
+
+
+@pytest.mark.parametrize(
+    "text", [HOSTILE, "<!--<script>", "\u2028\u2029", "\ud800", "a\\u003cb", "\x00\x1f", "日本語"]
+)
+def test_embedded_data_is_read_back_and_cannot_end_its_element(text: str) -> None:
+    packed = str(embed({"text": text, text: [1, None, 0.5]}))
+    assert "<" not in packed and ">" not in packed and "&" not in packed
+    packed.encode()
+    assert json.loads(packed) == {"text": text, text: [1, None, 0.5]}
+
+
+def test_numbers_that_are_none_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"[Oo]ut of range"):
+        embed({"value": math.nan})
+
+
+def test_the_charting_script_is_shared_or_packed(tmp_path: Path) -> None:
+    records = [sample("builtin-induction-2l"), sample("builtin-control-1l")]
+    written = write_reports(records, tmp_path / "shared", plotly="shared")
+    pages = [path for path in written if path.name == "report.html"]
+    assert len(pages) == 2
+    scripts = list((tmp_path / "shared").rglob("plotly*.js"))
+    assert [path.name for path in scripts] == [plotly_name()]
+    for path in pages:
+        assert f'src="../{plotly_name()}"' in path.read_text(encoding="utf-8")
+        assert path.stat().st_size < LIMIT
+    packed = write_reports(records[:1], tmp_path / "inline")
+    assert not list((tmp_path / "inline").rglob("*.js"))
+    page = next(path for path in packed if path.name == "report.html")
+    assert "icl-plotly" in page.read_text(encoding="utf-8")
+
+
+def test_the_grid_of_a_score_holds_every_head() -> None:
+    record = sample("SmolLM2-135M-Instruct.Q4_1")
+    made = heads.section(record)
+    assert made is not None
+    scores = {score["name"]: score for score in made["data"]["scores"]}
+    rows = record.measurements["core/repeats"].heads
+    for row in rows:
+        shown = scores["induction"]["values"][row["layer"]][row["head"]]
+        assert shown == pytest.approx(row["induction"], rel=1e-3, abs=1e-12)
+        low = scores["induction"]["low"][row["layer"]][row["head"]]
+        assert low == pytest.approx(row["induction_ci_low"], rel=1e-3, abs=1e-12)
+
+
+def test_a_head_that_was_not_measured_is_a_hole_not_a_zero() -> None:
+    record = sample("builtin-induction-2l").model_copy(deep=True)
+    for one in record.measurements.values():
+        one.heads = [row for row in one.heads if (row["layer"], row["head"]) != (1, 4)]
+    made = heads.section(record)
+    assert made is not None
+    assert all(score["values"][1][4] is None for score in made["data"]["scores"])
+
+
+def test_the_circuit_is_drawn_from_the_measured_edges() -> None:
+    found = circuit.find_circuit(sample("SmolLM2-135M-Instruct.Q4_1"))
+    assert found is not None
+    assert next(iter(found.scores)) == (18, 6)
+    into = [edge for edge in found.edges if edge["receiver"] == (18, 6) and edge["side"] == "key"]
+    best = max(into, key=lambda edge: edge["share"])
+    assert best["sender"] == (16, 0)
+    assert best["share"] == pytest.approx(best["drop"] / best["clean"])
+
+
+def test_without_composition_no_edge_is_drawn_and_the_page_says_so() -> None:
+    record = sample("builtin-induction-2l").model_copy(deep=True)
+    for key in [k for k, one in record.measurements.items() if one.probe == "composition"]:
+        del record.measurements[key]
+    made = circuit.section(record)
+    assert made is not None
+    assert made["edges"] == []
+    assert 'class="edge' not in str(made["drawing"])
+    assert any("was not measured" in words for words in made["words"])
+
+
+def test_a_model_without_the_circuit_has_nothing_drawn() -> None:
+    record = sample("builtin-control-1l")
+    found = circuit.find_circuit(record)
+    assert found is not None and not found.scores
+    words = " ".join(Reader(without_plotly(record)).words)
+    assert "Induction heads: none above 0.4" in words or "there is no circuit to draw" in words
+
+
+def make_check(rule: str, threshold: object, value: float | None = 0.5) -> Check:
+    return Check(
+        **{"id": "c", "suite": "s", "measurement": "m", "metric": "x", "verdict": "pass"},
+        rule=rule,
+        threshold=threshold,
+        value=value,
+        ci_low=None if value is None else value - 0.1,
+        ci_high=None if value is None else value + 0.1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "threshold"),
+    [
+        ("above", 0.4),
+        ("at_most", 2),
+        ("between", [0.2, 0.9]),
+        ("equals", {"value": 0.5, "tolerance": 0.1}),
+        ("equals", 0.5),
+    ],
+)
+def test_a_strip_shows_value_interval_and_zone(rule: str, threshold: object) -> None:
+    strip = str(draw_strip(make_check(rule, threshold)))
+    assert Reader(strip).faults == []
+    x = float(re.search(r'circle class="value" cx="([\d.]+)"', strip)[1])  # type: ignore[index]
+    zone = re.search(r'class="zone" x="([\d.]+)" y="3" width="([\d.]+)"', strip)
+    assert zone is not None
+    inside = float(zone[1]) <= x <= float(zone[1]) + float(zone[2]) + 0.2
+    assert inside  # 0.5 fulfils every rule above
+    assert "needed" in strip
+
+
+def test_a_value_outside_the_zone_is_drawn_outside() -> None:
+    strip = str(draw_strip(make_check("above", 0.9)))
+    x = float(re.search(r'cx="([\d.]+)"', strip)[1])  # type: ignore[index]
+    zone = float(re.search(r'class="zone" x="([\d.]+)"', strip)[1])  # type: ignore[index]
+    assert x < zone
+
+
+def test_what_was_not_measured_has_no_strip() -> None:
+    assert draw_strip(make_check("above", 0.4, value=None)) is None
+    assert draw_strip(make_check("supports", [{"option": "a"}])) is None
+    assert draw_strip(make_check("above", "much")) is None
+
+
+def test_an_empty_record_is_a_page_too() -> None:
+    record = sample("builtin-induction-2l").model_copy(deep=True)
+    record.checks, record.measurements = [], {}
+    page = Reader(without_plotly(record))
+    assert page.faults == []
+    assert "NO CHECKS" in " ".join(page.words)
