@@ -46,7 +46,9 @@ findings: $(READY)
 	$(BIN)/python -m pytest -q examples/findings.yaml --icl-suite=core --icl-suite=circuit --icl-suite=olsson \
 	  --icl-suite=fewshot --icl-suite=fuzzy --icl-report-dir=reports/findings \
 	  --icl-model="$(FINDINGS_MODEL)" || test $$? -eq 1
-	$(BIN)/python examples/findings.py reports/findings/*/results.json > docs/findings.md
+	# Aside first: a run that fails leaves the old text.
+	$(BIN)/python examples/findings.py reports/findings/*/results.json > reports/findings/new.md
+	mv reports/findings/new.md docs/findings.md
 
 # The weights of the built-in models and their checkpoints, trained anew; single files go into place.
 reference: $(READY)
