@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from icl_bench.record import Verdict
-from icl_bench.render.text import shorten, to_ascii
+from icl_bench.render.text import cut, to_ascii
 
 _COLORS: dict[Verdict, str] = {
     "pass": "32",
@@ -88,7 +88,7 @@ class Page:
         mark = "…" if self.unicode else "..."
         for row in cells:
             row[1:] = [
-                shorten(cell, width, mark) for cell, width in zip(row[1:], widths[1:], strict=True)
+                cut(cell, width, mark) for cell, width in zip(row[1:], widths[1:], strict=True)
             ]
         for column, found in (verdicts or {}).items():
             for row, verdict in zip(cells[1:], found, strict=True):

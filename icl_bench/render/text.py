@@ -53,9 +53,21 @@ def one_line(text: object) -> str:
     return "".join(sign for sign in spaced if unicodedata.category(sign) not in ("Cc", "Cf", "Cs"))
 
 
-def shorten(text: str, width: int, mark: str = "…") -> str:
-    """Return `text` cut to `width` characters, the cut shown by `mark`."""
-    return text if len(text) <= width else text[: max(width - len(mark), 0)] + mark
+def columns(text: str) -> int:
+    """Return how many columns of a terminal `text` takes: East Asian signs take two each."""
+    from rich.cells import cell_len
+
+    return len(text) if text.isascii() else cell_len(text)
+
+
+def cut(text: str, width: int, mark: str = "…") -> str:
+    """Return `text` cut to `width` columns, the cut shown by `mark`."""
+    if columns(text) <= width:
+        return text
+    from rich.cells import set_cell_size
+
+    # A sign of two columns that is cut through leaves a space.
+    return set_cell_size(text, max(width - len(mark), 0)).rstrip() + mark[: max(width, 0)]
 
 
 def to_ascii(text: str) -> str:

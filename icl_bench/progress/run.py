@@ -1,0 +1,245 @@
+"""The progress of a whole run: which model, which measurement, which task, how much is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Protocol
+
+from icl_bench.probes.context import Advance
+from icl_bench.progress.pace import Expected, Pace
+from icl_bench.progress.standing import Standing
+from icl_bench.record import Measurement
+
+
+class Display(Protocol):
+    """Shows how far a run is.
+
+    Args:
+        wait: seconds between two showings.
+        redraws: whether what is shown replaces what was shown before, and can be shown at once.
+    """
+
+    wait: float
+    redraws: bool
+
+    def show(self, standing: Standing) -> None:
+        """Show what is going on."""
+
+    def clear(self) -> None:
+        """Take away what is shown, when nothing is going on."""
+
+
+class RunProgress:
+    """What a run says of itself while it measures; without a display nothing comes of it.
+
+    Args:
+        models: names of the run's models, in their order.
+        display: who shows it.
+        earlier: model -> digest of a measurement -> its seconds in an earlier run.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[str] = (),
+        display: Display | None = None,
+        earlier: Callable[[str], Mapping[str, float]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._models, self._display, self._clock = list(models), display, clock
+        self._pace = Pace(earlier)
+        self._now = Standing("")
+        self._labels: dict[str, str] = {}
+        self._done: set[str] = set()
+        self._key: str | None = None
+        self._started = self._task_started = 0.0
+        self._drawn: float | None = None
+        self._openings: list[float] = []
+
+    @property
+    def model(self) -> str:
+        """Name of the model that was entered last; empty before the first."""
+        return self._now.model
+
+    def foresee(self, model: str, keys: Iterable[str]) -> float | None:
+        """Return how many seconds measurements will take, by what is known; None if not all is.
+
+        Args:
+            model: name of the model.
+            keys: their digests.
+        """
+        times = [self._pace.expect(model, key) for key in keys]
+        known = [one.seconds for one in times if one is not None]
+        return sum(known) if len(known) == len(times) else None
+
+    def enter(
+        self, model: str, measurements: Mapping[str, str], done: Collection[str] = ()
+    ) -> None:
+        """Say what will be measured now: of a model, or of one checkpoint of a series.
+
+        Args:
+            model: its name in ids.
+            measurements: digest of each measurement -> its key, `SUITE/NAME`.
+            done: digests of those that have been measured.
+        """
+        if model != self._now.model:
+            self._start_model(model)
+        self._done |= set(done)
+        suites = {key.partition("/")[0] for key in measurements.values()}
+        self._labels = {
+            digest: key if len(suites) > 1 else key.partition("/")[2]
+            for digest, key in measurements.items()
+        }
+
+    def at_step(self, step: int | None, place: int = 0, steps: int = 0) -> None:
+        """Say which checkpoint of the series is measured now.
+
+        Args:
+            step: its optimizer step; None when all have been measured.
+            place: which one it is, from 1.
+            steps: how many there are.
+        """
+        self._done = set()
+        self._now = replace(self._now, step=step, step_place=place, steps=steps)
+
+    def found(self, key: str, taken: Measurement) -> None:
+        """Say that a measurement need not be taken.
+
+        Args:
+            key: its digest.
+            taken: what an earlier run measured.
+        """
+        self._done.add(key)
+        if taken.seconds is not None:
+            self._pace.note(self._now.model, key, taken.seconds, cached=True)
+
+    @contextmanager
+    def measuring(self, key: str) -> Iterator[Callable[[Measurement], None]]:
+        """Say that a measurement is being taken; what is yielded is told what came of it.
+
+        Args:
+            key: its digest.
+        """
+        self._key, self._started = key, self._clock()
+        self._labels.setdefault(key, key)
+
+        def finish(taken: Measurement) -> None:
+            if taken.cached:
+                self.found(key, taken)
+            elif taken.status == "measured":
+                self._pace.note(self._now.model, key, self._clock() - self._started)
+
+        try:
+            self._show(self._task(None, 0), force=True)
+            yield finish
+        finally:
+            self._done.add(key)
+            self._key = None
+            self._clear()
+
+    @contextmanager
+    def opening(self, model: str, name: str) -> Iterator[None]:
+        """Say that a model is being opened.
+
+        Args:
+            model: its name in ids.
+            name: what is opened, in words.
+        """
+        if model != self._now.model:
+            self._start_model(model)
+        started = self._clock()
+        with self.task(f"opening {name}", 0):
+            yield
+        self._started = self._clock()  # a measurement's own time begins now
+        self._openings.append(self._started - started)
+
+    @contextmanager
+    def task(self, description: str, total: int) -> Iterator[Advance]:
+        """Say that a task is going on; what is yielded is told how many rows were done.
+
+        Args:
+            description: what is being done.
+            total: rows to do; 0 when that is not known.
+        """
+        standing = self._task(description, total)
+        self._task_started = self._clock()
+
+        def advance(rows: int) -> None:
+            nonlocal standing
+            standing = replace(standing, done=standing.done + rows)
+            self._show(standing)
+
+        try:
+            self._show(standing, force=True)
+            yield advance
+        finally:
+            if self._key is None:
+                self._clear()
+
+    def _start_model(self, model: str) -> None:
+        place = self._models.index(model) + 1 if model in self._models else 0
+        self._now = Standing(model, place=place, models=len(self._models))
+        self._labels, self._done, self._key, self._openings = {}, set(), None, []
+
+    def _task(self, description: str | None, total: int) -> Standing:
+        standing = replace(self._now, task=description, total=total)
+        if self._key is not None:
+            number = len(self._done & set(self._labels)) + 1
+            standing = replace(
+                standing,
+                measurement=self._labels[self._key],
+                number=number,
+                measurements=max(len(self._labels), number),
+            )
+        return standing
+
+    def _show(self, standing: Standing, force: bool = False) -> None:
+        if self._display is None:
+            return
+        now = self._clock()
+        if self._drawn is None:
+            self._drawn = now
+        if not (force and self._display.redraws) and now - self._drawn < self._display.wait:
+            return
+        self._drawn = now
+        task_left = None
+        if 0 < standing.done < standing.total:
+            pace = (now - self._task_started) / standing.done
+            task_left = pace * (standing.total - standing.done)
+        left = self._left(now, task_left)
+        told = replace(standing, task_left=task_left)
+        if left is not None:
+            told = replace(told, left=left.seconds, rough=left.rough)
+        self._display.show(told)
+
+    def _clear(self) -> None:
+        if self._display is not None:
+            self._display.clear()
+
+    def _left(self, now: float, task_left: float | None) -> Expected | None:
+        """How long until all is measured; None unless every part of them is known."""
+        if self._key is None:
+            return None  # how long opening takes is written nowhere
+        running = (self._key, now - self._started)
+        model, left = self._now.model, 0.0
+        each: dict[str, Expected] = {}
+        for key in self._labels:
+            expected = self._pace.expect(model, key, running)
+            if expected is None:
+                return None
+            each[key] = expected
+            if key == self._key:
+                left += max(expected.seconds - running[1], task_left or 0.0, 0.0)
+            elif key not in self._done:
+                left += expected.seconds
+        later = self._now.steps - self._now.step_place
+        if later > 0:
+            if not self._openings:
+                return None
+            opening = sum(self._openings) / len(self._openings)
+            left += later * (sum(one.seconds for one in each.values()) + opening)
+        open_ones = [one for key, one in each.items() if key not in self._done or later > 0]
+        return Expected(left, any(one.rough for one in open_ones))
