@@ -21,7 +21,6 @@ from icl_bench.plan import Plan, make_plan
 from icl_bench.progress import RunProgress
 from icl_bench.progress.earlier import earlier_seconds
 from icl_bench.progress.hooks import show_progress
-from icl_bench.progress.standing import duration
 from icl_bench.record import Check, Environment, Measurement, ModelInfo, RunRecord
 from icl_bench.results import Lost, Results, assemble
 from icl_bench.runner import close_others
@@ -122,15 +121,9 @@ class IclSession:
         if slug is None or slug in self._announced or self.config.get_verbosity() < 0:
             return None
         self._announced.add(slug)
-        wanted = self.runs[slug].to_measure()
-        line = f"icl_bench: model {len(self._announced)} of {len(self.specs)}, {slug}: "
-        line += f"{len(wanted)} measurement{'' if len(wanted) == 1 else 's'}"
         found = self.found.get(slug)
-        steps = len(found) if isinstance(found, tuple) else 1
-        if steps > 1:
-            line += f" at each of {steps} checkpoints"
-        seconds = self.progress.foresee(slug, wanted)
-        return line + (f", {duration(steps * seconds)} in an earlier run" if seconds else "")
+        steps = len(found) if isinstance(found, tuple) else 0
+        return self.progress.foretell(slug, self.runs[slug].to_measure(), steps)
 
     def find_suite(self, path: Path) -> Suite | None:
         """Return the suite of the plan that was read from `path`."""
@@ -266,25 +259,24 @@ class IclSession:
 
     def print_summary(self, terminalreporter: Any) -> None:
         """Print the tables and where the reports are."""
+        from icl_bench.render.outlet import outlet_of_pytest
         from icl_bench.render.terminal import summary
+        from icl_bench.render.text import printable
 
-        writer = terminalreporter._tw
-        encoding = getattr(writer._file, "encoding", None) or "ascii"
-        width, unicode = min(writer.fullwidth, 100), "utf" in encoding.lower()
+        outlet = outlet_of_pytest(terminalreporter._tw)
         if self.records:
             terminalreporter.section("icl_bench")
             text = summary(
                 self.records,
-                width=width,
-                color=writer.hasmarkup,
-                unicode=unicode,
+                **outlet.options(),
                 paths=[os.path.relpath(path) for path in self.paths],
             )
             terminalreporter.write_line(text)
         if self.trouble:
-            terminalreporter.write_line(f"the reports were not written: {self.trouble}", red=True)
+            trouble = printable(f"the reports were not written: {self.trouble}")
+            terminalreporter.write_line(trouble, red=True)
         if self.baseline:
-            self.baseline.print_section(terminalreporter, width, unicode)
+            self.baseline.print_section(terminalreporter, outlet)
 
 
 def count_checkpoints(found: Found) -> str:

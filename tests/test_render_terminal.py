@@ -12,7 +12,7 @@ GOLDEN = """\
 builtin:tiny — TinyForCausalLM, 2 layers × 6 heads, fused attention, float32
 
 Check                 Metric                Value   Stderr  Rule        Verdict
-────────────────────────────────────────────────────────────────────────────────
+───────────────────────────────────────────────────────────────────────────────
 has-induction-heads   induction_max      ↑  0.902 ± 0.0083  > 0.4       PASS
 ablation-collapses-   loss_ratio         ↑   4.41 ± 0.31    > 2         PASS
 copying

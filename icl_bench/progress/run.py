@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
 from icl_bench.probes.context import Advance
 from icl_bench.progress.pace import Expected, Pace
-from icl_bench.progress.standing import Standing
+from icl_bench.progress.standing import Standing, duration
 from icl_bench.record import Measurement
+from icl_bench.render.text import one_line
 
 
 class Display(Protocol):
@@ -39,6 +40,7 @@ class RunProgress:
         models: names of the run's models, in their order.
         display: who shows it.
         earlier: model -> digest of a measurement -> its seconds in an earlier run.
+        write: writes the line with which a model begins; None for no such line.
         clock: seconds that only grow.
     """
 
@@ -47,10 +49,11 @@ class RunProgress:
         models: Sequence[str] = (),
         display: Display | None = None,
         earlier: Callable[[str], Mapping[str, float]] | None = None,
+        write: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._models, self._display, self._clock = list(models), display, clock
-        self._pace = Pace(earlier)
+        self._pace, self._write = Pace(earlier), write
         self._now = Standing("")
         self._labels: dict[str, str] = {}
         self._done: set[str] = set()
@@ -64,16 +67,35 @@ class RunProgress:
         """Name of the model that was entered last; empty before the first."""
         return self._now.model
 
-    def foresee(self, model: str, keys: Iterable[str]) -> float | None:
-        """Return how many seconds measurements will take, by what is known; None if not all is.
+    def announce(self, model: str, measurements: Collection[str], steps: int = 0) -> None:
+        """Write the line with which a model begins, where there is one.
 
         Args:
-            model: name of the model.
-            keys: their digests.
+            model: its name in ids.
+            measurements: digests of what will be measured.
+            steps: checkpoints of a series; 0 for a single model.
         """
-        times = [self._pace.expect(model, key) for key in keys]
-        known = [one.seconds for one in times if one is not None]
-        return sum(known) if len(known) == len(times) else None
+        if self._write is not None:
+            self._write(self.foretell(model, measurements, steps))
+
+    def foretell(self, model: str, measurements: Collection[str], steps: int = 0) -> str:
+        """Return the line with which a model begins: how much there is to do.
+
+        Args:
+            model: its name in ids.
+            measurements: digests of what will be measured.
+            steps: checkpoints of a series; 0 for a single model.
+        """
+        place = self._models.index(model) + 1 if model in self._models else 1
+        count = len(measurements)
+        line = f"icl_bench: model {place} of {max(len(self._models), 1)}, {one_line(model)}: "
+        line += f"{count} measurement{'' if count == 1 else 's'}"
+        line += f" at each of {steps} checkpoints" if steps else ""
+        times = [self._pace.expect(model, key) for key in measurements]
+        known = [one.seconds for one in times if one is not None and not one.rough]
+        if known and len(known) == count:
+            line += f", {duration(max(steps, 1) * sum(known))} in an earlier run"
+        return line
 
     def enter(
         self, model: str, measurements: Mapping[str, str], done: Collection[str] = ()

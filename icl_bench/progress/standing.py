@@ -75,6 +75,8 @@ class Standing:
         if self.left is not None:
             about = "about " if self.rough else ""
             return f"{about}{duration(self.left)} left" + (" for all steps" if self.steps else "")
+        if self.task_left is not None and self.measurement is None:
+            return f"{duration(self.task_left)} left"
         if self.task_left is not None:
             return f"task {duration(self.task_left)}, rest unknown yet"
         return UNKNOWN
