@@ -301,7 +301,7 @@ def _key_of(planned: Planned, series: Series) -> str | None:
     """Key under which a series probe's result is kept: all that it reads, and the code."""
 
     def plain(taken: Measurement) -> dict[str, Any]:
-        return taken.model_dump(mode="json", exclude={"cached", "seconds"})
+        return taken.model_dump(mode="json", exclude={"cached", "cached_steps", "seconds"})
 
     try:
         return digest(

@@ -17,8 +17,8 @@ WIDE = 120
 _RIGHT = ("Value", "n", "Seconds")
 _TIGHT = ("", "Value", "Stderr")
 """Titles of columns with one space before them."""
-_SHRINK = {"Asks": 14, "Check": 18, "Metric": 16, "Rule": 14}
-_SHRINK_WIDE = {"Asks": 14, "Metric": 18, "Rule": 14, "Check": 18}
+_SHRINK = {"Asks": 24, "Check": 18, "Metric": 16, "Rule": 14}
+"""Column -> its smallest width, in the order in which columns are made narrower."""
 
 
 def summary(
@@ -98,21 +98,38 @@ def _add_checks(page: Page, record: RunRecord) -> None:
         checks = [check for check in record.checks if check.suite == suite]
         if len(suites) > 1:
             page.wrap("", f"suite {one_line(suite)}", 2)
-        header: Sequence[str] = tables.CHECK_HEADER
-        rows = [tables.check_row(check) for check in checks]
         if page.width >= WIDE:
-            header = tables.WIDE_CHECK_HEADER
             rows = [tables.wide_check_row(check, record) for check in checks]
-        narrower = _SHRINK_WIDE if page.width >= WIDE else _SHRINK
-        page.table(
-            header,
-            rows,
-            ["right" if title in _RIGHT else "left" for title in header],
-            [1 if title in _TIGHT else 2 for title in header[1:]],
-            {header.index("Verdict"): [check.verdict for check in checks]},
-            shrink={header.index(t): least for t, least in narrower.items() if t in header},
-        )
+            header, verdicts = tables.WIDE_CHECK_HEADER, [check.verdict for check in checks]
+            # What a check asks comes last, and is left out where little of it could be read.
+            done = _add_check_table(page, header, rows, verdicts, must_fit=True)
+            if not done:
+                shorter = [row[:-1] for row in rows]
+                done = _add_check_table(page, header[:-1], shorter, verdicts, must_fit=True)
+        else:
+            done = False
+        if not done:
+            rows = [tables.check_row(check) for check in checks]
+            _add_check_table(page, tables.CHECK_HEADER, rows, [check.verdict for check in checks])
         page.add()
+
+
+def _add_check_table(
+    page: Page,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    verdicts: Sequence[Verdict | None],
+    must_fit: bool = False,
+) -> bool:
+    return page.table(
+        header,
+        rows,
+        ["right" if title in _RIGHT else "left" for title in header],
+        [1 if title in _TIGHT else 2 for title in header[1:]],
+        {header.index("Verdict"): verdicts},
+        shrink={header.index(title): least for title, least in _SHRINK.items() if title in header},
+        must_fit=must_fit,
+    )
 
 
 def _add_matrices(page: Page, records: Sequence[RunRecord]) -> bool:
@@ -194,7 +211,9 @@ def _add_heads(page: Page, record: RunRecord, top: int, top_previous: int) -> No
 
 
 def _add_counts(page: Page, record: RunRecord) -> None:
-    counted = [count_verdicts(record.checks), count_cached(record.measurements.values())]
+    counted = [count_verdicts(record.checks), steps.count_cached_steps(record)]
+    if counted[1] is None:
+        counted[1] = count_cached(record.measurements.values())
     page.wrap("", "; ".join(filter(None, counted)), 0)
     grouped: dict[tuple[Verdict, str], list[str]] = {}
     for check in record.checks:
