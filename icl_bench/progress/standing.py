@@ -9,8 +9,8 @@ from typing import Any
 from icl_bench.render.text import columns, cut, one_line
 
 UNKNOWN = "time left unknown yet"
-_ROOM, _LEAST = (28, 16), (12, 8)
-"""Columns that a model's and a task's name keep when room is short, and very short."""
+_ROOM = ((28, 16), (12, 8))
+"""Columns that a model's and a task's name keep when room is short, and when it is very short."""
 
 
 @dataclass(frozen=True)
@@ -109,17 +109,20 @@ def describe(standing: Standing, width: int, who: str = "icl_bench") -> str:
         name = one_line(standing.measurement)
         measurement = f"{standing.number}/{standing.measurements} {name}"
 
-    def join(model: str, task: str) -> str:
-        parts = [place + model if model else "", step, measurement, f"{task}{standing.share}"]
-        return f" {who} {': '.join(filter(None, parts))}; {standing.time_left}"
+    tail = f"{standing.share}; {standing.time_left}"
 
-    for room in (_ROOM, _LEAST):
+    def join(model: str, task: str) -> str:
+        parts = [place + model if model else "", step, measurement, task]
+        return f" {who} {': '.join(filter(None, parts))}"
+
+    room = width - columns(tail)
+    for least in _ROOM:
         # A long model's name first, then the task.
-        excess = columns(join(model, task)) - width
-        model = cut(model, max(columns(model) - max(excess, 0), min(columns(model), room[0])))
-        excess = columns(join(model, task)) - width
-        task = cut(task, max(columns(task) - max(excess, 0), min(columns(task), room[1])))
-    return cut(join(model, task), width)
+        excess = max(columns(join(model, task)) - room, 0)
+        model = cut(model, max(columns(model) - excess, min(columns(model), least[0])))
+        excess = max(columns(join(model, task)) - room, 0)
+        task = cut(task, max(columns(task) - excess, min(columns(task), least[1])))
+    return cut(cut(join(model, task), max(room, 0)) + tail, width)
 
 
 def duration(seconds: float) -> str:

@@ -97,11 +97,12 @@ class WorkersProgress:
         if not self._lock.acquire(timeout=PATIENCE):
             return
         try:
-            if text:
-                self._standings[worker] = Standing.from_data(json.loads(text))
-            else:
-                self._standings.pop(worker, None)
-            self._draw()
+            before = self._standings.pop(worker, None)
+            after = Standing.from_data(json.loads(text)) if text else None
+            if after is not None:
+                self._standings[worker] = after
+            # What has begun or ended is shown at once, how far it is now and then.
+            self._draw(force=self._screen.redraws and _kind_of(before) != _kind_of(after))
         except Exception:
             # An error here would end the worker's connection for a mere picture.
             self._ended = True
@@ -138,9 +139,7 @@ class WorkersProgress:
             self._drawn = now
         wait = REDRAW_SECONDS if self._screen.redraws else REMIND_SECONDS
         late = self._drawn is None or now - self._drawn >= wait
-        # A line that is no longer true goes at once.
-        fewer = self._screen.redraws and len(self._standings) < len(self._last)
-        if self._ended or not (force or late or fewer):
+        if self._ended or not (force or late):
             return
         width = self._screen.width if self._screen.redraws else WIDTH
         lines = [describe(one, width, who) for who, one in sorted(self._standings.items())]
@@ -152,3 +151,10 @@ class WorkersProgress:
         else:
             return
         self._drawn, self._last = now, lines
+
+
+def _kind_of(standing: Standing | None) -> tuple[object, ...]:
+    """What is done, without how far it is."""
+    if standing is None:
+        return ()
+    return standing.model, standing.step, standing.measurement, standing.task
