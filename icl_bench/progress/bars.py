@@ -33,8 +33,9 @@ class Bars:
 
     def show(self, standing: Standing) -> None:
         """Draw what is going on."""
-        if self._live is None:
-            self._start()
+        begins = self._live is None
+        if begins:
+            self._make()
         model = standing.place_in_run
         if standing.measurement is not None:
             place = f"{standing.number}/{standing.measurements} {standing.measurement}"
@@ -54,6 +55,8 @@ class Bars:
             told=standing.share.strip(),
             visible=standing.task is not None,
         )
+        if begins:
+            self._live.start()
 
     def clear(self) -> None:
         """Erase both lines."""
@@ -61,7 +64,7 @@ class Bars:
             self._live.stop()
             self._live = None
 
-    def _start(self) -> None:
+    def _make(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
@@ -79,7 +82,6 @@ class Bars:
         )
         self._model = self._live.add_task("", total=None, told="")
         self._task = self._live.add_task("", total=None, told="", visible=False)
-        self._live.start()
 
 
 def command_progress(
