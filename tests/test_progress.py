@@ -93,6 +93,8 @@ def test_nothing_measured_yet_means_that_the_time_is_unknown() -> None:
 def test_an_earlier_run_tells_and_is_scaled_by_the_pace_of_this_one() -> None:
     progress, display, clock = make(["m"], {"m": {"a": 10.0, "b": 40.0}})
     progress.enter("m", TWO)
+    with progress.opening("m", "org/m"):
+        pass
     with progress.measuring("a") as finish:
         assert display.last.left == pytest.approx(50)
         clock.now += 4
@@ -109,6 +111,8 @@ def test_an_earlier_run_tells_and_is_scaled_by_the_pace_of_this_one() -> None:
 def test_a_measurement_that_takes_longer_than_then_slows_what_is_expected() -> None:
     progress, display, clock = make(["m"], {"m": {"a": 10.0, "b": 40.0}})
     progress.enter("m", TWO)
+    with progress.opening("m", "org/m"):
+        pass
     with progress.measuring("a"):
         clock.now += 30
         with progress.task("losses", 0):
@@ -123,6 +127,8 @@ def test_a_measurement_that_takes_longer_than_then_slows_what_is_expected() -> N
 def test_of_one_unknown_measurement_all_is_unknown() -> None:
     progress, display, _ = make(["m"], {"m": {"a": 10.0}})
     progress.enter("m", TWO)
+    with progress.opening("m", "org/m"):
+        pass
     with progress.measuring("a"):
         assert display.last.left is None
 
@@ -190,6 +196,8 @@ def test_opening_is_shown_and_is_no_part_of_a_measurements_time() -> None:
     with progress.measuring("a") as finish:
         with progress.opening("m", "org/m"):
             assert display.last.task == "opening org/m"
+            # What a record says of the measurements says nothing of opening.
+            assert display.last.left is None
             clock.now += 100
         clock.now += 10
         finish(Measurement(probe="p", seconds=10.0))
@@ -200,6 +208,8 @@ def test_opening_is_shown_and_is_no_part_of_a_measurements_time() -> None:
 def test_a_failed_measurement_says_nothing_of_a_pace() -> None:
     progress, display, clock = make(["m"], {"m": {"a": 10.0, "b": 40.0}})
     progress.enter("m", TWO)
+    with progress.opening("m", "org/m"):
+        pass
     with progress.measuring("a") as finish:
         clock.now += 0.1
         finish(Measurement(probe="p", status="error", reason="it broke"))

@@ -61,6 +61,7 @@ class RunProgress:
         self._started = self._task_started = 0.0
         self._drawn: float | None = None
         self._openings: list[float] = []
+        self._is_closed = True
 
     @property
     def model(self) -> str:
@@ -152,6 +153,7 @@ class RunProgress:
             if taken.cached:
                 self.found(key, taken)
             elif taken.status == "measured":
+                self._is_closed = False
                 self._pace.note(self._now.model, key, self._clock() - self._started)
 
         try:
@@ -175,6 +177,7 @@ class RunProgress:
         started = self._clock()
         with self.task(f"opening {name}", 0):
             yield
+        self._is_closed = False
         self._started = self._clock()  # a measurement's own time begins now
         self._openings.append(self._started - started)
 
@@ -205,6 +208,7 @@ class RunProgress:
         place = self._models.index(model) + 1 if model in self._models else 0
         self._now = Standing(model, place=place, models=len(self._models))
         self._labels, self._done, self._key, self._openings = {}, set(), None, []
+        self._is_closed = True
 
     def _task(self, description: str | None, total: int) -> Standing:
         standing = replace(self._now, task=description, total=total)
@@ -243,7 +247,7 @@ class RunProgress:
 
     def _left(self, now: float, task_left: float | None) -> Expected | None:
         """How long until all is measured; None unless every part of them is known."""
-        if self._key is None:
+        if self._key is None or self._is_closed:
             return None  # how long opening takes is written nowhere
         running = (self._key, now - self._started)
         model, left = self._now.model, 0.0
