@@ -12,6 +12,8 @@ from icl_bench.arguments import check_report_dir
 from icl_bench.comparing import Comparison, Limit, compare, parse_limit
 from icl_bench.errors import IclError, SettingsError
 from icl_bench.record import RunRecord, write_atomically
+from icl_bench.render.outlet import Outlet
+from icl_bench.render.text import printable
 
 if TYPE_CHECKING:
     from icl_bench.suite import Suite
@@ -87,13 +89,12 @@ class Baseline:
         record.write(self._target)
         self._lines.append(f"saved as a baseline: {self._target}")
 
-    def print_section(self, terminalreporter: Any, width: int, unicode: bool) -> None:
+    def print_section(self, terminalreporter: Any, outlet: Outlet) -> None:
         """Print what the comparison found, in a section of its own.
 
         Args:
             terminalreporter: pytest's.
-            width: characters per line.
-            unicode: whether the terminal can show more than ASCII.
+            outlet: what text for the terminal has to keep to.
         """
         terminalreporter.section("icl_bench: baseline")
         if self._comparison is not None:
@@ -101,16 +102,14 @@ class Baseline:
 
             text = comparison_text(
                 self._comparison,
-                width=width,
-                color=terminalreporter._tw.hasmarkup,
-                unicode=unicode,
+                **outlet.options(),
                 inconclusive_fails=self._strict,
             )
             terminalreporter.write_line(text)
         for line in self._lines:
-            terminalreporter.write_line(line)
+            terminalreporter.write_line(printable(line))
         if self._trouble:
-            terminalreporter.write_line(self._trouble, red=True)
+            terminalreporter.write_line(printable(self._trouble), red=True)
 
 
 def read_baseline(config: pytest.Config, suites: Sequence[Suite], models: int) -> Baseline | None:

@@ -86,6 +86,7 @@ def _make_parser() -> argparse.ArgumentParser:
     run.add_argument("--inconclusive", choices=("fail", "warn"), default="fail")
     run.add_argument("--trust-remote-code", action="store_true")
     run.add_argument("--allow-pickle", action="store_true")
+    compare_command.add_color(run)
     run.set_defaults(command=_run)
 
     sweep = commands.add_parser(
@@ -101,6 +102,7 @@ def _make_parser() -> argparse.ArgumentParser:
     sweep.add_argument("--csv", metavar="FILE", help="write every head's row there")
     sweep.add_argument("--device", default="auto")
     sweep.add_argument("--dtype", default="auto")
+    compare_command.add_color(sweep)
     sweep.set_defaults(command=_sweep)
 
     compare_command.add_parser(commands)
@@ -143,8 +145,11 @@ def _run(given: argparse.Namespace) -> int:
     from icl_bench.models.spec import check_spec, parse_spec, slugs
     from icl_bench.options import RunOptions
     from icl_bench.plan import make_plan
+    from icl_bench.progress.bars import command_progress
+    from icl_bench.progress.earlier import earlier_seconds
     from icl_bench.record import RunRecord
     from icl_bench.render.files import write_reports
+    from icl_bench.render.outlet import outlet_of
     from icl_bench.render.terminal import summary
     from icl_bench.results import counts_as_failure
     from icl_bench.series_run import start_run
@@ -171,8 +176,12 @@ def _run(given: argparse.Namespace) -> int:
     paths: list[Path] = []
     code = OK
     cache = open_cache(options)
-    for spec, slug, place in zip(specs, slugs(specs), found):
-        run = start_run(spec, slug, plan, options, place, cache=cache)
+    names = slugs(specs)
+    progress = command_progress(names, given.color, earlier_seconds(plan, Path(given.report_dir)))
+    for spec, slug, place in zip(specs, names, found):
+        run = start_run(spec, slug, plan, options, place, progress=progress, cache=cache)
+        steps = len(place) if isinstance(place, tuple) else 0
+        progress.announce(slug, run.to_measure(), steps)
         try:
             records.append(run.run())
         except KeyboardInterrupt:
@@ -186,8 +195,7 @@ def _run(given: argparse.Namespace) -> int:
             break
     if code == INTERRUPTED:
         print("icl-bench: interrupted", file=sys.stderr)
-    unicode = "utf" in (sys.stdout.encoding or "").lower()
-    print(summary(records, unicode=unicode, paths=paths))
+    print(summary(records, **outlet_of(sys.stdout, given.color).options(), paths=paths))
     if code == OK and any(counts_as_failure(r, given.inconclusive == "fail") for r in records):
         code = FAILED
     return code
@@ -195,32 +203,27 @@ def _run(given: argparse.Namespace) -> int:
 
 def _sweep(given: argparse.Namespace) -> int:
     import icl_bench
+    from icl_bench.progress.bars import command_progress
     from icl_bench.record import write_atomically
+    from icl_bench.render.outlet import outlet_of
+    from icl_bench.render.sweeps import effects_text
 
     if given.top < 1:
         raise SettingsError(f"--top={given.top}: must be at least 1")
-    model = icl_bench.load_model(given.model, device=given.device, dtype=given.dtype)
+    progress = command_progress([given.model], given.color)
+    with progress.opening(given.model, given.model):
+        model = icl_bench.load_model(given.model, device=given.device, dtype=given.dtype)
     tokens = icl_bench.repeated_tokens(model, given.sequences, given.period, seed=given.seed)
     rows = len(model.every_head) * given.sequences
-    done = 0
-
-    def show(more: int) -> None:
-        nonlocal done
-        done += more
-        if sys.stderr.isatty():
-            print(f"\r{100 * done // rows}% of {rows} rows", end="", file=sys.stderr, flush=True)
-
-    frame = icl_bench.ablation_sweep(
-        model, tokens, given.method, not given.adaptive, top=given.top, advance=show
-    )
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr)
+    with progress.task("every head on its own", rows) as advance:
+        frame = icl_bench.ablation_sweep(
+            model, tokens, given.method, not given.adaptive, top=given.top, advance=advance
+        )
     if given.csv:
         write_atomically(given.csv, frame.to_csv(index=False))
     # Heads that were only screened come after those that are known.
     best = frame.sort_values(["sequences", "delta"], ascending=False).head(given.top)
-    columns = ["layer", "head", "repeated_loss", "delta", "delta_stderr"]
-    print(best[columns].to_string(index=False, float_format="{:.4f}".format))
+    print(effects_text(best.to_dict("records"), **outlet_of(sys.stdout, given.color).options()))
     return OK
 
 

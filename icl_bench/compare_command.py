@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +56,18 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--inconclusive", choices=("fail", "warn"), default="fail")
     parser.add_argument("--md", metavar="FILE", help="write the comparison there, as Markdown")
     parser.add_argument("--json", metavar="FILE", help="write the comparison there, as JSON")
+    add_color(parser)
     parser.set_defaults(command=run)
+
+
+def add_color(parser: argparse.ArgumentParser) -> None:
+    """Add `--color` to a command.
+
+    Args:
+        parser: of the command.
+    """
+    text = "auto (default: on a terminal, unless NO_COLOR is set), yes or no"
+    parser.add_argument("--color", choices=("auto", "yes", "no"), default="auto", help=text)
 
 
 def read_side(path: str | Path) -> RunRecord:
@@ -87,14 +97,13 @@ def run(given: argparse.Namespace) -> int:
     from icl_bench.comparing import compare, parse_limit
     from icl_bench.record import write_atomically
     from icl_bench.render.comparison import comparison_markdown, comparison_text
+    from icl_bench.render.outlet import outlet_of
 
     limits = [parse_limit(text) for text in given.limit]
     found = compare(read_side(given.baseline), read_side(given.record), limits)
     strict = given.inconclusive == "fail"
-    width = shutil.get_terminal_size((100, 24)).columns
-    unicode = "utf" in (sys.stdout.encoding or "").lower()
-    text = comparison_text(found, width=min(width, 100), unicode=unicode, inconclusive_fails=strict)
-    print(text)
+    outlet = outlet_of(sys.stdout, given.color)
+    print(comparison_text(found, **outlet.options(), inconclusive_fails=strict))
     try:
         if given.md:
             write_atomically(given.md, comparison_markdown(found, strict))

@@ -13,6 +13,7 @@ import pytest
 
 from icl_bench.errors import InputError
 from icl_bench.plugin import SESSION
+from icl_bench.render.text import printable
 from icl_bench.session import PAYLOAD
 from icl_bench.suite import load_suite
 from icl_bench.suite.catalog import is_shipped
@@ -133,7 +134,7 @@ class CheckItem(pytest.Item):
             self.user_properties.append((self.check.metric, self.check.value))
         self.user_properties.append(("verdict", self.check.verdict))
         if self.check.verdict == "skipped":
-            pytest.skip(self.check.reason or "skipped")
+            pytest.skip(printable(self.check.reason or "skipped"))
         if self.check.verdict == "error":
             raise CheckBroken(self.check.reason)
 
@@ -152,7 +153,7 @@ class CheckItem(pytest.Item):
             setattr(report, PAYLOAD, self._payload)
             self._payload = None
         if call.excinfo and call.excinfo.errisinstance(CheckBroken):
-            report.longrepr = str(call.excinfo.value)
+            report.longrepr = printable(str(call.excinfo.value))
         elif isinstance(report.longrepr, tuple):
             report.longrepr = (str(self.path), None, report.longrepr[2])  # type: ignore[assignment]
 
@@ -172,7 +173,7 @@ class CheckItem(pytest.Item):
             ]
         lines.append(f"  measured:  {check.metric} of {check.measurement}")
         lines.append(f"  run alone: {self.command()}")
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
     def command(self) -> str:
         """The command that runs this check alone, under the options that can change a number."""

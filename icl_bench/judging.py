@@ -15,7 +15,7 @@ from icl_bench.models.spec import ModelSpec
 from icl_bench.options import RunOptions
 from icl_bench.plan import Plan
 from icl_bench.probes import get_probe
-from icl_bench.probes.context import Task
+from icl_bench.progress import RunProgress
 from icl_bench.record import Check, Measurement, ModelInfo, RunRecord
 from icl_bench.results import Results, assemble
 
@@ -31,13 +31,19 @@ class Judged(ABC):
         slug: its name in ids and folders.
         plan: what to measure and check.
         options: how to open it.
-        task: opens progress lines.
+        progress: is told what is going on.
     """
 
     def __init__(
-        self, spec: ModelSpec, slug: str, plan: Plan, options: RunOptions, task: Task
+        self,
+        spec: ModelSpec,
+        slug: str,
+        plan: Plan,
+        options: RunOptions,
+        progress: RunProgress | None,
     ) -> None:
-        self.spec, self.slug, self.plan, self.options, self.task = spec, slug, plan, options, task
+        self.spec, self.slug, self.plan, self.options = spec, slug, plan, options
+        self.progress = progress or RunProgress()
         self.results = Results(ModelInfo(spec=spec.public, slug=slug))
         self._expected: Collection[tuple[str, str]] | None = None
 
@@ -72,6 +78,29 @@ class Judged(ABC):
             if (self._expected is None or (suite.name, spec.id) in self._expected)
             and applies(spec, self.spec.public, self.slug)
         }
+
+    def to_measure(self) -> dict[str, str]:
+        """What the expected checks need of one model: digest -> key, in the order of the plan.
+
+        A measurement that several suites share stands there once.
+        """
+        needed: set[str] = set()
+
+        def need(key: str) -> None:
+            planned = self.plan.measurements[key]
+            if not planned.series:
+                needed.add(key)
+            for source in (planned.upstream, *planned.sources.values()):
+                if source is not None and source not in needed:
+                    need(source)
+
+        for key in self.wanted():
+            need(key)
+        found: dict[str, str] = {}
+        for key, planned in self.plan.measurements.items():
+            if key in needed:
+                found.setdefault(planned.digest, key)
+        return found
 
     def check(self, suite_name: str, check_id: str) -> Check:
         """Return the verdict of one check, measuring what it needs."""

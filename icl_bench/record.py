@@ -63,6 +63,8 @@ class Measurement(_Part):
     """Wall time of the measurement."""
     cached: bool = False
     """True when an earlier run measured it; `seconds` is the time that it took then."""
+    cached_steps: list[int] | None = None
+    """Of a series the steps at which an earlier run measured it; None for a single model."""
     metrics: dict[str, Metric] = Field(default_factory=dict)
     """Metric name -> metric; a name that could not be measured is absent."""
     unmeasured: dict[str, str] = Field(default_factory=dict)

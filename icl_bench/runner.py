@@ -17,7 +17,8 @@ from icl_bench.models.spec import ModelSpec
 from icl_bench.options import RunOptions
 from icl_bench.plan import Plan, Planned
 from icl_bench.probes import get_probe
-from icl_bench.probes.context import Context, Task, silent_task
+from icl_bench.probes.context import Context
+from icl_bench.progress import RunProgress
 from icl_bench.record import Measurement
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class ModelRun(Judged):
         slug: its name in ids and folders.
         plan: what to measure and check.
         options: how to open it.
-        task: opens progress lines.
+        progress: is told what is going on.
         model: an open model to use instead of opening `spec`.
         found: where a hub id was found, when it has been asked for.
         cache: where measurements are kept and found again; None to do without.
@@ -54,7 +55,7 @@ class ModelRun(Judged):
         plan: Plan,
         options: RunOptions,
         *,
-        task: Task = silent_task,
+        progress: RunProgress | None = None,
         model: Model | None = None,
         found: HubModel | None = None,
         cache: Cache | None = None,
@@ -62,7 +63,7 @@ class ModelRun(Judged):
         opener: Opener | None = None,
         keys: Collection[str] | None = None,
     ) -> None:
-        super().__init__(spec, slug, plan, options, task)
+        super().__init__(spec, slug, plan, options, progress)
         self._model = model
         self._given = model is not None
         self._failure: str | None = None
@@ -72,6 +73,7 @@ class ModelRun(Judged):
         self._memory = Memory(cache, spec, options) if cache else None
         self._opener, self._keys = opener, keys
         self._looked_back = self._learned = self._lent = False
+        self._announced = False
 
     @property
     def model(self) -> Model:
@@ -91,7 +93,7 @@ class ModelRun(Judged):
 
             opener = self._opener or opening.open_model
             try:
-                with self.task(f"opening {self.spec.public}", 0):
+                with self.progress.opening(self.slug, self.spec.public):
                     self._model = opener(self.spec, self.slug, self.options, self._found)
             except IclError as error:
                 self._failure = str(error)
@@ -165,6 +167,8 @@ class ModelRun(Judged):
         kept = self._memory.find_all(self.plan, self.wanted(), is_enough)
         if kept is not None:
             self._by_digest = kept
+            for digest, taken in kept.items():
+                self.progress.found(digest, taken)
         else:
             with contextlib.suppress(IclError):  # the first measurement will meet it again
                 self.model  # noqa: B018
@@ -176,6 +180,13 @@ class ModelRun(Judged):
             for key in (super().wanted() if self._keys is None else self._keys)
             if not self.plan.measurements[key].series
         }
+
+    def _announce(self) -> None:
+        """Tell the progress what there is to measure, in the order of the plan."""
+        if self._announced and self.progress.model == self.slug:
+            return
+        self._announced = True
+        self.progress.enter(self.slug, self.to_measure(), done=self._by_digest)
 
     def close(self) -> bool:
         """Let go of the model's memory; results stay, and the model can be opened again.
@@ -207,6 +218,7 @@ class ModelRun(Judged):
                 settings=settings_of(planned.settings),
             )
             return known[key]
+        self._announce()
         self._look_back()
         upstream = self.measure(planned.upstream) if planned.upstream else None
         shared = planned.digest in self._by_digest
@@ -219,7 +231,9 @@ class ModelRun(Judged):
                     settings=settings_of(planned.settings),
                 )
             else:
-                taken = self._obtain(planned, upstream)
+                with self.progress.measuring(planned.digest) as finish:
+                    taken = self._obtain(planned, upstream)
+                    finish(taken)
             self._by_digest[planned.digest] = taken
         taken = known[key] = _named_as(planned, self._by_digest[planned.digest])
         # At once, for an interruption to lose nothing.
@@ -246,7 +260,7 @@ class ModelRun(Judged):
             # A model that had to be opened to know which one it is may have been measured before.
             if self._memory and (kept := self._memory.find(planned)):
                 return kept
-            context = Context(upstream, self.task, self._runs)
+            context = Context(upstream, self.progress.task, self._runs)
             module = get_probe(planned.probe).module
             return timed(lambda: module.measure(model, planned.settings, context))
 

@@ -55,6 +55,7 @@ def summarize(taken: Mapping[int, Measurement], needed: int = 2) -> Measurement:
             "reason": _join(values.reason, explain_broken(broken, len(taken), max(good))),
             "tables": tables | _broken_table(broken),
             "seconds": _total(good.values()),
+            "cached_steps": sorted(step for step, one in good.items() if one.cached),
             "cached": all(one.cached for one in good.values()),
         }
     )

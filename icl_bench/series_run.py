@@ -13,7 +13,8 @@ from icl_bench.models.spec import ModelSpec
 from icl_bench.options import RunOptions
 from icl_bench.plan import Plan, Planned
 from icl_bench.probes import PROBES, get_probe
-from icl_bench.probes.context import Context, Task, silent_task
+from icl_bench.probes.context import Context
+from icl_bench.progress import RunProgress
 from icl_bench.provenance import code_version, digest, library_versions, module_version
 from icl_bench.record import Measurement
 from icl_bench.results import Results
@@ -38,7 +39,7 @@ class SeriesRun(Judged):
         slug: its name in ids and folders.
         plan: what to measure and check.
         options: how to open checkpoints.
-        task: opens progress lines.
+        progress: is told what is going on.
         checkpoints: what the series consists of; None to look.
         cache: where measurements are kept and found again; None to do without.
         before_opening: called before a checkpoint is opened.
@@ -51,12 +52,12 @@ class SeriesRun(Judged):
         plan: Plan,
         options: RunOptions,
         *,
-        task: Task = silent_task,
+        progress: RunProgress | None = None,
         checkpoints: tuple[Checkpoint, ...] | None = None,
         cache: Cache | None = None,
         before_opening: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(spec, slug, plan, options, task)
+        super().__init__(spec, slug, plan, options, progress)
         self._checkpoints = checkpoints
         self._cache, self._before_opening = cache, before_opening
         self._taken: dict[int, dict[str, Measurement]] = {}
@@ -85,7 +86,7 @@ class SeriesRun(Judged):
         if self._lent is not None:
             return self._lent.lend()
         for checkpoint in reversed(self.checkpoints):
-            run = self._make_run(checkpoint, self.task, (), opener=None)
+            run = self._make_run(checkpoint, (), opener=None)
             try:
                 run.lend()
             except IclError as error:
@@ -155,8 +156,9 @@ class SeriesRun(Judged):
                 missing = [key for key in keys if key not in known]
                 if not missing:
                     continue
-                task = self._numbered(checkpoint.step, place)
-                run = self._make_run(checkpoint, task, missing, self._open)
+                self.progress.enter(self.slug, {})
+                self.progress.at_step(checkpoint.step, place, len(self.checkpoints))
+                run = self._make_run(checkpoint, missing, self._open)
                 try:
                     for key in missing:
                         run.measure(key)
@@ -169,17 +171,18 @@ class SeriesRun(Judged):
                         self._opened[checkpoint.step] = run.results
                     run.close()
         finally:
+            self.progress.at_step(None)
             self.close()
 
     def _make_run(
-        self, checkpoint: Checkpoint, task: Task, keys: Collection[str], opener: Opener | None
+        self, checkpoint: Checkpoint, keys: Collection[str], opener: Opener | None
     ) -> ModelRun:
         return ModelRun(
             checkpoint.spec,
             self.slug,
             self.plan,
             self.options,
-            task=task,
+            progress=self.progress,
             cache=self._cache,
             before_opening=self._before_opening,
             opener=opener,
@@ -195,11 +198,6 @@ class SeriesRun(Judged):
 
             self._stream = CheckpointStream()
         return self._stream.open(spec, slug, options, found)
-
-    def _numbered(self, step: int, place: int) -> Task:
-        """Progress lines that say which step they are about."""
-        prefix = f"step {step} ({place} of {len(self.checkpoints)})"
-        return lambda description, total: self.task(f"{prefix}: {description}", total)
 
     def _by_step(self, key: str) -> dict[int, Measurement]:
         """Step -> what was measured there, for the steps that the run has come to."""
@@ -245,7 +243,7 @@ class SeriesRun(Judged):
 
     def _ask(self, planned: Planned, series: Series) -> Measurement:
         module = get_probe(planned.probe).module
-        context = Context(None, self.task)
+        context = Context(None, self.progress.task)
         key = _key_of(planned, series) if self._cache else None
         taken = self._cache.find(key) if self._cache and key else None
         if taken is None:
@@ -290,7 +288,7 @@ def start_run(
         plan: what to measure and check.
         options: how to open it.
         found: what `check_spec` returned.
-        more: `task`, `cache` and `before_opening` of the run.
+        more: `progress`, `cache` and `before_opening` of the run.
     """
     if spec.series is not None:
         checkpoints = found if isinstance(found, tuple) else None
@@ -303,7 +301,7 @@ def _key_of(planned: Planned, series: Series) -> str | None:
     """Key under which a series probe's result is kept: all that it reads, and the code."""
 
     def plain(taken: Measurement) -> dict[str, Any]:
-        return taken.model_dump(mode="json", exclude={"cached", "seconds"})
+        return taken.model_dump(mode="json", exclude={"cached", "cached_steps", "seconds"})
 
     try:
         return digest(

@@ -18,7 +18,9 @@ from icl_bench.judging import Judged
 from icl_bench.models.spec import ModelSpec, check_spec, parse_spec, slugs
 from icl_bench.options import RunOptions
 from icl_bench.plan import Plan, make_plan
-from icl_bench.progress import TerminalProgress
+from icl_bench.progress import RunProgress
+from icl_bench.progress.earlier import earlier_seconds
+from icl_bench.progress.hooks import show_progress
 from icl_bench.record import Check, Environment, Measurement, ModelInfo, RunRecord
 from icl_bench.results import Lost, Results, assemble
 from icl_bench.runner import close_others
@@ -64,7 +66,11 @@ class IclSession:
         # A test may change the working directory before the reports are written.
         self.report_dir = config.invocation_params.dir / config.getoption("icl_report_dir")
         self.warn_inconclusive = config.getoption("icl_inconclusive") == "warn"
-        self.progress = TerminalProgress(config)
+        self.progress = RunProgress(
+            list(specs),
+            show_progress(config, self.announce),
+            earlier_seconds(plan, self.report_dir),
+        )
         self.runs = {
             slug: start_run(
                 spec,
@@ -72,7 +78,7 @@ class IclSession:
                 plan,
                 options,
                 found.get(slug),
-                task=self.progress.task,
+                progress=self.progress,
                 cache=cache,
                 before_opening=lambda: share_cores(config),
             )
@@ -88,6 +94,7 @@ class IclSession:
         self._lost: dict[str, Lost] = {slug: {} for slug in specs}
         self._ids = self._make_ids()
         self._sent: dict[str, set[str]] = {slug: set() for slug in specs}
+        self._announced: set[str] = set()
 
     @property
     def slugs(self) -> list[str]:
@@ -103,6 +110,20 @@ class IclSession:
         if self.only_suites:
             lines.append("icl_bench: only the suites are collected; name paths to add other tests")
         return lines
+
+    def announce(self, nodeid: str) -> str | None:
+        """Return the line that a log gets before a model's first check; None for all others.
+
+        Args:
+            nodeid: id of the item that starts.
+        """
+        slug = self._ids[nodeid][0] if nodeid in self._ids else None
+        if slug is None or slug in self._announced or self.config.get_verbosity() < 0:
+            return None
+        self._announced.add(slug)
+        found = self.found.get(slug)
+        steps = len(found) if isinstance(found, tuple) else 0
+        return self.progress.foretell(slug, self.runs[slug].to_measure(), steps)
 
     def find_suite(self, path: Path) -> Suite | None:
         """Return the suite of the plan that was read from `path`."""
@@ -240,25 +261,24 @@ class IclSession:
 
     def print_summary(self, terminalreporter: Any) -> None:
         """Print the tables and where the reports are."""
+        from icl_bench.render.outlet import outlet_of_pytest
         from icl_bench.render.terminal import summary
+        from icl_bench.render.text import printable
 
-        writer = terminalreporter._tw
-        encoding = getattr(writer._file, "encoding", None) or "ascii"
-        width, unicode = min(writer.fullwidth, 100), "utf" in encoding.lower()
+        outlet = outlet_of_pytest(terminalreporter._tw)
         if self.records:
             terminalreporter.section("icl_bench")
             text = summary(
                 self.records,
-                width=width,
-                color=writer.hasmarkup,
-                unicode=unicode,
+                **outlet.options(),
                 paths=[os.path.relpath(path) for path in self.paths],
             )
             terminalreporter.write_line(text)
         if self.trouble:
-            terminalreporter.write_line(f"the reports were not written: {self.trouble}", red=True)
+            trouble = printable(f"the reports were not written: {self.trouble}")
+            terminalreporter.write_line(trouble, red=True)
         if self.baseline:
-            self.baseline.print_section(terminalreporter, width, unicode)
+            self.baseline.print_section(terminalreporter, outlet)
 
 
 def count_checkpoints(found: Found) -> str:

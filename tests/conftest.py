@@ -154,7 +154,7 @@ def plain(record: RunRecord) -> dict[str, Any]:
     """A record without what differs between two runs of the same."""
     data = record.model_dump(exclude={"created"})
     for taken in data["measurements"].values():
-        del taken["cached"]
+        del taken["cached"], taken["cached_steps"]
     return data
 
 

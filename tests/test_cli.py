@@ -103,7 +103,8 @@ def test_run_measures_and_writes_reports(
 ) -> None:
     assert call("run", "stub:good", "--suite=mine.yaml") == 0
     out, err = capsys.readouterr()
-    assert "3 passed" in out and "Reports in reports" in out and err == ""
+    assert "3 passed" in out and "Reports in reports" in out
+    assert err == "icl_bench: model 1 of 1, stub-good: 2 measurements\n"
     assert stubbed.record("stub-good").status == "complete"
 
 
@@ -190,7 +191,8 @@ def test_ctrl_c_is_exit_code_2_without_a_traceback(stage: Stage) -> None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (2, "icl-bench: interrupted\n")
+    announced = "icl_bench: model 1 of 1, stub-good: 2 measurements\n"
+    assert (process.returncode, err) == (2, f"{announced}icl-bench: interrupted\n")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="closes a pipe")
@@ -262,7 +264,7 @@ def test_sweep_lists_the_heads_that_matter_and_writes_all(tmp_path, capsys):
     file = tmp_path / "heads.csv"
     arguments = ["sweep", "builtin:induction-2l", "--sequences=2", "--period=12", "--top=2"]
     assert main([*arguments, f"--csv={file}"]) == 0
-    listed = [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]]
+    listed = [line.split()[:2] for line in capsys.readouterr().out.splitlines()[2:]]
     assert ["0", "9"] in listed and len(listed) == 2
     assert len(file.read_text().splitlines()) == 1 + 24
     assert main([*arguments, "--adaptive"]) == 0

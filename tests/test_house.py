@@ -31,14 +31,18 @@ MAY_IMPORT = {
     "description": {"record", "models", "cache"},
     "memory": {"errors", "provenance", "options", "record", "models", "probes", "plan", "cache"},
     "results": {"record", "probes", "plan", "checks", "description"},
-    "judging": {"errors", "options", "record", "probes", "models", "plan", "checks", "results"},
+    "progress": {"errors", "record", "render", "probes", "plan"},
+    "judging": {
+        *("errors", "options", "record", "probes", "models", "plan", "checks", "results"),
+        "progress",
+    },
     "runner": {
         *("errors", "options", "record", "probes", "models", "plan", "checks"),
-        *("cache", "description", "memory", "judging"),
+        *("cache", "description", "memory", "judging", "progress"),
     },
     "series_run": {
         *("errors", "options", "provenance", "record", "series", "probes", "models", "plan"),
-        *("cache", "judging", "results", "runner"),
+        *("cache", "judging", "results", "runner", "progress"),
     },
 }
 """Room -> rooms it may import; `api`, `session`, `items`, `plugin` and `cli` may import all."""

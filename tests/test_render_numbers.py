@@ -5,7 +5,7 @@ import math
 import pytest
 
 from icl_bench.render import numbers
-from icl_bench.render.text import one_line, shorten, to_ascii
+from icl_bench.render.text import columns, cut, one_line, to_ascii
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,17 @@ def test_text_is_stripped_of_everything_that_could_steer_a_terminal() -> None:
     assert one_line("a\x1b[31m\nb\r\tc\u202ed\x00") == "a[31m b cd"
 
 
-def test_shortened_text_ends_in_an_ellipsis() -> None:
-    assert shorten("abcdef", 4) == "abc…"
-    assert shorten("abcdef", 6) == "abcdef"
+def test_cuted_text_ends_in_an_ellipsis() -> None:
+    assert cut("abcdef", 4) == "abc…"
+    assert cut("abcdef", 6) == "abcdef"
 
 
 def test_every_sign_of_ours_has_an_ascii_likeness() -> None:
     assert to_ascii("↑↓±–—─×≥≤…█é") == "^v+----x>=<=...#?"
+
+
+def test_signs_of_two_columns_count_twice() -> None:
+    assert columns("中文a") == 5
+    assert cut("中文中文", 8) == "中文中文"
+    assert cut("中文中文", 7) == "中文中…"
+    assert cut("中文中文", 6) == "中文…"

@@ -44,13 +44,6 @@ def record(measurement):
     )
 
 
-def test_a_curve_is_drawn_over_log_steps():
-    assert phases.draw_curve([(1, 0.0), (100, 0.0), (101, 1.0), (10000, 1.0)], 8) == "▁▁▁▁████"
-    assert phases.draw_curve([(0, 9.0), (1, 0.0), (256, 8.0)], 8) == "▁▂▃▄▅▆▇█"
-    assert phases.draw_curve([(1, 2.0), (10, 2.0)], 3) == "▁▁▁"
-    assert phases.draw_curve([(0, 1.0)], 3) == ""
-
-
 def test_the_detected_step_stands_under_the_rise(sudden):
     lines = phases.pictures(sudden, 40)
     drawn = next(line for line in lines if line.startswith("induction score"))

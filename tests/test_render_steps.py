@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 from test_render_records import make_check
 
 from icl_bench.record import Environment, Measurement, Metric, ModelInfo, RunRecord, SuiteRef
 from icl_bench.render import markdown
 from icl_bench.render.files import write_reports
 from icl_bench.render.steps import (
-    curve,
     curve_rows,
     describe_steps,
     metrics_of,
@@ -47,22 +45,6 @@ def make_series(status: Any = "complete", **model: Any) -> RunRecord:
     )
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([0, 1, 2, 3, 4, 5, 6, 7], "▁▂▃▄▅▆▇█"),
-        ([7, 0], "█▁"),
-        ([0.5, 0.5, 0.5], "▁▁▁"),
-        ([-1, None, 1, float("nan")], "▁–█–"),
-        ([None, None], ""),
-        ([], ""),
-        ([1], "▁"),
-    ],
-)
-def test_a_curve_is_a_bar_to_a_checkpoint(values: list[float | None], expected: str) -> None:
-    assert curve(values) == expected
-
-
 def test_metrics_that_are_the_same_are_shown_once() -> None:
     record = make_series()
     for row in record.measurements["core/other"].tables["steps"]:
@@ -72,18 +54,10 @@ def test_metrics_that_are_the_same_are_shown_once() -> None:
 
 
 def test_differences_within_an_interval_are_not_drawn() -> None:
-    assert curve([0.1, 0.3, 0.2], noise=0.2) == "▁▁▁"
-    assert curve([0.1, 0.3, 0.2], noise=0.19) == "▁█▅"
     record = make_series()
     for row in record.measurements["core/repeats"].tables["steps"]:
         row |= {"induction_max_ci_low": 0, "induction_max_ci_high": 0.4}
     assert [row[-1] for row in curve_rows(record)] == ["▁▁▁▁", "▁▁▁▁", "▁–▁▁"]
-
-
-def test_a_long_series_is_pooled() -> None:
-    assert curve(list(range(800)), width=8) == "▁▂▃▄▅▆▇█"
-    assert len(curve(list(range(41)))) == 40
-    assert curve([0, 2, None, None, 9, 5], width=3) == "▁–█"
 
 
 def test_a_row_names_its_metrics() -> None:
@@ -143,3 +117,16 @@ def test_a_partial_series_does_not_replace_a_complete_one(tmp_path: Path) -> Non
     assert (tmp_path / "runs--" / "steps.partial.csv").is_file()
     write_reports([make_series()], tmp_path)
     assert not (tmp_path / "runs--" / "steps.partial.csv").exists()
+
+
+def test_the_terminal_counts_the_steps_that_are_from_the_cache() -> None:
+    record = make_series()
+    steps = list(record.model.steps or [])
+    for key, cached in (("core/repeats", steps[:3]), ("core/other", steps[1:])):
+        own = record.measurements[key].model_copy(update={"cached_steps": cached})
+        record.measurements[key] = own
+    # A step counts when all that was measured there is from the cache.
+    by_hand = len(set(steps[:3]) & set(steps[1:]))
+    assert f"; {by_hand} of {len(steps)} steps from the cache" in summary([record])
+    record.measurements["core/other"].cached_steps = []
+    assert "from the cache" not in summary([record])

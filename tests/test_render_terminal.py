@@ -5,14 +5,15 @@ import re
 import pytest
 from test_render_records import all_verdicts, make_check, make_heads, make_record
 
-from icl_bench.record import Measurement, ModelInfo, RunRecord, SuiteRef
+from icl_bench.record import Measurement, Metric, ModelInfo, RunRecord, SuiteRef
 from icl_bench.render.terminal import summary
+from icl_bench.render.text import columns, printable
 
 GOLDEN = """\
 builtin:tiny — TinyForCausalLM, 2 layers × 6 heads, fused attention, float32
 
 Check                 Metric                Value   Stderr  Rule        Verdict
-────────────────────────────────────────────────────────────────────────────────
+───────────────────────────────────────────────────────────────────────────────
 has-induction-heads   induction_max      ↑  0.902 ± 0.0083  > 0.4       PASS
 ablation-collapses-   loss_ratio         ↑   4.41 ± 0.31    > 2         PASS
 copying
@@ -209,3 +210,95 @@ def test_a_run_without_checks_says_so() -> None:
 
 def test_no_records_give_no_text() -> None:
     assert summary([]) == ""
+
+
+def test_from_120_columns_on_checks_show_interval_samples_and_seconds() -> None:
+    record = make_record()
+    for check in record.checks:
+        check.description = "Some head attends to what followed the last time, says " + check.id
+    narrow, wide, wider = (summary([record], width=width) for width in (119, 120, 180))
+    assert "  95% interval" not in narrow and "Seconds" not in narrow
+    header = next(line for line in wide.splitlines() if line.startswith("Check "))
+    titles = ["Metric", "Value", "Stderr", "95% interval", "n", "Seconds", "Rule", "Verdict"]
+    places = [header.index(title) for title in titles]
+    assert places == sorted(places) and "Asks" not in header
+    assert "Asks" in next(line for line in wider.splitlines() if line.startswith("Check "))
+    row = next(line for line in wider.splitlines() if line.startswith("some-head-looks-back"))
+    assert "[0.350, 0.470]" in row or "[0.35, 0.47]" in row
+    assert "Some head attends to what followed" in row
+    assert widest(wide) <= 120 and widest(wider) <= 180
+
+
+def test_a_wide_table_has_the_samples_and_the_time_of_the_measurement() -> None:
+    check = make_check("a", measurement="core/repeats")
+    taken = Measurement(
+        probe="induction", seconds=12.34, metrics={check.metric: Metric(value=0.9, n=1234)}
+    )
+    text = summary([make_record(checks=[check], measurements={"core/repeats": taken})], width=130)
+    row = next(line for line in text.splitlines() if line.startswith("a  "))
+    assert "  1,234     12.3  " in row
+
+
+def test_on_a_wide_page_more_models_stand_side_by_side_in_blocks() -> None:
+    records = [of_model(f"model-{index}") for index in range(9)]
+    text = summary(records, width=160)
+    assert widest(text) <= 160
+    headers = [line for line in text.splitlines() if line.startswith("Check ")]
+    assert sum(line.count("[") for line in headers) == 9 and len(headers) == 2
+    assert "[9]" in headers[1] and "[9]" not in headers[0]
+    # Each block has every check.
+    assert text.count("\nhas-induction-heads ") == 2
+
+
+@pytest.mark.parametrize("width", [80, 120, 140])
+def test_east_asian_signs_keep_columns_and_width(width: int) -> None:
+    checks = [
+        make_check("有归纳头吗-这是一个很长的名字-用来换行", verdict="fail", reason="原因" * 60),
+        make_check("plain", metric="测量值" * 9),
+    ]
+    record = make_record(checks=checks)
+    record.model.spec = "模型/" + "名字" * 50
+    text = summary([record], width=width)
+    assert max(columns(line) for line in text.splitlines()) <= width
+    lines = text.splitlines()
+    rows = [line for line in lines if line.endswith(("FAIL", "PASS")) and not line.startswith("F")]
+    assert len({columns(row.rpartition(" ")[0]) for row in rows}) == 1
+    both = summary([record, record], width=width)
+    assert max(columns(line) for line in both.splitlines()) <= width
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_quiz_of_many_items_fits(width: int) -> None:
+    checks = [
+        make_check(f"question-{index}-about-something", kind="quiz", rule="supports", expected="a")
+        for index in range(42)
+    ]
+    record = make_record(checks=checks)
+    for records in ([record], [record] * 3, [record] * 7):
+        text = summary(records, width=width)
+        assert widest(text) <= width
+        assert "question-41-" in text
+
+
+COMMANDS = ("::error file=a::b", "##[group]x", "##vso[task.setvariable]x", "##teamcity[x]")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("width", [40, 80, 140])
+def test_no_line_is_a_command_of_a_ci_system(command: str, width: int) -> None:
+    checks = [
+        make_check(command, verdict="fail", metric=command, reason=f"{'x' * 33} {command}"),
+        make_check(f"{'y' * 18}{command}", verdict="error", reason=command),
+    ]
+    record = of_model(command, checks=checks)
+    for records in ([record], [record, record]):
+        text = summary(records, width=width, paths=[f"{command}/report.md"])
+        assert not re.search(r"^\s*::", text, re.MULTILINE)
+        assert not re.search(r"##(vso|teamcity)?\[", text)
+    # Without its first sign it would be one; what is left can still be read.
+    assert command[2:6] in text
+
+
+def test_text_of_several_lines_keeps_its_layout_and_nothing_else() -> None:
+    text = printable("fail: a\x1b[2Jb\r\n  option   (a) x\u202ey\n  ::error::z\n##[group]")
+    assert text == "fail: a[2Jb\n  option   (a) xy\n  ·:error::z\n#·[group]"

@@ -27,6 +27,7 @@ from icl_bench.models.streaming import CheckpointStream
 from icl_bench.options import RunOptions
 from icl_bench.plan import make_plan
 from icl_bench.probes import PROBES
+from icl_bench.progress import RunProgress, Standing
 from icl_bench.record import RunRecord
 from icl_bench.runner import ModelRun
 from icl_bench.series_run import SeriesRun, start_run
@@ -232,26 +233,30 @@ def test_only_what_the_selected_checks_need_is_measured(opened: list[str]) -> No
     assert series.results.measurements["small/change"].status == "measured"
 
 
-def test_progress_says_which_step_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    from contextlib import contextmanager
-
+def test_progress_says_which_step_it_is() -> None:
     write_series(2)
-    said: list[str] = []
+    said: list[tuple[int | None, int, int, str | None]] = []
 
-    @contextmanager
-    def task(description: str, total: int) -> Any:
-        said.append(description)
-        yield lambda rows: None
+    class Display:
+        wait, redraws = 0.0, True
+
+        def show(self, standing: Standing) -> None:
+            place = (standing.step, standing.step_place, standing.steps)
+            said.append((*place, standing.task))
+
+        def clear(self) -> None:
+            pass
 
     series = make_run()
-    series.task = task
+    series.progress = RunProgress([series.slug], Display())
     series.run()
-    assert said[:2] == [
-        "step 1 (1 of 2): opening runs@step1",
-        "step 1 (1 of 2): attention of every head",
+    heads = "attention of every head"
+    assert [one for one in said if one[3] in ("opening runs@step1", heads)][:2] == [
+        (1, 1, 2, "opening runs@step1"),
+        (1, 1, 2, heads),
     ]
-    assert "step 2 (2 of 2): attention of every head" in said
-    assert said[-1] == "looking at it all"
+    assert (2, 2, 2, heads) in said
+    assert said[-1] == (None, 0, 0, "looking at it all")
 
 
 def test_one_bad_checkpoint_is_told_and_does_not_end_the_series(opened: list[str]) -> None:

@@ -73,7 +73,7 @@ def comparison_text(
     for remark in comparison.remarks:
         page.wrap("", one_line(f"note: {remark}"), 0)
     page.wrap("", verdict_line(comparison, inconclusive_fails), 0)
-    return "\n".join(page.lines)
+    return page.text()
 
 
 def comparison_markdown(comparison: Comparison, inconclusive_fails: bool = True) -> str:

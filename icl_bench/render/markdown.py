@@ -22,8 +22,8 @@ from icl_bench.render.steps import describe_steps
 from icl_bench.render.text import (
     count_cached,
     count_verdicts,
+    cut,
     overall,
-    shorten,
 )
 
 _LONGEST_SETTING = 200
@@ -119,7 +119,7 @@ def _measurements(record: RunRecord) -> Iterator[str]:
         yield ""
         for name, value in measurement.settings.items():
             shown = json.dumps(value, ensure_ascii=False, default=str)
-            yield f"- {escape(name)}: {escape(shorten(shown, _LONGEST_SETTING))}"
+            yield f"- {escape(name)}: {escape(cut(shown, _LONGEST_SETTING))}"
         if measurement.tokens_sha256:
             yield f"- tokens SHA-256: {escape(measurement.tokens_sha256)}"
         if measurement.seconds is not None:

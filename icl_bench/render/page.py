@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 
 from icl_bench.record import Verdict
-from icl_bench.render.text import shorten, to_ascii
+from icl_bench.render.text import columns, cut, defuse, fold, to_ascii
 
 _COLORS: dict[Verdict, str] = {
     "pass": "32",
@@ -15,6 +14,8 @@ _COLORS: dict[Verdict, str] = {
     "skipped": "36",
     "error": "31;1",
 }
+READABLE = 110
+"""Columns of a paragraph at most; tables may take more."""
 
 
 class Page:
@@ -32,6 +33,10 @@ class Page:
         self.unicode = unicode
         self.lines: list[str] = []
 
+    def text(self) -> str:
+        """Return all lines, none of which a CI system takes for a command."""
+        return "\n".join(map(defuse, self.lines))
+
     def add(self, text: str = "") -> None:
         """Add one line, however long."""
         self.lines.append(self._fit_charset(text))
@@ -46,9 +51,7 @@ class Page:
             verdict: the verdict whose colour `head` gets.
         """
         text = self._fit_charset(f"{head:<{indent}}{body}")
-        lines = textwrap.wrap(
-            text, self.width, subsequent_indent=" " * indent, break_on_hyphens=False
-        )
+        lines = fold(text, min(self.width, READABLE), indent)
         if verdict is not None and lines:
             lines[0] = self._paint(head, verdict) + lines[0][len(head) :]
         self.lines += lines
@@ -76,53 +79,51 @@ class Page:
                 order, until the table fits: the first column is wrapped, others are cut.
             must_fit: add nothing when the table is wider than the page.
         """
-        from tabulate import DataRow, TableFormat, tabulate
-
         cells = [[self._fit_charset(cell) for cell in row] for row in (header, *rows)]
-        widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-        for column, least in (shrink or {}).items():
+        widths = [max(columns(row[place]) for row in cells) for place in range(len(header))]
+        for place, least in (shrink or {}).items():
             excess = max(sum(widths) + sum(gaps) - self.width, 0)
-            widths[column] = max(widths[column] - excess, min(widths[column], least))
+            widths[place] = max(widths[place] - excess, min(widths[place], least))
         if must_fit and sum(widths) + sum(gaps) > self.width:
             return False
-        mark = "…" if self.unicode else "..."
-        for row in cells:
-            row[1:] = [
-                shorten(cell, width, mark) for cell, width in zip(row[1:], widths[1:], strict=True)
-            ]
-        for column, found in (verdicts or {}).items():
-            for row, verdict in zip(cells[1:], found, strict=True):
-                if verdict is not None:
-                    row[column] = self._paint(row[column], verdict)
-        cells = [line for row in cells for line in _wrap_first(row, widths[0])]
-        # One space parts columns; an empty column between two of them makes it two spaces. The
-        # header goes in as a row, because tabulate widens every column by two for a real header.
-        spread = [_spread(row, gaps) for row in cells]
-        layout = TableFormat(None, None, None, None, None, DataRow("", " ", ""), 0, None)
-        text = tabulate(
-            spread, tablefmt=layout, disable_numparse=True, colalign=_spread(align, gaps, "left")
-        )
-        first, *others = text.split("\n")
+        # Wrapped at its hyphens, the first column may need less than it was given.
+        folded = [line for row in cells for line in fold(row[0], widths[0], hyphens=True)]
+        widths[0] = max(map(columns, folded), default=0)
         line = self._fit_charset("─" * (sum(widths) + sum(gaps)))
-        self.lines += [first.rstrip(), line, *(other.rstrip() for other in others)]
+        for number, row in enumerate(cells):
+            found = {
+                place: states[number - 1] for place, states in (verdicts or {}).items() if number
+            }
+            self._add_row(row, widths, align, gaps, found)
+            if not number:
+                if self.color:
+                    self.lines[-1] = f"\033[1m{self.lines[-1]}\033[0m"
+                self.lines.append(line)
         return True
+
+    def _add_row(
+        self,
+        row: Sequence[str],
+        widths: Sequence[int],
+        align: Sequence[str],
+        gaps: Sequence[int],
+        verdicts: Mapping[int, Verdict | None],
+    ) -> None:
+        """Add a row; its first cell, often an id to be copied, is wrapped, the others are cut."""
+        mark = "…" if self.unicode else "..."
+        first, *more = fold(row[0], widths[0], hyphens=True) or [""]
+        line = ""
+        for place, cell in enumerate([first, *row[1:]]):
+            cell = cut(cell, widths[place], mark)
+            space = " " * (widths[place] - columns(cell))
+            if (verdict := verdicts.get(place)) is not None:
+                cell = self._paint(cell, verdict)
+            gap = " " * gaps[place - 1] if place else ""
+            line += gap + (space + cell if align[place] == "right" else cell + space)
+        self.lines += [line.rstrip(), *more]
 
     def _fit_charset(self, text: str) -> str:
         return text if self.unicode else to_ascii(text)
 
     def _paint(self, text: str, verdict: Verdict) -> str:
         return f"\033[{_COLORS[verdict]}m{text}\033[0m" if self.color else text
-
-
-def _wrap_first(row: Sequence[str], width: int) -> list[list[str]]:
-    """A row as several when its first cell, often an id to be copied, is wider than `width`."""
-    first, *others = textwrap.wrap(row[0], width) or [""]
-    return [[first, *row[1:]], *([part] + [""] * (len(row) - 1) for part in others)]
-
-
-def _spread(cells: Sequence[str], gaps: Sequence[int], filler: str = "") -> list[str]:
-    """Cells with an empty one wherever the gap is two spaces wide."""
-    spread = [cells[0]]
-    for cell, gap in zip(cells[1:], gaps, strict=True):
-        spread += [filler, cell] if gap == 2 else [cell]
-    return spread

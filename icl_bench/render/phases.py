@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from icl_bench.record import Measurement, RunRecord
 from icl_bench.render import numbers
+from icl_bench.render.sparkline import over_log_steps, sparkline
 from icl_bench.render.text import one_line
 
 CURVES = {
@@ -26,7 +27,6 @@ CURVES = {
 PICTURE = 48
 """Characters of a curve drawn over log-steps."""
 
-_LEVELS = "▁▂▃▄▅▆▇█"
 _CHANGE_HEADER = (
     *("Curve", "First", "Last", "10%", "Half", "between", "90%"),
     *("In the steepest tenth", "95% interval", "p"),
@@ -42,29 +42,6 @@ def phase_changes(record: RunRecord) -> Iterator[tuple[str, Measurement]]:
     for key, measurement in record.measurements.items():
         if measurement.probe == "phase_change" and measurement.tables.get("curves"):
             yield key, measurement
-
-
-def draw_curve(points: Sequence[tuple[float, float]], width: int = PICTURE) -> str:
-    """Return a curve as one line of bars, log(step) from left to right, its range bottom to top.
-
-    Every character shows the curve, straight between its points, in the middle of its stretch.
-
-    Args:
-        points: (step, value), ascending; those with steps below 1 are left out.
-        width: characters.
-    """
-    shown = [(math.log(step), value) for step, value in points if step >= 1]
-    if not shown:
-        return ""
-    values = [value for _, value in shown]
-    low, span = min(values), max(values) - min(values)
-    first, last = shown[0][0], shown[-1][0]
-    line = ""
-    for column in range(width):
-        value = _value_at(shown, first + (column + 0.5) / width * (last - first))
-        share = (value - low) / span if span else 0.0
-        line += _LEVELS[min(int(share * len(_LEVELS)), len(_LEVELS) - 1)]
-    return line
 
 
 def pictures(measurement: Measurement, width: int = PICTURE) -> list[str]:
@@ -86,7 +63,8 @@ def pictures(measurement: Measurement, width: int = PICTURE) -> list[str]:
     for name, points in drawn.items():
         low, high = min(v for _, v in points), max(v for _, v in points)
         ends = f"{numbers.number(low)} – {numbers.number(high)}"
-        lines.append(f"{CURVES[name]:<{side}}  {draw_curve(points, width)}  {ends}")
+        drawn_curve = sparkline(over_log_steps(points, width))
+        lines.append(f"{CURVES[name]:<{side}}  {drawn_curve}  {ends}")
     steps = [row["step"] for row in measurement.tables["curves"] if row["step"] >= 1]
     for title, metric in (
         ("induction half formed", "midpoint_step"),
@@ -177,20 +155,6 @@ def _points(measurement: Measurement, name: str) -> list[tuple[float, float]]:
     if name == "training_loss":
         return [(row["step"], row["loss"]) for row in measurement.tables.get(name, [])]
     return [(row["step"], row[name]) for row in measurement.tables["curves"] if name in row]
-
-
-def _value_at(points: Sequence[tuple[float, float]], place: float) -> float:
-    """A curve's value, straight between its points."""
-    before, after = points[0], points[-1]
-    for point in points:
-        if point[0] <= place:
-            before = point
-        else:
-            after = point
-            break
-    if after[0] <= before[0]:
-        return before[1]
-    return before[1] + (place - before[0]) / (after[0] - before[0]) * (after[1] - before[1])
 
 
 def _between(row: dict[str, Any], part: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from icl_bench.record import Check, Measurement, RunRecord
 from icl_bench.render import numbers
 from icl_bench.render.markup import bounds, escape, estimate, table
-from icl_bench.render.text import WORDS, shorten
+from icl_bench.render.text import WORDS, cut
 
 _LONGEST_OPTION = 90
 
@@ -39,7 +39,7 @@ def _answer(item: Check) -> tuple[str, str]:
     if item.supports is None:
         return measured, _undecided(item)
     text = (item.options or {}).get(item.supports, "")
-    return measured, shorten(f"{item.supports}: {text}" if text else item.supports, _LONGEST_OPTION)
+    return measured, cut(f"{item.supports}: {text}" if text else item.supports, _LONGEST_OPTION)
 
 
 def _item(item: Check, measurement: Measurement | None) -> Iterator[str]:

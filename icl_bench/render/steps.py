@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 from icl_bench.record import Measurement, RunRecord
 from icl_bench.render import numbers
+from icl_bench.render.sparkline import is_number, pool, sparkline
 from icl_bench.render.text import one_line
 
 CURVE_HEADER = ("Measurement", "Metric", "First", "Last", "Curve")
 CURVE_RIGHT = ("First", "Last")
-LEVELS = "▁▂▃▄▅▆▇█"
 WIDEST = 40
 """Characters of a curve; longer series have several checkpoints to a character."""
-GAP = "–"
-"""Stands where a metric was not measured."""
 ENDS = ("stderr", "ci_low", "ci_high")
 """What a row of the table `steps` has of a metric beside its value, as `METRIC_END`."""
 _UNASKED = 4
@@ -34,6 +31,18 @@ def describe_steps(record: RunRecord) -> str | None:
         return None
     count = "1 checkpoint, step" if len(steps) == 1 else f"{len(steps)} checkpoints, steps"
     return f"{count} {steps[0]}" + (f" to {steps[-1]}" if len(steps) > 1 else "")
+
+
+def count_cached_steps(record: RunRecord) -> str | None:
+    """Return how many checkpoints an earlier run measured all of, or None where it is none.
+
+    Args:
+        record: of one model or series.
+    """
+    taken = [set(one.cached_steps or []) for one in series_measurements(record).values()]
+    known = set.intersection(*taken) if taken else set()
+    steps = record.model.steps or []
+    return f"{len(known & set(steps))} of {len(steps)} steps from the cache" if known else None
 
 
 def series_measurements(record: RunRecord) -> dict[str, Measurement]:
@@ -79,10 +88,12 @@ def curve_rows(record: RunRecord) -> list[list[str]]:
     for key, measurement in series_measurements(record).items():
         for name in shown_metrics(record, key):
             values = [row.get(name) for row in measurement.tables["steps"]]
-            known = [value for value in values if _is_number(value)]
+            known = [value for value in values if is_number(value)]
             ends = [numbers.number(value) for value in (known[0], known[-1])]
             noise = _widest_interval(measurement.tables["steps"], name)
-            rows.append([one_line(key), one_line(name), *ends, curve(values, noise=noise)])
+            rows.append(
+                [one_line(key), one_line(name), *ends, sparkline(pool(values, WIDEST), noise)]
+            )
     return rows
 
 
@@ -100,7 +111,7 @@ def steps_table(record: RunRecord, key: str) -> tuple[list[str], list[list[str]]
         for name in names:
             value = row.get(name)
             error = row.get(f"{name}_stderr")
-            cells.append(numbers.estimate(value, error) if _is_number(value) else "not measured")
+            cells.append(numbers.estimate(value, error) if is_number(value) else "not measured")
         rows.append(cells)
     return ["Step", *names], rows
 
@@ -119,42 +130,7 @@ def broken_steps(record: RunRecord) -> Iterator[tuple[str, list[str]]]:
         yield f"step {step}: {reason}", keys
 
 
-def curve(values: Sequence[Any], width: int = WIDEST, noise: float = 0.0) -> str:
-    """Return values as a line of bars between the smallest and the largest, a dash for none.
-
-    Args:
-        values: one per checkpoint, in order; None where it was not measured.
-        width: characters; with more values the means of neighbours are shown.
-        noise: the line is flat where the values differ by no more than this.
-    """
-    pooled = [_mean(part) for part in _split(values, width)]
-    known = [value for value in pooled if value is not None]
-    if not known:
-        return ""
-    low, high = min(known), max(known)
-    top = len(LEVELS) - 1
-    scale = top / (high - low) if high - low > noise else 0.0
-    return "".join(
-        GAP if value is None else LEVELS[round((value - low) * scale)] for value in pooled
-    )
-
-
 def _widest_interval(rows: Sequence[Mapping[str, Any]], name: str) -> float:
     ends = [(row.get(f"{name}_ci_low"), row.get(f"{name}_ci_high")) for row in rows]
-    widths = [high - low for low, high in ends if _is_number(low) and _is_number(high)]
+    widths = [high - low for low, high in ends if is_number(low) and is_number(high)]
     return max(widths, default=0.0)
-
-
-def _split(values: Sequence[Any], width: int) -> list[Sequence[Any]]:
-    count = min(len(values), width)
-    edges = [len(values) * place // count for place in range(count + 1)] if count else []
-    return [values[low:high] for low, high in zip(edges, edges[1:])]
-
-
-def _mean(values: Sequence[Any]) -> float | None:
-    known = [float(value) for value in values if _is_number(value)]
-    return sum(known) / len(known) if known else None
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and math.isfinite(value)

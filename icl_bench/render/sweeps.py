@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from icl_bench.record import Measurement
 from icl_bench.render import numbers
+from icl_bench.render.page import Page
 
 TOP = 10
 """Heads that a sweep's table shows."""
@@ -29,6 +30,27 @@ def sweep_table(measurement: Measurement) -> tuple[list[str], list[list[str]]]:
         for row in chosen
     ]
     return ["Head", "Rise of the loss (nats)", "Loss on repeats without it"], rows
+
+
+def effects_text(
+    rows: Sequence[Mapping[Any, Any]], *, width: int = 80, color: bool = False, unicode: bool = True
+) -> str:
+    """Return what heads do on their own, as text for a terminal.
+
+    Args:
+        rows: with `layer`, `head`, `repeated_loss`, `delta`, `delta_stderr` (nats).
+        width: columns of a line.
+        color: whether the header is set off by an ANSI code.
+        unicode: whether more than ASCII can be shown.
+    """
+    page = Page(width, color, unicode)
+    header = ["layer", "head", "repeated_loss", "delta", "delta_stderr"]
+    cells = [
+        [f"{row[name]:.4f}" if place > 1 else str(row[name]) for place, name in enumerate(header)]
+        for row in rows
+    ]
+    page.table(header, cells, ["right"] * len(header), [2] * (len(header) - 1))
+    return page.text()
 
 
 def curve_table(measurement: Measurement) -> tuple[list[str], list[list[str]]]:

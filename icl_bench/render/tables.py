@@ -13,6 +13,12 @@ from icl_bench.render.text import WORDS, one_line
 CHECK_HEADER = ("Check", "Metric", "", "Value", "", "Stderr", "Rule", "Verdict")
 """The columns of lm-evaluation-harness, then the rule and the verdict."""
 
+WIDE_CHECK_HEADER = (
+    *CHECK_HEADER[:6],
+    *("95% interval", "n", "Seconds", "Rule", "Verdict", "Asks"),
+)
+"""The same where there is room: also the interval, its samples, and the measurement's time."""
+
 HEAD_COLUMNS = {
     "Control": "induction_control",
     "Excess": "induction_excess",
@@ -44,6 +50,27 @@ def check_row(check: Check) -> list[str]:
         rule_cell(check),
         WORDS[check.verdict],
     ]
+
+
+def wide_check_row(check: Check, record: RunRecord) -> list[str]:
+    """Return a check's cells under `WIDE_CHECK_HEADER`.
+
+    Args:
+        check: the check.
+        record: the run that it is from.
+    """
+    cells = check_row(check)
+    measurement = record.measurements.get(check.measurement)
+    metric = measurement.metrics.get(check.metric) if measurement else None
+    interval, samples, seconds = "", "", ""
+    if check.ci_low is not None and check.ci_high is not None:
+        interval = numbers.interval(check.ci_low, check.ci_high)
+    if metric is not None and metric.n is not None:
+        samples = numbers.count(metric.n)
+    if measurement is not None and measurement.seconds is not None:
+        seconds = f"{measurement.seconds:.1f}"
+    asks = one_line(check.description or check.question or "")
+    return [*cells[:6], interval, samples, seconds, *cells[6:], asks]
 
 
 def rule_cell(check: Check) -> str:

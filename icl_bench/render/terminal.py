@@ -11,11 +11,14 @@ from icl_bench.render import phases, steps, tables
 from icl_bench.render.page import Page
 from icl_bench.render.text import WORDS, count_cached, count_verdicts, one_line
 
-MODEL_COLUMNS = 4
-"""Up to this many models stand side by side; more get a table each."""
+WIDE = 120
+"""Columns from which checks get more of them, and models stand side by side in several blocks."""
 
-_CHECK_ALIGN = ("left", "left", "left", "right", "left", "left", "left", "left")
-_CHECK_GAPS = (2, 1, 1, 1, 1, 2, 2)
+_RIGHT = ("Value", "n", "Seconds")
+_TIGHT = ("", "Value", "Stderr")
+"""Titles of columns with one space before them."""
+_SHRINK = {"Asks": 24, "Check": 18, "Metric": 16, "Rule": 14}
+"""Column -> its smallest width, in the order in which columns are made narrower."""
 
 
 def summary(
@@ -37,11 +40,11 @@ def summary(
     """
     page = Page(width, color, unicode)
     matrix = Page(width, color, unicode)
-    side_by_side = 1 < len(records) <= MODEL_COLUMNS and _add_matrix(matrix, records)
+    side_by_side = _add_matrices(matrix, records)
     if side_by_side:
         for index, record in enumerate(records, start=1):
             _add_header(page, record, f"[{index}] ")
-        page.lines += ["", *matrix.lines, ""]
+        page.lines += ["", *matrix.lines]
     for index, record in enumerate(records, start=1):
         if side_by_side:
             page.wrap(f"[{index}] ", one_line(record.model.slug), 4)
@@ -59,7 +62,7 @@ def summary(
     _add_paths(page, paths)
     while page.lines and not page.lines[-1]:
         page.lines.pop()
-    return "\n".join(page.lines)
+    return page.text()
 
 
 def _add_header(page: Page, record: RunRecord, prefix: str = "") -> None:
@@ -95,42 +98,81 @@ def _add_checks(page: Page, record: RunRecord) -> None:
         checks = [check for check in record.checks if check.suite == suite]
         if len(suites) > 1:
             page.wrap("", f"suite {one_line(suite)}", 2)
-        rows = [tables.check_row(check) for check in checks]
-        verdicts = {len(tables.CHECK_HEADER) - 1: [check.verdict for check in checks]}
-        page.table(
-            tables.CHECK_HEADER,
-            rows,
-            _CHECK_ALIGN,
-            _CHECK_GAPS,
-            verdicts,
-            shrink={0: 18, 1: 16, 6: 14},
-        )
+        if page.width >= WIDE:
+            rows = [tables.wide_check_row(check, record) for check in checks]
+            header, verdicts = tables.WIDE_CHECK_HEADER, [check.verdict for check in checks]
+            # What a check asks comes last, and is left out where little of it could be read.
+            done = _add_check_table(page, header, rows, verdicts, must_fit=True)
+            if not done:
+                shorter = [row[:-1] for row in rows]
+                done = _add_check_table(page, header[:-1], shorter, verdicts, must_fit=True)
+        else:
+            done = False
+        if not done:
+            rows = [tables.check_row(check) for check in checks]
+            _add_check_table(page, tables.CHECK_HEADER, rows, [check.verdict for check in checks])
         page.add()
 
 
-def _add_matrix(page: Page, records: Sequence[RunRecord]) -> bool:
-    """Add checks against models; False when there are none or they do not fit the width."""
-    matched = tables.match_checks(records)
-    if not matched:
+def _add_check_table(
+    page: Page,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    verdicts: Sequence[Verdict | None],
+    must_fit: bool = False,
+) -> bool:
+    return page.table(
+        header,
+        rows,
+        ["right" if title in _RIGHT else "left" for title in header],
+        [1 if title in _TIGHT else 2 for title in header[1:]],
+        {header.index("Verdict"): verdicts},
+        shrink={header.index(title): least for title, least in _SHRINK.items() if title in header},
+        must_fit=must_fit,
+    )
+
+
+def _add_matrices(page: Page, records: Sequence[RunRecord]) -> bool:
+    """Add checks against models, as many side by side as fit; False when that is not wanted.
+
+    On a wide page the rest follows in further blocks; on another, more models than fit are
+    better off with a table each.
+    """
+    count = len(records)
+    if count < 2 or not any(record.checks for record in records):
         return False
+    least = 2 if page.width >= WIDE else count
+    for each in range(count, least - 1, -1):
+        parts = [range(start, min(start + each, count)) for start in range(0, count, each)]
+        blocks = [Page(page.width, page.color, page.unicode) for _ in parts]
+        if all(_add_matrix(block, records, part) for block, part in zip(blocks, parts)):
+            for block in blocks:
+                page.lines += [*block.lines, ""]
+            return True
+    return False
+
+
+def _add_matrix(page: Page, records: Sequence[RunRecord], part: range) -> bool:
+    """Add checks against some of the models; False when they do not fit the width."""
+    matched = tables.match_checks(records)
     several = len({check.suite for check, _ in matched}) > 1
     header = ["Check", "Rule"]
     verdicts: dict[int, list[Verdict | None]] = {}
-    for index in range(len(records)):
+    for column, index in enumerate(part):
         header += [f"[{index + 1}]", ""]
-        verdicts[3 + 2 * index] = [
+        verdicts[3 + 2 * column] = [
             None if (check := checks[index]) is None else check.verdict for _, checks in matched
         ]
     rows = []
     for first, checks in matched:
         name = f"{first.suite}::{first.id}" if several else first.id
         row = [one_line(name), tables.rule_cell(first)]
-        for check in checks:
+        for check in (checks[index] for index in part):
             cells = tables.check_row(check) if check is not None else []
             row += [cells[3], cells[-1]] if cells else ["", "–"]
         rows.append(row)
-    align = ("left", "left") + ("right", "left") * len(records)
-    gaps = (2,) + (2, 1) * len(records)
+    align = ("left", "left") + ("right", "left") * len(part)
+    gaps = (2,) + (2, 1) * len(part)
     return page.table(header, rows, align, gaps, verdicts, shrink={0: 18}, must_fit=True)
 
 
@@ -169,7 +211,9 @@ def _add_heads(page: Page, record: RunRecord, top: int, top_previous: int) -> No
 
 
 def _add_counts(page: Page, record: RunRecord) -> None:
-    counted = [count_verdicts(record.checks), count_cached(record.measurements.values())]
+    counted = [count_verdicts(record.checks), steps.count_cached_steps(record)]
+    if counted[1] is None:
+        counted[1] = count_cached(record.measurements.values())
     page.wrap("", "; ".join(filter(None, counted)), 0)
     grouped: dict[tuple[Verdict, str], list[str]] = {}
     for check in record.checks:

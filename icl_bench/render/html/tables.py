@@ -8,7 +8,7 @@ from typing import Any
 from icl_bench.record import Measurement, RunRecord
 from icl_bench.render import numbers
 from icl_bench.render.markup import bounds, estimate
-from icl_bench.render.text import shorten
+from icl_bench.render.text import cut
 
 _LONGEST_SETTING = 200
 
@@ -50,7 +50,7 @@ def _measurement(key: str, one: Measurement) -> dict[str, Any]:
     ]
     rows += [(name, "not measured", why, "") for name, why in one.unmeasured.items()]
     settings = [
-        (name, shorten(json.dumps(value, ensure_ascii=False, default=str), _LONGEST_SETTING))
+        (name, cut(json.dumps(value, ensure_ascii=False, default=str), _LONGEST_SETTING))
         for name, value in one.settings.items()
     ]
     if one.seconds is not None:

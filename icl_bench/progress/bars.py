@@ -1,0 +1,108 @@
+"""Progress of the `icl-bench` command, drawn by rich: a bar for the model, one for the task."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any
+
+from icl_bench.progress.log import Log
+from icl_bench.progress.run import Display, RunProgress
+from icl_bench.progress.standing import Standing
+from icl_bench.render.outlet import redraws, wants_color
+from icl_bench.render.text import cut, one_line
+
+_WIDEST = 44
+"""Columns of a bar's text."""
+
+
+class Bars:
+    """Two lines that are redrawn while something is measured, and erased after.
+
+    Args:
+        stream: a terminal.
+        color: whether it takes colour.
+    """
+
+    wait = 0.1
+    redraws = True
+
+    def __init__(self, stream: IO[str], color: bool) -> None:
+        self._stream, self._color = stream, color
+        self._live: Any = None
+
+    def show(self, standing: Standing) -> None:
+        """Draw what is going on."""
+        begins = self._live is None
+        if begins:
+            self._make()
+        model = standing.place_in_run
+        if standing.measurement is not None:
+            place = f"{standing.number}/{standing.measurements} {standing.measurement}"
+            model = f"{model}: {place}" if model else place
+        self._live.update(
+            self._model,
+            description=cut(one_line(model or standing.model), _WIDEST),
+            completed=max(standing.number - 1, 0),
+            total=standing.measurements or None,
+            told=standing.time_left,
+        )
+        self._live.update(
+            self._task,
+            description=cut(one_line(standing.task or ""), _WIDEST),
+            completed=standing.done,
+            total=standing.total or None,
+            told=standing.share.strip(),
+            visible=standing.task is not None,
+        )
+        if begins:
+            self._live.start()
+
+    def clear(self) -> None:
+        """Erase both lines."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _make(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        console = Console(
+            file=self._stream, force_terminal=True, no_color=not self._color, highlight=False
+        )
+        self._live = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[told]}", markup=False),
+            console=console,
+            transient=True,
+            # What a model prints is not to land in another stream.
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        self._model = self._live.add_task("", total=None, told="")
+        self._task = self._live.add_task("", total=None, told="", visible=False)
+
+
+def command_progress(
+    models: Sequence[str],
+    color: str = "auto",
+    earlier: Callable[[str], Mapping[str, float]] | None = None,
+    stream: IO[str] | None = None,
+) -> RunProgress:
+    """Return the progress of a command, shown on standard error: bars, or lines in a log.
+
+    Args:
+        models: names of the models, in their order.
+        color: auto, yes or no.
+        earlier: as for `RunProgress`.
+        stream: where it is shown; None for standard error.
+    """
+    stream = sys.stderr if stream is None else stream
+
+    def write(line: str) -> None:
+        print(line.strip(), file=stream, flush=True)
+
+    log = not redraws(stream)
+    display: Display = Log(write) if log else Bars(stream, wants_color(stream, color))
+    return RunProgress(models, display, earlier, write if log else None)
