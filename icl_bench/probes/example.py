@@ -91,7 +91,12 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     from icl_bench.measures import statistics as st
     from icl_bench.measures import tokens as tk
     from icl_bench.probes.example_text import encode_example, token_rows
-    from icl_bench.probes.patterns import keep_strongest, pattern_rows, read_patterns
+    from icl_bench.probes.patterns import (
+        MOST_HEADS,
+        keep_strongest,
+        pattern_rows,
+        read_patterns,
+    )
     from icl_bench.probes.switched import try_switches
     from icl_bench.probes.switches import switch_rows
 
@@ -112,7 +117,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         model.every_head, read_patterns(model, ids), example.sources, example.prefix
     )
     settled = try_switches(model, settings, context, example, tokens, switches)
-    kept = keep_strongest(rows)
+    kept = keep_strongest(rows, MOST_HEADS)
     tables = {
         "example_tokens": token_rows(example, settled.losses),
         "example_patterns": kept,

@@ -79,7 +79,7 @@ def pattern_rows(
     return rows
 
 
-def keep_strongest(rows: list[dict[str, Any]], most: int = MOST_HEADS) -> list[dict[str, Any]]:
+def keep_strongest(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
     """Return the rows with the highest of their two scores, in the order that they had.
 
     Args:
