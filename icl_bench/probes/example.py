@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 Head = tuple[int, int]
 
 TEXT = (
-    "One day Harry Potter went to the school. He met a friend in the garden. "
-    "The friend said: Harry Potter"
+    "One day Harry Potter met Zarnip Stone in the garden. "
+    "Then Harry Potter told a story to Zarnip Stone"
 )
-"""The name does not open the text: many tokenizers know a word by the space before it."""
+"""A name that models know by heart, and one that only the text can tell.
+
+Neither opens the text: many tokenizers know a word by the space before it, so that a name at the
+very beginning is not the same token as later."""
 
 
 class Settings(TokenSettings):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from icl_bench.probes.context import Context
     from icl_bench.probes.example import Settings
     from icl_bench.probes.example_text import Example
+    from icl_bench.probes.replacement import Prepared
 
 Head = tuple[int, int]
 
@@ -55,7 +56,10 @@ def try_switches(
     tokens: RepeatedTokens,
     switches: Sequence[Switch],
 ) -> Settled:
-    """Measure every setting; settings share passes, and layers below the first head that is off.
+    """Measure every setting, with as little of the model run again as can be.
+
+    Settings with the same previous-token heads off have the same layers below the induction heads:
+    one run without these heads is what the induction switches start from. Settings share passes.
 
     Args:
         model: the model.
@@ -70,48 +74,97 @@ def try_switches(
     from icl_bench.models.baserun import run_base
     from icl_bench.models.interventions import switch_off
     from icl_bench.models.predictions import predict
-    from icl_bench.probes.replacement import prepare_replacement
 
     offs = every_setting(len(switches))
     sets = [heads_off(switches, off) for off in offs]
     random = draw_random(model, switches, settings.seed)
-    count, length = tokens.input_ids.shape
+    every = [*sets, *random]
+    prepared = _prepare(model, settings, example, tokens, sets[-1])
+    how = prepared.replacement
+    ids, places = torch.tensor([example.ids]), torch.arange(1, len(example.ids))
+    targets = torch.arange(1, tokens.period * tokens.repeats) + tokens.prefix
+    # Wherever induction heads are off, the lowest of them is the lowest of some switch.
+    first = {one.heads[0][0] for one in switches if one.role == "induction"}
+    numbers: dict[int, dict[str, Any]] = {}
+    predictions: dict[int, list[dict[str, Any]]] = {}
+    answers: dict[int, np.ndarray] = {}
+    losses: dict[tuple[int, ...], np.ndarray] = {}
+    groups = group_by_feeders(switches, offs)
+    count = len(tokens.input_ids)
+    rows = (count + 1) * (len(groups) + len(sets)) + count * len(random)
+    with context.task("every setting of the switches", rows) as advance:
+        for feeders, own in groups.items():
+            # Random heads are compared with what the clean run starts.
+            asked = own if feeders else [*own, *range(len(sets), len(every))]
+            start: dict[str, Any] = {
+                "off": heads_off(switches, feeders),
+                "replacement": how,
+                "advance": advance,
+            }
+            base = run_base(model, tokens.input_ids, targets, first, **start)
+            found = switch_off(model, base, [every[one] for one in asked], how, advance=advance)
+            for place, one in enumerate(asked):
+                numbers[one] = _loss_row(tokens, found.nll[place], found.correct[place])
+            text = run_base(model, ids, places, first, **start)
+            losses[feeders] = text.losses.nll[0].double().numpy()
+            some = [sets[one] for one in own]
+            told = predict(model, text, some, example.asked, how, top=TOP, advance=advance)
+            for place, one in enumerate(own):
+                predictions[one] = _describe(model, example, told, place)
+                answers[one] = told.answers[place, 0].double().numpy()
+    return Settled(
+        losses=losses[()],
+        rows=[
+            {"off": off, "heads": len(some), **numbers[one], "predictions": predictions[one]}
+            for one, (off, some) in enumerate(zip(offs, sets))
+        ],
+        random_rows=[
+            {"draw": draw} | {name: numbers[one][name] for name in ("repeated_loss", "first_loss")}
+            for draw, one in enumerate(range(len(sets), len(every)))
+        ],
+        answers=np.stack([answers[one] for one in range(len(sets))]),
+        batches=prepared.batches,
+    )
+
+
+def group_by_feeders(
+    switches: Sequence[Switch], offs: Sequence[Sequence[int]]
+) -> dict[tuple[int, ...], list[int]]:
+    """Return previous-token switches that are off -> the settings, by number, in which these are.
+
+    Args:
+        switches: the switches.
+        offs: for each setting, the numbers of the switches that are off.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, off in enumerate(offs):
+        feeders = tuple(one for one in off if switches[one].role == "previous_token")
+        groups.setdefault(feeders, []).append(number)
+    return groups
+
+
+def _prepare(
+    model: Model,
+    settings: Settings,
+    example: Example,
+    tokens: RepeatedTokens,
+    heads: Sequence[Head],
+) -> Prepared:
+    """What stands in for the heads, on the text and on the random tokens alike."""
+    from icl_bench.probes.replacement import prepare_replacement
+
+    length = tokens.input_ids.shape[1]
     if settings.method == "resample":
-        length = max(length, len(example.ids))  # each position needs one that stands in for it
-    prepared = prepare_replacement(
+        # Each position of the text needs one that stands in for it.
+        length = max(length, len(example.ids))
+    return prepare_replacement(
         model,
         settings.method,
-        parts=sorted({head for some in sets for head in some}),
+        parts=heads,
         sequences=settings.sequences,
         length=length,
         bos=model.choose_bos(settings.bos),
         seed=settings.seed,
-    )
-    first = {min(layer for layer, _ in some) for some in sets if some}
-    targets = torch.arange(1, tokens.period * tokens.repeats) + tokens.prefix
-    rows = count * (1 + len(sets) + len(random)) + len(sets)
-    with context.task("every setting of the switches", rows) as advance:
-        base = run_base(model, tokens.input_ids, targets, first, advance=advance)
-        off = switch_off(model, base, [*sets, *random], prepared.replacement, advance=advance)
-        ids = torch.tensor([example.ids])
-        text = run_base(model, ids, torch.arange(1, len(example.ids)), first)
-        said = predict(
-            model, text, sets, example.asked, prepared.replacement, top=TOP, advance=advance
-        )
-    numbers = [_loss_row(tokens, nll, right) for nll, right in zip(off.nll, off.correct)]
-    described = (_describe(model, example, said, place) for place in range(len(sets)))
-    return Settled(
-        losses=text.losses.nll[0].double().numpy(),
-        rows=[
-            {"off": which, "heads": len(some), **row, "predictions": predictions}
-            for which, some, row, predictions in zip(offs, sets, numbers, described)
-        ],
-        random_rows=[
-            {"draw": draw, "repeated_loss": row["repeated_loss"], "first_loss": row["first_loss"]}
-            for draw, row in enumerate(numbers[len(sets) :])
-        ],
-        answers=said.answers[:, 0].double().numpy(),
-        batches=prepared.batches,
     )
 
 
