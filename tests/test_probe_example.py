@@ -334,6 +334,46 @@ def test_losses_of_every_setting_equal_one_ablation_at_a_time(trained, learned):
     assert clean["copy_accuracy"] > 0.8 and clean["repeated_loss"] < 1
 
 
+@pytest.mark.parametrize("method", ["zero", "mean", "resample"])
+def test_settings_that_start_from_one_another_equal_whole_passes(method):
+    """Previous-token heads below, beside and above induction heads, on random weights."""
+    from ablating import losses
+
+    from icl_bench.measures.copying import first_targets, repeated_targets
+    from icl_bench.probes.example_text import encode_example
+    from icl_bench.probes.switched import _prepare, try_switches
+    from icl_bench.probes.switches import Switch, heads_off
+
+    model = random_llama(layers=4)
+    switches = [
+        Switch("induction", ((1, 0), (3, 1)), "a"),
+        Switch("induction", ((2, 2),), "b"),
+        Switch("previous_token", ((0, 1), (2, 0)), "c"),
+        Switch("previous_token", ((1, 3),), "d"),
+    ]
+    settings = example.Settings(heads=[[0, 0]], method=method, sequences=3, period=8)
+    text = encode_example(model, settings.text, "auto", 0)
+    tokens = icl_bench.measures.tokens.draw_repeated(
+        model.vocabulary, sequences=3, period=8, bos=model.bos, stream="test"
+    )
+    found = try_switches(model, settings, Context(), text, tokens, switches)
+    everything = heads_off(switches, range(4))
+    values = _prepare(model, settings, text, tokens, everything).replacement.values
+    ids, fed = tokens.input_ids, torch.tensor([text.ids])
+    assert len(found.rows) == 16 and len(text.asked) == 10
+    for row, answers in zip(found.rows, found.answers):
+        off = heads_off(switches, row["off"])
+        for name, targets in (
+            ("first_loss", first_targets(tokens)),
+            ("repeated_loss", repeated_targets(tokens)),
+        ):
+            nll = losses(model, ids, [off] * 3, targets, values)
+            assert row[name] == pytest.approx(float(nll.mean()), abs=1e-5)
+        follow = torch.tensor(text.asked[:-1]) + 1
+        chances = (-losses(model, fed, [off], follow, values)[0]).exp()
+        assert answers[:-1] == pytest.approx(chances.tolist(), abs=1e-6)
+
+
 @pytest.fixture(scope="module")
 def zeroed(trained):
     return run(trained, method="zero", sequences=1)
