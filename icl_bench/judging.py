@@ -21,6 +21,7 @@ from icl_bench.results import Results, assemble
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
+    from icl_bench.suite import CheckSpec, QuizSpec, Suite
 
 
 class Judged(ABC):
@@ -71,13 +72,30 @@ class Judged(ABC):
         self._expected = checks
 
     def wanted(self) -> set[str]:
-        """Keys of the measurements that the expected checks need."""
-        return {
+        """Keys of the measurements that the expected checks need, and of those for the report."""
+        needed = {
             f"{suite.name}/{spec.on}"
             for suite, spec in self.plan.assertions()
             if (self._expected is None or (suite.name, spec.id) in self._expected)
             and applies(spec, self.spec.public, self.slug)
         }
+        for suite in self.plan.suites:
+            needed.update(self._for_report(suite, self._expected))
+        return needed
+
+    def _for_report(self, suite: Suite, asked: Collection[tuple[str, str]] | None) -> list[str]:
+        """Keys of what no check reads, of a suite with a check for this model.
+
+        Args:
+            suite: the suite.
+            asked: checks that are asked for; nothing is measured for the report of a part of the
+                suite. None for all.
+        """
+        specs: list[CheckSpec | QuizSpec] = [*suite.checks, *suite.quiz]
+        if asked is not None and not all((suite.name, spec.id) in asked for spec in specs):
+            return []
+        mine = any(applies(spec, self.spec.public, self.slug) for spec in specs)
+        return self.plan.unread(suite) if mine else []
 
     def to_measure(self) -> dict[str, str]:
         """What the expected checks need of one model: digest -> key, in the order of the plan.
@@ -103,7 +121,10 @@ class Judged(ABC):
         return found
 
     def check(self, suite_name: str, check_id: str) -> Check:
-        """Return the verdict of one check, measuring what it needs."""
+        """Return the verdict of one check, measuring what it needs.
+
+        After the last one of a suite, what no check reads is measured too, for the report.
+        """
         name = (suite_name, check_id)
         if name not in self.results.checks:
             suite, spec = self.plan.find(suite_name, check_id)
@@ -119,6 +140,8 @@ class Judged(ABC):
                 self.spec.public,
                 self.slug,
             )
+            for unread in self._for_report(suite, self.results.checks):
+                self.measure(unread)
         return self.results.checks[name]
 
     def run(self) -> RunRecord:

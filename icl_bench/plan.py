@@ -67,6 +67,20 @@ class Plan:
             for item in suite.quiz:
                 yield suite, item
 
+    def unread(self, suite: Suite) -> list[str]:
+        """Return keys of the suite's measurements that no check, and no other one of them, reads.
+
+        They are there for the report: for a reader, not for a verdict.
+
+        Args:
+            suite: one of the plan's.
+        """
+        every: list[CheckSpec | QuizSpec] = [*suite.checks, *suite.quiz]
+        read = {f"{suite.name}/{spec.on}" for spec in every}
+        for planned in self.measurements.values():
+            read |= {planned.upstream or "", *planned.sources.values()}
+        return [key for name in suite.measure if (key := f"{suite.name}/{name}") not in read]
+
     def find(self, suite_name: str, check_id: str) -> tuple[Suite, CheckSpec | QuizSpec]:
         """Return one check or quiz item.
 

@@ -187,6 +187,23 @@ def test_a_measurement_is_taken_once_for_all_its_checks(stage: Stage) -> None:
     assert stage.log("measured") == ["good", "good second"]
 
 
+def test_what_no_check_reads_is_in_the_record_of_a_whole_run(stage: Stage) -> None:
+    stage.write("mine.yaml", MINE.replace("checks:", "  shown: {probe: stub, tag: shown}\nchecks:"))
+    assert stage.run(GOOD, "mine.yaml", "-k", "high or there").ret == 0
+    assert stage.log("measured") == ["good"]
+    assert stage.run(GOOD, "mine.yaml").ret == 0
+    assert stage.log("measured")[1:] == ["good", "good second", "good shown"]
+    assert "mine/shown" in stage.record("stub-good").measurements
+
+
+def test_what_no_check_reads_cannot_fail_the_run(stage: Stage) -> None:
+    more = "  shown: {probe: stub, tag: shown, act: break}\nchecks:"
+    stage.write("mine.yaml", MINE.replace("checks:", more))
+    assert stage.run(GOOD, "mine.yaml").ret == 0
+    broken = stage.record("stub-good").measurements["mine/shown"]
+    assert broken.status == "error" and "the stub broke" in broken.reason
+
+
 def test_a_plugin_that_reruns_failures_does_not_measure_again(stage: Stage) -> None:
     stage.write(
         "conftest.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 
 import pytest
 
@@ -96,6 +97,48 @@ def test_a_check_for_another_model_measures_nothing(make_suite, counted):
     check = run.check("small", "not-here")
     assert (check.verdict, check.reason) == ("skipped", "applies only to gpt2")
     assert counted == []
+
+
+def add_unread(tmp_path):
+    """The suite with a measurement that no check and no other measurement reads."""
+    path = tmp_path / "more.yaml"
+    text = textwrap.dedent(SUITE.format(name="more"))
+    path.write_text(text.replace("checks:", "  shown: {probe: induction, seed: 6}\nchecks:"))
+    return load_suite(path)
+
+
+def test_what_no_check_reads_is_measured_after_the_suites_last_check(counted, tmp_path):
+    run = make_run(make_plan([add_unread(tmp_path)]))
+    assert run.plan.unread(run.plan.suites[0]) == ["more/shown"]
+    assert run.wanted() == {"more/repeats", "more/off", "more/shown"}
+    run.check("more", "causal")
+    run.check("more", "present")
+    assert ("induction", 6, False) not in counted
+    run.check("more", "not-here")
+    assert counted[-1] == ("induction", 6, False)
+    assert "more/shown" in run.record().measurements
+
+
+def test_what_no_check_reads_is_left_out_where_a_check_is(counted, tmp_path):
+    run = make_run(make_plan([add_unread(tmp_path)]))
+    run.expect({("more", "present"), ("more", "causal")})
+    assert run.wanted() == {"more/repeats", "more/off"}
+    run.check("more", "present")
+    run.check("more", "causal")
+    assert ("induction", 6, False) not in counted
+
+
+def test_what_no_check_reads_is_left_out_where_no_check_is_for_the_model(counted, tmp_path):
+    suite = add_unread(tmp_path)
+    suite = replace(suite, checks=suite.checks[2:])
+    run = make_run(make_plan([suite]))
+    run.run()
+    assert run.wanted() == set() and counted == []
+
+
+def test_heads_chosen_from_it_are_a_reader_too(make_suite):
+    plan = make_plan([make_suite()])
+    assert plan.unread(plan.suites[0]) == []
 
 
 def test_two_suites_of_one_name_are_refused(make_suite, tmp_path):

@@ -24,6 +24,7 @@ STREAMS = {
     "fewshot_heldout": 21,  # prompts that mean outputs are taken on
     "vectors_clean": 22,  # prompts whose mean outputs are put into others
     "vectors_shuffled": 23,  # prompts with shuffled labels
+    "example": 24,  # the block that stands for a text where there is no tokenizer
     "gradual": 30,  # residuals of gradual curves that a phase change is compared with
 }
 """Independent streams of one seed. The numbers are part of every result: never reuse one."""

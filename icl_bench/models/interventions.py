@@ -7,7 +7,7 @@ ablation is per row of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -28,12 +28,15 @@ from icl_bench.models.baserun import BaseRun, check_resumes, layers_that_fit, st
 from icl_bench.models.batching import Advance, run_in_batches
 from icl_bench.models.components import ComponentAblation, list_names, switched_off
 from icl_bench.models.edges import Knockout
-from icl_bench.models.losses import TokenLosses, join_losses, score_targets
+from icl_bench.models.losses import TokenLosses, score_targets
 from icl_bench.models.passes import Pass
 from icl_bench.models.prefix import Stream, resume
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
+
+Take = Callable[[Tensor, Tensor, Tensor], None]
+"""Gets each row's set and sequence, by number, and the rows' logits, (rows, targets, ids)."""
 
 
 def switch_off(
@@ -98,10 +101,7 @@ def switch_off(
         raise ValueError("one position is for the outputs of heads, not for edges, MLPs or layers")
     if base.off and (replacement.frozen or replacement.edges is not None):
         raise ValueError("patterns and edges are those of a clean run: nothing may be off in it")
-    groups: dict[int, list[int]] = {}
-    for place, heads in enumerate(sets):
-        added = [layer_of(part) for part in heads if part not in base.off]
-        groups.setdefault(min(added, default=-1), []).append(place)
+    groups = group_sets(base, sets)
     if -1 in groups:
         places = torch.tensor(groups.pop(-1))
         columns = base.columns(wanted)
@@ -111,14 +111,12 @@ def switch_off(
         )
         if advance:
             advance(len(places) * count)
-    check_resumes(model, groups)
-    for layer in sorted(groups):
-        stream = stream_into(model, base, layer, [one for one in sorted(groups) if one > layer])
-        chosen = [sets[place] for place in groups[layer]]
-        part = _run_group(model, base, wanted, chosen, replacement, stream, advance)
-        places = torch.tensor(groups[layer])
-        nll[places] = part.nll.reshape(len(places), *shape[1:])
-        correct[places] = part.correct.reshape(len(places), *shape[1:])
+
+    def take(places: Tensor, rows: Tensor, logits: Tensor) -> None:
+        part = score_targets(logits, base.wanted(rows, wanted))
+        nll[places, rows], correct[places, rows] = part.nll, part.correct
+
+    run_groups(model, base, wanted, groups, sets, replacement, take, advance)
     return TokenLosses(nll, correct)
 
 
@@ -136,23 +134,68 @@ def require_support(model: Model, replacement: Replacement) -> None:
         )
 
 
+def group_sets(base: BaseRun, sets: Sequence[Sequence[Part]]) -> dict[int, list[int]]:
+    """Return earliest layer -> numbers of the sets that change nothing below it.
+
+    Args:
+        base: the run that they start from.
+        sets: what is off; a set that adds nothing to what is off in `base` stands under -1.
+    """
+    groups: dict[int, list[int]] = {}
+    for place, parts in enumerate(sets):
+        added = [layer_of(part) for part in parts if part not in base.off]
+        groups.setdefault(min(added, default=-1), []).append(place)
+    return groups
+
+
+def run_groups(
+    model: Model,
+    base: BaseRun,
+    targets: Tensor,
+    groups: Mapping[int, Sequence[int]],
+    sets: Sequence[Sequence[Part]],
+    replacement: Replacement,
+    take: Take,
+    advance: Advance | None = None,
+) -> None:
+    """Run every sequence under sets of parts that are off, each group from its earliest layer.
+
+    Args:
+        model: the model.
+        base: the run that they start from; streams that are missing are added to it.
+        targets: physical positions of the tokens whose logits are wanted.
+        groups: earliest layer -> numbers of its sets, as `group_sets` returns them.
+        sets: what is off.
+        replacement: what becomes of it.
+        take: called with each batch.
+        advance: called with the number of rows done.
+    """
+    check_resumes(model, groups)
+    for layer in sorted(groups):
+        stream = stream_into(model, base, layer, [one for one in sorted(groups) if one > layer])
+        _run_group(model, base, targets, groups[layer], sets, replacement, stream, take, advance)
+
+
 def _run_group(
     model: Model,
     base: BaseRun,
     targets: Tensor,
+    places: Sequence[int],
     sets: Sequence[Sequence[Part]],
     replacement: Replacement,
     stream: Stream | None,
+    take: Take,
     advance: Advance | None,
-) -> TokenLosses:
-    """Losses of (sets * sequences) rows, set by set, starting at `stream` where there is one."""
+) -> None:
+    """Run (places * sequences) rows, set by set, starting at `stream` where there is one."""
     input_ids = base.input_ids
     count, length = input_ids.shape
-    parts: list[TokenLosses] = []
+    numbers = torch.tensor(places)
 
     def work(start: int, stop: int) -> None:
         index = torch.arange(start, stop)
-        rows, off = index % count, [(*base.off, *sets[i]) for i in (index // count).tolist()]
+        rows, own = index % count, numbers[index // count]
+        off = [(*base.off, *sets[place]) for place in own.tolist()]
         clean_rows = None
         if replacement.frozen:
             # The clean run of the same sequences goes along in the same batch.
@@ -179,9 +222,8 @@ def _run_group(
         if others.missed:
             raise ModelError(f"the ablation of {list_names(others.missed)} did not act")
         assert logits is not None
-        wanted = base.wanted(rows[: stop - start], targets)
-        parts.append(score_targets(logits[: stop - start], wanted))
+        # Rows of the clean run that went along are nobody's.
+        take(own, rows[: stop - start], logits[: stop - start])
 
-    shape = (len(sets) * count, length)
+    shape = (len(places) * count, length)
     run_in_batches(shape, model.limit, work, targets=len(targets), advance=advance)
-    return join_losses(parts)

@@ -36,6 +36,7 @@ PROBES: dict[str, str] = {
     "icl_score": "icl_bench.probes.icl_score",
     "function_vectors": "icl_bench.probes.function_vectors",
     "fuzzy": "icl_bench.probes.fuzzy",
+    "example": "icl_bench.probes.example",
     "losses": "icl_bench.probes.losses",
     "phase_change": "icl_bench.probes.phase_change",
 }
