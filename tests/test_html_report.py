@@ -82,12 +82,20 @@ def test_a_large_model_stays_below_the_limit() -> None:
             ]
         rows = one.tables.get("example_patterns")
         if rows:
+            longest = "A" * 2_860  # Of 65 positions.
             one.tables["example_patterns"] = [
-                {**rows[(layer * 32 + head) % len(rows)], "layer": layer, "head": head}
+                {
+                    **rows[(layer * 32 + head) % len(rows)],
+                    **{"layer": layer, "head": head, "pattern": longest},
+                }
                 for layer in range(64)
                 for head in range(32)
             ]
-    assert len(without_plotly(record).encode()) < LIMIT
+    page = without_plotly(record)
+    assert len(page.encode()) < LIMIT
+    # The heads of the circuit are among those that are kept.
+    patterns = json.loads(page.split('id="icl-data">')[1].split("</script>")[0])["example"]
+    assert {one["head"] for one in patterns["circuit"]} <= set(patterns["patterns"])
 
 
 def test_hostile_text_stays_text() -> None:

@@ -8,6 +8,9 @@ from icl_bench.record import Measurement, RunRecord
 from icl_bench.render import numbers
 from icl_bench.render.html.circuit import find_circuit
 
+MOST_PATTERNS = 600_000
+"""Characters that the patterns of a page may take; its size is bounded."""
+
 _MISSING = (
     "Not measured in this run. A suite measures it with the probe example, as core does: "
     "run pytest --icl-suite=core."
@@ -42,10 +45,7 @@ def section(record: RunRecord) -> dict[str, Any] | None:
         }
         for row in measurement.tables["example_tokens"]
     ]
-    patterns = {
-        f"{row['layer']}.{row['head']}": row["pattern"]
-        for row in measurement.tables.get("example_patterns", [])
-    }
+    patterns = _patterns(measurement.tables.get("example_patterns", []))
     heads = []
     if circuit:
         heads = [{"head": _name(h), "role": "previous_token"} for h in list(circuit.previous)[:3]]
@@ -94,6 +94,16 @@ def switches_section(record: RunRecord) -> dict[str, Any] | None:
 def show_token(text: str) -> str:
     """Return a token so that one sees where it begins and ends: spaces and line ends as signs."""
     return text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·") or "∅"
+
+
+def _patterns(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Head -> packed pattern; of many heads on a long text those with the highest scores."""
+    room = MOST_PATTERNS // max((len(row["pattern"]) for row in rows), default=1)
+    if len(rows) > room:
+        best = sorted(rows, key=lambda row: -max(row["induction"], row["previous_token"]))[:room]
+        kept = {(row["layer"], row["head"]) for row in best}
+        rows = [row for row in rows if (row["layer"], row["head"]) in kept]
+    return {f"{row['layer']}.{row['head']}": row["pattern"] for row in rows}
 
 
 def _why_missing(record: RunRecord) -> str:
