@@ -1,0 +1,124 @@
+"use strict";
+// What every page shares: the embedded data, the theme, the charting script, making elements.
+const icl = (() => {
+  const root = document.documentElement;
+  const data = JSON.parse(document.getElementById("icl-data").textContent);
+
+  // ---- making elements: text is always text, never markup -------------------------------------
+  const SVG = "http://www.w3.org/2000/svg";
+  function fill(node, attributes, children) {
+    for (const [name, value] of Object.entries(attributes || {})) {
+      if (value === null || value === undefined || value === false) continue;
+      if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+      else node.setAttribute(name, value === true ? "" : value);
+    }
+    for (const child of children.flat()) {
+      if (child !== null && child !== undefined) node.append(child);
+    }
+    return node;
+  }
+  const el = (tag, attributes, ...children) =>
+    fill(document.createElement(tag), attributes, children);
+  const svg = (tag, attributes, ...children) =>
+    fill(document.createElementNS(SVG, tag), attributes, children);
+  const byId = (id) => document.getElementById(id);
+
+  // ---- numbers ----------------------------------------------------------------------------------
+  function number(value, digits = 3) {
+    if (value === null || value === undefined) return "not measured";
+    if (Number.isInteger(value) && Math.abs(value) < 1e7) return String(value);
+    const size = Math.abs(value);
+    if (size < 1e-4 || size >= 1e6) return value.toExponential(digits - 1);
+    return size >= 100 ? value.toFixed(1) : size >= 1 ? value.toFixed(2) : value.toFixed(digits);
+  }
+
+  // ---- theme --------------------------------------------------------------------------------------
+  const themed = [];
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const remember = { // A page opened from a mail may not keep anything.
+    get: () => { try { return localStorage.getItem("icl-theme"); } catch { return null; } },
+    set: (value) => { try { localStorage.setItem("icl-theme", value); } catch { /* not kept */ } },
+  };
+  const isDark = () => (root.dataset.theme || (dark.matches ? "dark" : "light")) === "dark";
+  function setTheme(name) {
+    root.dataset.theme = name;
+    for (const draw of themed) draw();
+  }
+  const kept = remember.get();
+  if (kept === "dark" || kept === "light") root.dataset.theme = kept;
+  dark.addEventListener("change", () => themed.forEach((draw) => draw()));
+  byId("theme").addEventListener("click", () => {
+    const next = isDark() ? "light" : "dark";
+    remember.set(next);
+    setTheme(next);
+  });
+  const color = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
+
+  // ---- charts -------------------------------------------------------------------------------------
+  let charting = null;
+  const waiting = [];
+  function ready() {
+    charting = window.Plotly || null;
+    root.dataset.charts = charting ? "ready" : "missing";
+    waiting.splice(0).forEach((draw) => draw());
+  }
+  async function unpack(packed) {
+    const bytes = Uint8Array.from(atob(packed), (sign) => sign.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+  }
+  const packed = byId("icl-plotly");
+  if (packed) {
+    unpack(packed.textContent).catch((error) => console.warn("charts:", error)).finally(ready);
+  }
+
+  const narrow = () => window.innerWidth < 640;
+  function layout(extra) {
+    const axis = {
+      gridcolor: color("line"), zerolinecolor: color("line-strong"), linecolor: color("line-strong"),
+      automargin: true, title: { standoff: 8 },
+    };
+    const { xaxis, yaxis, ...rest } = extra || {};
+    return {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: color("ink") },
+      colorway: ["c1", "c2", "c3", "c4", "c5", "c6"].map(color),
+      hoverlabel: { bgcolor: color("card"), bordercolor: color("line-strong"), align: "left",
+        font: { color: color("ink") } },
+      margin: { l: 8, r: 8, t: 12, b: 8 }, hovermode: "closest", height: 320,
+      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, xanchor: "left" },
+      dragmode: narrow() ? false : "zoom",
+      xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis },
+      ...rest,
+    };
+  }
+  const CONFIG = { responsive: true, displaylogo: false, displayModeBar: "hover",
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+
+  // Draws into the element now, when the script is there, and again whenever the theme changes.
+  // `make` returns {traces, layout}; returns a function that draws anew.
+  function chart(target, make) {
+    const box = typeof target === "string" ? byId(target) : target;
+    if (!box) return () => {};
+    const draw = () => {
+      if (charting === null) {
+        if (root.dataset.charts === "missing") box.replaceChildren(el("p", { class: "note" },
+          "The charting script did not load; the numbers are in the tables."));
+        else if (!waiting.includes(draw)) waiting.push(draw);
+        return Promise.resolve();
+      }
+      const made = make();
+      return charting.react(box, made.traces, layout(made.layout), CONFIG).then(() => {
+        box.dataset.drawn = "yes";
+      });
+    };
+    themed.push(draw);
+    draw();
+    return draw;
+  }
+
+  return { data, el, svg, byId, number, color, isDark, narrow, chart, onTheme: (f) => themed.push(f),
+    plotlyShared: ready };
+})();
