@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from icl_bench import __version__, compare_command
+from icl_bench import __version__, compare_command, leaderboard_command
 from icl_bench.errors import IclError, InputError, SettingsError
 
 OK, FAILED, INTERRUPTED, INTERNAL, USAGE = range(5)
@@ -104,6 +104,7 @@ def _make_parser() -> argparse.ArgumentParser:
     sweep.set_defaults(command=_sweep)
 
     compare_command.add_parser(commands)
+    leaderboard_command.add_parser(commands)
 
     validate = commands.add_parser("validate", help="check suite files without running them")
     validate.add_argument("files", metavar="FILE", nargs="+")
