@@ -187,6 +187,8 @@ def _run(given: argparse.Namespace) -> int:
             break
     if code == INTERRUPTED:
         print("icl-bench: interrupted", file=sys.stderr)
+    if len(records) > 1:
+        paths += leaderboard_command.update_leaderboard(given.report_dir)
     unicode = "utf" in (sys.stdout.encoding or "").lower()
     print(summary(records, unicode=unicode, paths=paths))
     if code == OK and any(counts_as_failure(r, given.inconclusive == "fail") for r in records):

@@ -226,10 +226,13 @@ class IclSession:
                     )
                 )
         if self.records:
+            from icl_bench.leaderboard_command import update_leaderboard
             from icl_bench.render.files import write_reports
 
             try:
                 self.paths = write_reports(self.records, self.report_dir)
+                if len(self.records) > 1:
+                    self.paths += update_leaderboard(self.report_dir)
             except IclError as error:
                 self.trouble = str(error)
         folder = self.paths[0].parent if self.paths else None

@@ -51,9 +51,14 @@ def leaderboard_page(board: Board) -> str:
         ranges=RANGES,
         absent=describe_absent(board),
         score=board.column,
+        score_place=board.column.key.partition("/")[2],
         arrow=ARROWS[board.column.direction],
         metrics=[
-            {"title": f"{one.short} {ARROWS[one.direction]}".rstrip(), "meaning": one.meaning}
+            {
+                "place": one.key.partition("/")[2],
+                "title": f"{one.metric} {ARROWS[one.direction]}".rstrip(),
+                "meaning": one.meaning,
+            }
             for one in (board.columns[index] for index in shown)
         ],
         groups=[
@@ -178,7 +183,8 @@ def _pairs(group: Group) -> dict[str, Any] | None:
     packed = {name: _base64(values.astype("<f4").tobytes()) for name, values in told.items()}
     if np.array_equal(told["difference"], told["centre"]):
         packed["centre"] = ""
-    return packed | {"paired": _base64(np.packbits(pairs.paired[above]).tobytes())}
+    bits = {"paired": pairs.paired[above], "apart": np.abs(told["centre"]) > told["half"]}
+    return packed | {name: _base64(np.packbits(on).tobytes()) for name, on in bits.items()}
 
 
 def _base64(content: bytes) -> str:

@@ -227,7 +227,7 @@
       const packed = data.groups[place].pairs;
       unpacked.set(place, packed && {
         difference: floats(packed.difference), half: floats(packed.half),
-        centre: floats(packed.centre || packed.difference), paired: bytes(packed.paired),
+        centre: floats(packed.centre || packed.difference), paired: bytes(packed.paired), apart: bytes(packed.apart),
       });
     }
     return unpacked.get(place);
@@ -238,9 +238,10 @@
     const [i, j] = a < b ? [a, b] : [b, a];
     const place = i * m - (i * (i + 1)) / 2 + (j - i - 1);
     const sign = a < b ? 1 : -1;
+    const bit = (packed) => Boolean((packed[place >> 3] >> (7 - (place & 7))) & 1);
     return {
       value: sign * pairs.difference[place], centre: sign * pairs.centre[place],
-      half: pairs.half[place], paired: Boolean((pairs.paired[place >> 3] >> (7 - (place & 7))) & 1),
+      half: pairs.half[place], paired: bit(pairs.paired), apart: bit(pairs.apart),
     };
   }
   function listModels() {
@@ -265,7 +266,7 @@
       return { text: `${names}. Without a standard error they cannot be told apart.` };
     }
     const [low, high] = [found.centre - found.half, found.centre + found.half];
-    const apart = low > 0 || high < 0;
+    const { apart } = found;
     const better = (found.centre > 0) === (data.columns[data.score].direction === "up") ? a : b;
     const interval = found.half > 0 ? `, interval [${signed(low)}, ${signed(high)}]` : ", exactly";
     const how = found.half === 0 ? "" : found.paired
@@ -275,6 +276,9 @@
   }
   const drawPair = chart("pair", () => {
     const { found, low, high, apart } = answer();
+    const ends = found ? [low, high, 0] : [0];
+    const margin = (Math.max(...ends) - Math.min(...ends)) * 0.06 || 1;
+    const range = [Math.min(...ends) - margin, Math.max(...ends) + margin];
     const line = apart ? color("pass") : color("skip");
     return {
       traces: found ? [{
@@ -283,12 +287,9 @@
       }, {
         type: "scatter", mode: "markers", x: [found.value], y: [0], hoverinfo: "x",
         marker: { color: line, size: 12 }, showlegend: false,
-      }, {
-        type: "scatter", mode: "markers", x: [0], y: [0], hoverinfo: "skip", showlegend: false,
-        marker: { color: "rgba(0,0,0,0)", size: 1 },
       }] : [],
       layout: {
-        height: 110, xaxis: { title: { text: "difference" }, zeroline: true, zerolinewidth: 2 },
+        height: 110, xaxis: { title: { text: "difference" }, range, zeroline: true, zerolinewidth: 2 },
         yaxis: { visible: false, range: [-1, 1], fixedrange: true },
       },
     };
