@@ -54,7 +54,8 @@ def add_parser(commands: Any) -> None:
         "--score",
         metavar="METRIC",
         help="what ranks: METRIC, MEASUREMENT.METRIC or SUITE/MEASUREMENT.METRIC (default: "
-        "induction_max of suite core, else the first check's metric of the suite most records share)",
+        "induction_max of suite core, else the first check's metric of the suite that most "
+        "records share)",
     )
     parser.add_argument("--suite", metavar="NAME", help="rank by this suite's metrics")
     for name in FORMATS:
@@ -124,9 +125,7 @@ def write_leaderboard(
         "json": lambda path: write_atomically(path, leaderboard_json(board)),
     }
     try:
-        return [
-            writers[name](Path(folder) / f"leaderboard.{name}") for name in formats or FORMATS
-        ]
+        return [writers[name](Path(folder) / f"leaderboard.{name}") for name in formats or FORMATS]
     except OSError as error:
         raise SettingsError(
             f"{folder}: the leaderboard cannot be written there ({error.strerror or error})"

@@ -39,7 +39,9 @@ def slow_interval(one, other, same_tokens, pairs):
         if not hits:
             if np.array_equal(one.samples, other.samples):
                 return 0.0, 0.0
-            return tuple(stats.ttest_rel(one.samples, other.samples).confidence_interval(confidence))
+            return tuple(
+                stats.ttest_rel(one.samples, other.samples).confidence_interval(confidence)
+            )
         # Agresti and Min: half a pair more in each of the four cells.
         more = sum(a > b for a, b in zip(one.samples, other.samples)) + 0.5
         less = sum(a < b for a, b in zip(one.samples, other.samples)) + 0.5
@@ -90,7 +92,7 @@ def slow_ranks(figures, tokens, up=True):
 
 
 def mixed_models(seed):
-    """Models of every kind: same and other tokens, kept and lost samples, exact, hits, one sample."""
+    """Models on the same and on other tokens, without samples, exact, of hits, of one sample."""
     rng = np.random.default_rng(seed)
     figures, tokens = [], []
     shared = rng.normal(0, 1, 16)

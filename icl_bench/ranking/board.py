@@ -10,6 +10,7 @@ from icl_bench.ranking.columns import Column, choose_score, list_columns
 from icl_bench.ranking.entries import Entry, Figure, Taken
 from icl_bench.ranking.groups import Cluster, differ, split, usual
 from icl_bench.ranking.pairs import Pairs, rank_ranges, tell_apart
+from icl_bench.ranking.remarks import describe_group, describe_row
 from icl_bench.record import Verdict
 
 
@@ -112,9 +113,7 @@ def rank(entries: Sequence[Entry], score: str | None = None, suite: str | None =
     columns = list_columns(members, name)
     index = next(i for i, one in enumerate(columns) if (one.key, one.metric) == (key, metric))
     groups = [_group(cluster, columns, index, name) for cluster in split(members, name, key)]
-    absent = [
-        (_name(entry), list(entry.suites)) for entry in entries if name not in entry.suites
-    ]
+    absent = [(_name(entry), list(entry.suites)) for entry in entries if name not in entry.suites]
     return Board(name, columns, index, groups, absent)
 
 
@@ -134,9 +133,9 @@ def _group(cluster: Cluster, columns: Sequence[Column], score: int, suite: str) 
     assert pairs is not None
     ranked = sum(row.cells[score].rank is not None for row in rows)
     for row in rows:
-        row.remarks += _remarks(row)
+        row.remarks += describe_row(row)
     group = Group(cluster.digest, cluster.why, rows, ranked, pairs)
-    group.remarks = list(_group_remarks(group, columns[score], score))
+    group.remarks = list(describe_group(group, columns[score], score))
     return group
 
 
@@ -162,11 +161,12 @@ def _name(entry: Entry) -> str:
 def _unique_names(entries: Sequence[Entry]) -> list[str]:
     """Names of models; where several share one, that of the record's folder is added."""
     names = [_name(entry) for entry in entries]
-    for told in (lambda entry: entry.path.resolve().parent.name, lambda entry: str(entry.path)):
+    folders = [entry.path.resolve().parent.name for entry in entries]
+    for further in (folders, [str(entry.path) for entry in entries]):
         counts = Counter(names)
         names = [
-            f"{_name(entry)} ({told(entry)})" if counts[name] > 1 else name
-            for entry, name in zip(entries, names)
+            f"{_name(entry)} ({told})" if counts[name] > 1 else name
+            for entry, name, told in zip(entries, names, further)
         ]
     return names
 
@@ -222,9 +222,7 @@ def _fill(rows: Sequence[Row], column: Column) -> Pairs:
     return pairs
 
 
-def _twins(
-    rows: Sequence[Row], ranked: Sequence[int], place: dict[int, int]
-) -> list[int | None]:
+def _twins(rows: Sequence[Row], ranked: Sequence[int], place: dict[int, int]) -> list[int | None]:
     """Positions of the twins among the ranked rows; a twin without a number stands for nobody."""
     found: list[int | None] = []
     standing: dict[int, int] = {}
@@ -266,53 +264,3 @@ def _why_absent(entry: Entry, column: Column) -> str:
 def _looks(taken: Taken) -> int:
     looks = taken.settings.get("looks", 1)
     return looks if isinstance(looks, int) else 1
-
-
-def _remarks(row: Row) -> list[str]:
-    told = []
-    if row.entry.status != "complete":
-        told.append(f"{row.entry.status} run: it takes part with what it has")
-    steps = row.entry.model.steps
-    if steps:
-        told.append(f"a series: its last step ({steps[-1]}) takes part")
-    return told
-
-
-def _group_remarks(group: Group, column: Column, score: int) -> list[str]:
-    told = []
-    entries = [row.entry for row in group.rows]
-    paired, all_pairs = int(group.pairs.paired.sum()) // 2, group.ranked * (group.ranked - 1) // 2
-    cells = [row.cells[score] for row in group.rows[: group.ranked]]
-    figures = [cell.figure for cell in cells if cell.figure is not None]
-    exact = column.exact or (bool(figures) and all(figure.exact for figure in figures))
-    if all_pairs and exact:
-        told.append(f"{column.short} is exact: equal values share a rank, others do not.")
-    elif all_pairs:
-        told.append(
-            f"{paired} of {all_pairs} pairs measured the same tokens and are compared sample by "
-            "sample, the others by both standard errors; all intervals hold together at 95%."
-        )
-        unsure = sum(figure.stderr is None and not figure.exact for figure in figures)
-        if unsure == len(figures):
-            told.append(f"{column.short} has no standard error: no two models are told apart.")
-        elif unsure:
-            one = "one model has" if unsure == 1 else f"{unsure} models have"
-            told.append(f"{one} no standard error, and cannot be told apart by it.")
-    taken = [row.entry.taken[column.key] for row in group.rows[: group.ranked]]
-    if len({one.tokens for one in taken}) > 1 and "text_sha256" in taken[0].settings:
-        told.append(
-            "The text is the same, cut into tokens by each model's own tokenizer: losses are per "
-            "token."
-        )
-    facts = {
-        "dtype": {entry.model.dtype for entry in entries},
-        "attention": {entry.model.attention for entry in entries},
-        "device": {entry.environment.device for entry in entries},
-        "icl_bench": {entry.version for entry in entries},
-    }
-    for name, values in facts.items():
-        shown = sorted(str(value) for value in values if value is not None)
-        if len(shown) > 1:
-            told.append(f"Models differ in {name}: {', '.join(shown)}. This is shown, not parted.")
-    return told
-

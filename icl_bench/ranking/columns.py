@@ -116,8 +116,8 @@ def _find(entries: Sequence[Entry], score: str, suites: Sequence[str]) -> Place:
     if not fitting:
         hint = nearest(score, {name for one in columns for name in (one.metric, one.name)})
         if not hint.startswith("did you mean") and len(columns) > _LISTED:
-            names = {one.metric for one in columns if one.read and one.no_rank is None}
-            hint = "those that checks read: " + ", ".join(sorted(names))
+            read = {one.metric for one in columns if one.read and one.no_rank is None}
+            hint = "those that checks read: " + ", ".join(sorted(read))
         where = f"suite {suites[0]!r}" if len(suites) == 1 else "the records"
         raise SettingsError(f"--score {score}: no such metric in {where}; {hint}")
     own = [one for one in fitting if _suite(one.key) == _suite(fitting[0].key)]
@@ -127,7 +127,9 @@ def _find(entries: Sequence[Entry], score: str, suites: Sequence[str]) -> Place:
         raise SettingsError(f"--score {score}: that may be {names}; name one of them")
     if not able:
         told = f" ({own[0].meaning})" if own[0].meaning else ""
-        raise SettingsError(f"--score {score}: {own[0].name}{told} ranks no model: {own[0].no_rank}")
+        raise SettingsError(
+            f"--score {score}: {own[0].name}{told} ranks no model: {own[0].no_rank}"
+        )
     return able[0].key, able[0].metric
 
 

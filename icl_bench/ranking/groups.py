@@ -98,7 +98,7 @@ def differ(settings: dict[str, Any], others: dict[str, Any], there: str) -> str 
             continue
         if name.endswith("_sha256"):
             what = "another text" if name.startswith("text") else f"another {name[:-7]}"
-            told.append(f"{what} (SHA-256 {str(mine)[:8]}, {there} {str(other)[:8]})")
+            told.append(f"{what} (SHA-256 {_show(mine)[:8]}, {there} {_show(other)[:8]})")
         else:
             told.append(f"{name} {_show(mine)} ({there} {_show(other)})")
     return ", ".join(told) or None

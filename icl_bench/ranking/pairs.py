@@ -84,7 +84,7 @@ def tell_apart(
 def rank_ranges(
     better: np.ndarray, twins: Sequence[int | None] | None = None
 ) -> list[tuple[int, int]]:
-    """Return the ranks that each model may have: 1 + those surely better, to n - those surely worse.
+    """Return the ranks a model may have: 1 + those surely better, to n - those surely worse.
 
     Args:
         better: shape (m, m), whether the row's model is surely better than the column's.
@@ -115,7 +115,7 @@ def _welch(
     hits = np.array([_is_hits(figure) and not k for figure, k in zip(figures, known)], dtype=bool)
     if hits.any():
         rows = np.flatnonzero(hits)
-        own = [figures[row] for row in rows]
+        own = [figures[int(row)] for row in rows]
         n = np.array([len(_samples(figure)) for figure in own], dtype=np.float64)
         share = (np.array([_samples(figure).sum() for figure in own]) + 1) / (n + 2)
         spread = np.sqrt(share * (1 - share) / (n + 2))

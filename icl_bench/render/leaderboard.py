@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from icl_bench.render import numbers
 from icl_bench.render.markup import bounds, escape, table
 from icl_bench.render.page import Page
-from icl_bench.render.text import WORDS, one_line
+from icl_bench.render.text import one_line
 
 if TYPE_CHECKING:
     from icl_bench.ranking import Board, Cell, Column, Group, Row
@@ -19,6 +19,9 @@ ARROWS = {"up": "↑", "down": "↓", None: ""}
 
 MARKDOWN_METRICS = 8
 """Further metrics in the Markdown table; CSV, JSON and the page hold all."""
+
+LISTED = 20
+"""Reasons, and remarks on single models, that the terminal shows at most."""
 
 _NARROWEST = 16
 """Characters that a model's name has in the terminal at least."""
@@ -96,7 +99,8 @@ def not_measured(board: Board, group: Group) -> list[tuple[str, str]]:
         group: the group.
     """
     return [
-        (mark(row), row.cells[board.score].reason or "not ranked") for row in group.rows[group.ranked :]
+        (mark(row), row.cells[board.score].reason or "not ranked")
+        for row in group.rows[group.ranked :]
     ]
 
 
@@ -120,10 +124,14 @@ def leaderboard_text(
             page.wrap("", one_line(group.why), 2)
         page.add()
         _add_table(page, board, group)
-        for name, reason in not_measured(board, group):
+        missing = not_measured(board, group)
+        for name, reason in missing[:LISTED]:
             page.wrap("Not measured: ", one_line(f"{name}: {reason}"), 14)
-        for line in group.remarks + _row_remarks(group):
+        remarks = _row_remarks(group)
+        for line in group.remarks + remarks[:LISTED]:
             page.wrap("- ", one_line(line), 2)
+        if more := max(len(missing) - LISTED, 0) + max(len(remarks) - LISTED, 0):
+            page.wrap("- ", f"{more} more lines like these are in leaderboard.md", 2)
     page.add()
     page.wrap("", RANGES + " Checks: passed/failed/unclear.", 0)
     if absent := describe_absent(board):
@@ -305,8 +313,3 @@ def _provenance(row: Row) -> list[str]:
 def record_name(row: Row) -> str:
     """Return the record's file with its folder's name alone, which tells nothing of the machine."""
     return f"{row.entry.path.parent.name}/{row.entry.path.name}".lstrip("/")
-
-
-def count_words(row: Row) -> dict[str, int]:
-    """Return how many checks got which verdict, by the words of reports; those that occur."""
-    return {word: row.verdicts[verdict] for verdict, word in WORDS.items() if row.verdicts[verdict]}

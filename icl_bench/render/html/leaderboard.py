@@ -1,4 +1,4 @@
-"""A leaderboard -> leaderboard.html: a table to sort and filter, charts, any two models compared."""
+"""A leaderboard -> leaderboard.html: a table to sort and filter, charts, two models compared."""
 
 from __future__ import annotations
 
