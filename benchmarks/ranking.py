@@ -48,6 +48,16 @@ def shares(rng: np.random.Generator, models: int) -> np.ndarray:
     return rng.beta(3, 1, models)
 
 
+def equal(rng: np.random.Generator, models: int) -> np.ndarray:
+    """All models the same: the worst case, in which every pair that is told apart is a mistake."""
+    return np.zeros(models)
+
+
+def equal_shares(rng: np.random.Generator, models: int) -> np.ndarray:
+    """The same for hits."""
+    return np.full(models, 0.8)
+
+
 def shared_noise(rng: np.random.Generator, truth: np.ndarray, n: int) -> np.ndarray:
     """Normal values; sequences are harder or easier for every model."""
     return truth[:, None] + rng.normal(0, 1, n) + rng.normal(0, 0.3, (len(truth), n))
@@ -79,6 +89,12 @@ WORLDS = [
     World("skewed (log-normal), other tokens", skewed, levels, False),
     World("hits, same items", hits, shares, True),
     World("hits, other items", hits, shares, False),
+    World("all equal: normal, same tokens", shared_noise, equal, True),
+    World("all equal: normal, other tokens", own_noise, equal, False),
+    World("all equal: skewed, same tokens", skewed, equal, True),
+    World("all equal: skewed, other tokens", skewed, equal, False),
+    World("all equal: hits, same items", hits, equal_shares, True),
+    World("all equal: hits, other items", hits, equal_shares, False),
 ]
 
 

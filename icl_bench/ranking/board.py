@@ -127,9 +127,10 @@ def _group(cluster: Cluster, columns: Sequence[Column], score: int, suite: str) 
     _mark_twins(rows)
     pairs = None
     for index, column in enumerate(columns):
-        told = _fill(rows, column)
-        if index == score:
-            pairs = told
+        places = _fill(rows, column)
+        if column.no_rank is None:
+            told = _rank(rows, column, places)
+            pairs = told if index == score else pairs
     assert pairs is not None
     ranked = sum(row.cells[score].rank is not None for row in rows)
     for row in rows:
@@ -191,8 +192,8 @@ def _mark_twins(rows: Sequence[Row]) -> None:
             )
 
 
-def _fill(rows: Sequence[Row], column: Column) -> Pairs:
-    """Give every row its cell of one column; return the pairs of the rows that have a rank."""
+def _fill(rows: Sequence[Row], column: Column) -> list[int]:
+    """Give every row its cell of one column; return the rows whose numbers can be compared."""
     present = [row.entry.taken[column.key] for row in rows if column.key in row.entry.taken]
     norm = usual(present) if present else None
     ranked: list[int] = []
@@ -201,6 +202,11 @@ def _fill(rows: Sequence[Row], column: Column) -> Pairs:
         row.cells.append(cell)
         if cell.figure is not None and cell.reason is None:
             ranked.append(index)
+    return ranked
+
+
+def _rank(rows: Sequence[Row], column: Column, ranked: Sequence[int]) -> Pairs:
+    """Give the rows that have a comparable number their ranks by the last column filled."""
     figures, taken = [], []
     for index in ranked:
         figure = rows[index].cells[-1].figure
@@ -213,12 +219,11 @@ def _fill(rows: Sequence[Row], column: Column) -> Pairs:
         exact=column.exact,
         looks=max((_looks(one) for one in taken), default=1),
     )
-    if column.direction is not None and column.no_rank is None:
-        place = {index: position for position, index in enumerate(ranked)}
-        twins = _twins(rows, ranked, place)
-        ranges = rank_ranges(pairs.better(column.direction), twins)
-        for index, found in zip(ranked, ranges):
-            rows[index].cells[-1].rank = found
+    assert column.direction is not None
+    place = {index: position for position, index in enumerate(ranked)}
+    ranges = rank_ranges(pairs.better(column.direction), _twins(rows, ranked, place))
+    for index, found in zip(ranked, ranges):
+        rows[index].cells[-1].rank = found
     return pairs
 
 

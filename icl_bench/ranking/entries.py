@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class Taken:
             if value is not None and name not in left_out
         }
 
-    @property
+    @cached_property
     def settings_key(self) -> str:
         """The same as text, equal where they are equal."""
         return json.dumps(self.comparable, sort_keys=True, default=str)

@@ -22,6 +22,8 @@ from icl_bench.ranking.entries import Figure
 _CANCELLED = 1e-6
 """A variance of differences below this share of the two variances' sum is computed anew, sample by
 sample: taken from sums of squares it would be rounding."""
+_TABLED = 100_000
+"""Degrees of freedom up to which quantiles are looked up in a table."""
 
 
 @dataclass(frozen=True)
@@ -145,10 +147,11 @@ def _from_errors(
 def _quantile(freedom: np.ndarray, tail: float) -> np.ndarray:
     """Student's quantiles for degrees of freedom rounded down, each different one once."""
     # Rounding may have put 30.999999999999996 where 31 is meant.
-    whole = np.maximum(np.floor(freedom + 1e-9), 1.0)
-    different, where = np.unique(whole, return_inverse=True)
-    found = stats.t.isf(tail, different)
-    return np.asarray(found[where.reshape(whole.shape)], dtype=np.float64)
+    whole = np.maximum((freedom + 1e-9).astype(np.int64), 1)
+    most = int(whole.max(initial=1))
+    if most > _TABLED:
+        return np.asarray(stats.t.isf(tail, whole), dtype=np.float64)
+    return np.asarray(stats.t.isf(tail, np.arange(1, most + 1))[whole - 1], dtype=np.float64)
 
 
 def _paired(
