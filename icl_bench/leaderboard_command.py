@@ -14,6 +14,7 @@ from icl_bench.errors import IclError, SettingsError
 
 if TYPE_CHECKING:
     from icl_bench.ranking import Board
+    from icl_bench.render.html.page import Plotly
 
 FORMATS = ("md", "html", "csv", "json")
 WIDEST = 200
@@ -101,7 +102,10 @@ def _first_folder(paths: list[str]) -> Path:
 
 
 def write_leaderboard(
-    board: Board, folder: str | os.PathLike[str], formats: list[str] | None = None
+    board: Board,
+    folder: str | os.PathLike[str],
+    formats: list[str] | None = None,
+    plotly: Plotly = "inline",
 ) -> list[Path]:
     """Write leaderboard files and return their paths.
 
@@ -109,18 +113,21 @@ def write_leaderboard(
         board: the leaderboard.
         folder: where they go; made if it is not there.
         formats: of md, html, csv, json; None for all.
+        plotly: whether the page carries the charting script, or the folder does.
 
     Raises:
         SettingsError: the folder cannot be written.
     """
     from icl_bench.record import write_atomically
     from icl_bench.render.html.leaderboard import leaderboard_page
+    from icl_bench.render.html.page import plotly_name
     from icl_bench.render.leaderboard import leaderboard_markdown
     from icl_bench.render.leaderboard_data import leaderboard_json, write_csv
 
+    source = plotly_name() if plotly == "shared" else None
     writers: dict[str, Callable[[Path], Path]] = {
         "md": lambda path: write_atomically(path, leaderboard_markdown(board)),
-        "html": lambda path: write_atomically(path, leaderboard_page(board)),
+        "html": lambda path: write_atomically(path, leaderboard_page(board, source)),
         "csv": lambda path: write_csv(board, path),
         "json": lambda path: write_atomically(path, leaderboard_json(board)),
     }
@@ -132,7 +139,7 @@ def write_leaderboard(
         ) from None
 
 
-def update_leaderboard(folder: str | os.PathLike[str]) -> list[Path]:
+def update_leaderboard(folder: str | os.PathLike[str], plotly: Plotly = "inline") -> list[Path]:
     """Rank everything in a report folder after a run of several models; return what was written.
 
     Records that cannot be read are left out, and nothing is written where no suite of them ranks:
@@ -140,10 +147,11 @@ def update_leaderboard(folder: str | os.PathLike[str]) -> list[Path]:
 
     Args:
         folder: the report folder.
+        plotly: whether the page carries the charting script, or the folder already does.
     """
     from icl_bench.ranking import rank, read_entries
 
     try:
-        return write_leaderboard(rank(read_entries([folder]).read), folder)
+        return write_leaderboard(rank(read_entries([folder]).read), folder, plotly=plotly)
     except IclError:
         return []

@@ -37,6 +37,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     add("--icl-report-dir", metavar="DIR", default="reports", help="default: reports/")
     add(
+        "--icl-plotly",
+        choices=("inline", "shared"),
+        default="inline",
+        help="where HTML pages have their charting script: inline (default, each page works alone) "
+        "or shared (one file in the report folder)",
+    )
+    add(
         "--icl-baseline",
         metavar="FILE",
         help="record to compare this run with; what got worse fails the run (one model)",

@@ -9,7 +9,7 @@ from icl_bench.record import Measurement, RunRecord
 from icl_bench.render import behaviour, circuits, numbers, phases, steps, sweeps, tables
 from icl_bench.render.markup import bounds, escape, estimate, table
 
-_ABLATED = (
+ABLATED = (
     ("loss on the first copy (nats)", "first_loss"),
     ("loss on the repeats (nats)", "repeated_loss"),
     ("gain (nats)", "gain"),
@@ -138,7 +138,7 @@ def show_phases(record: RunRecord) -> Iterator[str]:
 def _ablation(measurement: Measurement) -> Iterator[str]:
     metrics = measurement.metrics
     rows = []
-    for title, name in _ABLATED:
+    for title, name in ABLATED:
         clean, ablated = metrics.get(name), metrics.get(f"{name}_ablated")
         if clean or ablated:
             rows.append([title, estimate(clean), estimate(ablated)])

@@ -1,4 +1,4 @@
-"""The report files of a run: REPORT_DIR/SLUG/{results.json, report.md, checks.csv, heads.csv}.
+"""The report files of a run: REPORT_DIR/SLUG/{results.json, report.{md,html}, {checks,heads}.csv}.
 
 A series of checkpoints has steps.csv beside them.
 """
@@ -13,6 +13,8 @@ from pathlib import Path
 from icl_bench.errors import RecordError, SettingsError
 from icl_bench.record import RunRecord, read_record, write_atomically
 from icl_bench.render import csv, markdown
+from icl_bench.render.html.page import Plotly, plotly_name, share_plotly
+from icl_bench.render.html.report import report_page
 
 RECORD = "results.json"
 """The record itself, written before everything that is made from it."""
@@ -24,11 +26,16 @@ REPORTS: dict[str, Callable[[RunRecord, Path], Path]] = {
 }
 """File name -> what writes it. A new report format is one row here."""
 
+PAGES: dict[str, Callable[[RunRecord, str | None], str]] = {"report.html": report_page}
+"""File name -> what returns that HTML page, given the address of the charting script."""
+
 SERIES_REPORTS: dict[str, Callable[[RunRecord, Path], Path]] = {"steps.csv": csv.write_steps}
 """The same, of files that only a series of checkpoints has."""
 
 
-def write_reports(records: Sequence[RunRecord], report_dir: str | os.PathLike[str]) -> list[Path]:
+def write_reports(
+    records: Sequence[RunRecord], report_dir: str | os.PathLike[str], plotly: Plotly = "inline"
+) -> list[Path]:
     """Write every report file of every record and return their paths, the record's first.
 
     A partial or interrupted run does not replace a complete record of the same model and suites:
@@ -38,6 +45,7 @@ def write_reports(records: Sequence[RunRecord], report_dir: str | os.PathLike[st
     Args:
         records: one record per model.
         report_dir: folder that gets one folder per model; made if it is not there.
+        plotly: whether each HTML page carries the charting script, or the report folder does once.
 
     Raises:
         SettingsError: the folder cannot be written.
@@ -46,7 +54,9 @@ def write_reports(records: Sequence[RunRecord], report_dir: str | os.PathLike[st
     for record in records:
         folder = Path(report_dir) / _folder_name(record.model.slug)
         try:
-            written += _write_record(record, folder)
+            if plotly == "shared":
+                share_plotly(report_dir)
+            written += _write_record(record, folder, plotly)
         except OSError as error:
             raise SettingsError(
                 f"report folder {folder}: cannot be written ({error.strerror or error})"
@@ -54,14 +64,17 @@ def write_reports(records: Sequence[RunRecord], report_dir: str | os.PathLike[st
     return written
 
 
-def _write_record(record: RunRecord, folder: Path) -> list[Path]:
+def _write_record(record: RunRecord, folder: Path, plotly: Plotly) -> list[Path]:
     aside = record.status != "complete" and _holds_complete(record, folder / RECORD)
     place = _partial_name if aside else str
     written = [record.write(folder / place(RECORD))]
     reports = REPORTS | (SERIES_REPORTS if record.model.steps else {})
     written += [write(record, folder / place(name)) for name, write in reports.items()]
+    source = f"../{plotly_name()}" if plotly == "shared" else None
+    for name, make in PAGES.items():
+        written.append(write_atomically(folder / place(name), make(record, source)))
     if record.status == "complete" and _is_same(record, folder / _partial_name(RECORD)):
-        for name in (RECORD, *REPORTS, *SERIES_REPORTS):
+        for name in (RECORD, *REPORTS, *PAGES, *SERIES_REPORTS):
             (folder / _partial_name(name)).unlink(missing_ok=True)
     return written
 

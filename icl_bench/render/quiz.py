@@ -51,7 +51,7 @@ def _item(item: Check, measurement: Measurement | None) -> Iterator[str]:
         yield ""
     yield f"**Question:** {escape(item.question or 'not recorded')}"
     yield ""
-    rules = _rules(item)
+    rules = option_rules(item)
     for key, text in (item.options or {}).items():
         marks = [f"if {item.metric} {rules[key]}"] if key in rules else []
         marks += ["expected"] if key == item.expected else []
@@ -68,7 +68,7 @@ def _item(item: Check, measurement: Measurement | None) -> Iterator[str]:
         yield f"**Reason:** {escape(item.reason)}"
 
 
-def _rules(item: Check) -> dict[str, str]:
+def option_rules(item: Check) -> dict[str, str]:
     """Option -> the rule under which the metric speaks for it, as in `> 0.4`."""
     rows: list[dict[str, Any]] = item.threshold if isinstance(item.threshold, list) else []
     found: dict[str, list[str]] = {}

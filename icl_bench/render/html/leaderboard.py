@@ -33,11 +33,12 @@ MOST_PAIRS = 2_000_000
 """Pairs of one group that the page carries; of more it names the JSON file."""
 
 
-def leaderboard_page(board: Board) -> str:
+def leaderboard_page(board: Board, plotly: str | None = None) -> str:
     """Return a leaderboard as one HTML page.
 
     Args:
         board: what to show.
+        plotly: relative address of the charting script; None packs it into the page.
     """
     further = [i for i, one in enumerate(board.columns) if one.read and i != board.score]
     shown = further[:TABLE_METRICS]
@@ -47,6 +48,7 @@ def leaderboard_page(board: Board) -> str:
         data=_data(board, shown),
         scripts=("leaderboard.js",),
         styles=("leaderboard.css",),
+        plotly=plotly,
         heading=one_line(heading(board)),
         ranges=RANGES,
         absent=describe_absent(board),

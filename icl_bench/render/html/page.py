@@ -114,7 +114,7 @@ def _plotly() -> str:
 @functools.cache
 def _packed_plotly() -> str:
     """The charting script as base64 of gzip, which a browser unpacks: two fifths of its size."""
-    return base64.b64encode(gzip.compress(_plotly().encode(), 9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(_plotly().encode(), 6, mtime=0)).decode()
 
 
 @functools.cache

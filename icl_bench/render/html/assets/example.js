@@ -1,0 +1,165 @@
+"use strict";
+// The worked example: step through a text and see which position each head reads.
+(() => {
+  const { el, byId, number, pins } = icl;
+  const example = icl.data.example;
+  const first = () => { // The strongest induction head is pinned to begin with.
+    const heads = icl.data.heads;
+    if (!heads) return null;
+    let best = null;
+    const grid = heads.scores[0].values;
+    grid.forEach((row, layer) => row.forEach((value, head) => {
+      if (value !== null && (!best || value > best.value)) best = { layer, head, value };
+    }));
+    return best && { layer: best.layer, head: best.head };
+  };
+  if (!example) { pins.pin(first()); return; }
+
+  const tokens = example.tokens, size = tokens.length;
+  const decoded = new Map();
+  function pattern(name) { // Bytes of the lower triangle, row by row, to rows of shares.
+    if (!decoded.has(name)) {
+      const packed = example.patterns[name];
+      let rows = null;
+      if (packed) {
+        const bytes = Uint8Array.from(atob(packed), (sign) => sign.charCodeAt(0));
+        rows = [];
+        for (let query = 0, from = 0; query < size; from += ++query) {
+          rows.push(Array.from(bytes.subarray(from, from + query + 1), (byte) => byte / 255));
+        }
+      }
+      decoded.set(name, rows);
+    }
+    return decoded.get(name);
+  }
+  const shown = (text) =>
+    text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "·") || "∅";
+
+  // ---- choosing a head --------------------------------------------------------------------------
+  const choice = byId("example-head");
+  const circuit = new Set(example.circuit.map((one) => one.head));
+  const words = { induction: "induction", previous_token: "previous token" };
+  for (const one of example.circuit) {
+    choice.append(el("option", { value: one.head }, `${one.head} (${words[one.role]})`));
+  }
+  const others = el("optgroup", { label: "every other head" });
+  for (const name of Object.keys(example.patterns)) {
+    if (!circuit.has(name)) others.append(el("option", { value: name }, name));
+  }
+  if (others.children.length) choice.append(others);
+  choice.addEventListener("change", () => pins.pin(pins.parse(choice.value)));
+
+  // ---- the text -----------------------------------------------------------------------------------
+  const list = byId("tokens");
+  const repeats = tokens.filter((token) => token.source !== undefined).map((token) => token.position);
+  let now = repeats.length ? repeats[0] : size - 1;
+  const boxes = tokens.map((token) => {
+    const box = el("span", { class: "token", role: "option", id: `token-${token.position}`,
+      onclick: () => go(token.position) }, shown(token.token), el("small", {}));
+    list.append(box);
+    return box;
+  });
+  function go(position) {
+    now = Math.min(Math.max(position, 0), size - 1);
+    show();
+  }
+  byId("step-back").addEventListener("click", () => go(now - 1));
+  byId("step-on").addEventListener("click", () => go(now + 1));
+  byId("step-repeat").addEventListener("click", () =>
+    go(repeats.find((position) => position > now) ?? repeats[0] ?? now));
+  list.addEventListener("keydown", (event) => {
+    const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -1, ArrowDown: 1 };
+    if (event.key === "Home") go(0);
+    else if (event.key === "End") go(size - 1);
+    else if (moves[event.key]) go(now + moves[event.key]);
+    else return;
+    event.preventDefault();
+  });
+
+  const most = (row) => row.reduce((best, value, index) => (value > row[best] ? index : best), 0);
+  function reads(name, role) {
+    const rows = pattern(name);
+    if (!rows) return null;
+    const row = rows[now], best = most(row), token = tokens[now];
+    const wanted = role === "induction" ? token.source : role === "previous_token" && now > 0 ? now - 1 : undefined;
+    const hit = wanted === undefined ? "" : best === wanted ? "✓ as the theory says" : `theory: ${shown(tokens[wanted].token)} (${wanted})`;
+    return el("tr", {}, el("td", {}, el("button", { type: "button", class: "pin mono", onclick: () => pins.pin(pins.parse(name)) }, name)),
+      el("td", {}, words[role] || ""), el("td", { class: "mono" }, `${shown(tokens[best].token)} (${best})`),
+      el("td", { class: "num" }, number(row[best], 2)), el("td", {}, hit));
+  }
+
+  function sentence(name) {
+    const token = tokens[now], parts = [];
+    parts.push(`Position ${now}: ${shown(token.token)}.`);
+    if (token.source !== undefined) {
+      parts.push(`It stood at position ${token.repeats_at} before, and ${shown(tokens[token.source].token)} followed (position ${token.source}): that is what an induction head reads here.`);
+      const row = pattern(name);
+      if (row) parts.push(`Head ${name} gives it ${number(row[now][token.source], 2)} of its attention.`);
+    } else {
+      parts.push("It did not occur before, so there is nothing to copy from.");
+    }
+    const next = tokens[now + 1];
+    if (next && next.probability !== undefined) {
+      parts.push(`The model gives the token that comes next, ${shown(next.token)}, a probability of ${number(next.probability)}.`);
+    }
+    return parts.join(" ");
+  }
+
+  function shade(share) {
+    const [r, g, b] = icl.isDark() ? [86, 180, 233] : [0, 114, 178];
+    return share < 0.004 ? "" : `rgba(${r}, ${g}, ${b}, ${(0.06 + 0.84 * share).toFixed(3)})`;
+  }
+  function show() {
+    const name = pins.name(pins.get());
+    const rows = pattern(name), row = rows ? rows[now] : null, token = tokens[now];
+    boxes.forEach((box, position) => {
+      const share = row && position <= now ? row[position] : 0;
+      box.style.background = shade(share);
+      box.style.color = share > 0.5 ? (icl.isDark() ? "#10151a" : "#fff") : "";
+      box.classList.toggle("now", position === now);
+      box.classList.toggle("source", position === token.source);
+      box.classList.toggle("later", position > now);
+      box.setAttribute("aria-selected", String(position === now));
+      box.lastChild.textContent = share >= 0.05 ? share.toFixed(2) : "";
+    });
+    list.setAttribute("aria-activedescendant", `token-${now}`);
+    byId("told").textContent = sentence(name);
+    const lines = example.circuit.map((one) => reads(one.head, one.role)).filter(Boolean);
+    if (name && !circuit.has(name)) lines.push(reads(name, ""));
+    byId("reads").replaceChildren(el("table", {}, el("thead", {}, el("tr", {},
+      ...["Head", "Kind", "Reads most", "Attention", ""].map((text) => el("th", { scope: "col", class: text === "Attention" ? "num" : null }, text)))),
+      el("tbody", {}, lines.filter(Boolean))));
+    draw();
+  }
+
+  // ---- the whole pattern ----------------------------------------------------------------------------
+  const draw = icl.chart("pattern", () => {
+    const rows = pattern(pins.name(pins.get()));
+    if (!rows) return { traces: [], layout: { annotations: [{ text: "no pattern was kept of this head", showarrow: false }] } };
+    const names = tokens.map((token) => `${token.position} ${shown(token.token)}`.slice(0, 16));
+    const full = rows.map((row) => [...row, ...Array(size - row.length).fill(null)]);
+    const text = full.map((row, query) => row.map((value, key) =>
+      `from ${escapeText(names[query])}<br>to ${escapeText(names[key])}<br><b>${value === null ? "" : number(value)}</b>`));
+    return {
+      traces: [{ type: "heatmap", z: full, text, hovertemplate: "%{text}<extra></extra>", hoverongaps: false,
+        zmin: 0, zmax: 1, colorscale: "Cividis", colorbar: { thickness: 10, outlinewidth: 0 } }],
+      layout: { height: 380, dragmode: false,
+        shapes: [{ type: "rect", x0: -0.5, x1: size - 0.5, y0: now - 0.5, y1: now + 0.5, line: { color: icl.color("c2"), width: 2 } }],
+        xaxis: { tickvals: tokens.map((_, i) => i), ticktext: names.map(escapeText), tickangle: -60, tickfont: { size: 9 }, showgrid: false, zeroline: false, title: { text: "reads" } },
+        yaxis: { tickvals: tokens.map((_, i) => i), ticktext: names.map(escapeText), tickfont: { size: 9 }, autorange: "reversed", showgrid: false, zeroline: false } },
+    };
+  });
+  // Plotly reads a few HTML tags in labels.
+  const escapeText = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+  icl.onTheme(show);
+
+  pins.on((head) => {
+    const name = pins.name(head);
+    byId("pattern-name").textContent = name;
+    if ([...choice.options].some((option) => option.value === name)) choice.value = name;
+    show();
+  });
+  const start = example.circuit.find((one) => one.role === "induction") || example.circuit[0];
+  pins.pin(start ? pins.parse(start.head) : first());
+  show();
+})();

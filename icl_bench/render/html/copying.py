@@ -1,0 +1,110 @@
+"""Copying: loss by position, clean and with heads off, and the ablation against its null."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from icl_bench.record import Measurement, RunRecord
+from icl_bench.render import numbers, sweeps
+from icl_bench.render.details import ABLATED
+from icl_bench.render.html.example import find_example
+from icl_bench.render.html.panels import panel, series
+from icl_bench.render.markup import bounds, estimate
+
+_NULLS = (("null", "random heads of the same layers"), ("uniform_null", "random heads anywhere"))
+
+
+def section(record: RunRecord) -> dict[str, Any] | None:
+    """Return the losses by position, and each ablation with its null."""
+    panels = [one for one in (_by_position(record), *_clean_losses(record)) if one][:1]
+    ablations = []
+    for key, one in record.measurements.items():
+        if one.probe == "ablation" and one.metrics:
+            ablations.append(_ablation(key, one))
+    ablations = [one for one in ablations if one["rows"]]
+    if not panels and not ablations:
+        return None
+    charts = [one.pop("chart") for one in ablations]
+    return {
+        "panels": panels,
+        "ablations": ablations,
+        "data": {"panels": panels, "nulls": charts},
+    }
+
+
+def _by_position(record: RunRecord) -> dict[str, Any] | None:
+    """From the measured switches: nothing off against all induction heads off."""
+    found = find_example(record)
+    if found is None:
+        return None
+    tables = found[1].tables
+    induction = [
+        int(row["switch"]) for row in tables.get("switches", []) if row["role"] == "induction"
+    ]
+    lines = []
+    for off, name in (([], "clean"), (sorted(induction), "induction heads off")):
+        if off or name == "clean":
+            for row in tables.get("switched", []):
+                if sorted(row["off"]) == off:
+                    losses = row["loss_by_position"]
+                    points = [{"position": i, "loss": loss} for i, loss in enumerate(losses, 1)]
+                    lines.append(series(name, points, "position", "loss", dash=bool(off)))
+    period = found[1].settings.get("period")
+    marks = [{"x": period, "label": "the tokens repeat"}] if period else []
+    title = "Loss by position on repeated random tokens"
+    return panel(title, "position", "loss (nats)", lines, marks=marks)
+
+
+def _clean_losses(record: RunRecord) -> list[dict[str, Any] | None]:
+    made = []
+    for key, one in record.measurements.items():
+        if one.probe == "losses" and one.tables.get("positions"):
+            line = series("clean", one.tables["positions"], "position", "loss", "loss_stderr")
+            title = f"Loss by position on repeated random tokens ({key})"
+            made.append(panel(title, "position", "loss (nats)", [line]))
+    return made
+
+
+def _ablation(key: str, one: Measurement) -> dict[str, Any]:
+    rows = []
+    for title, name in ABLATED:
+        clean, off = one.metrics.get(name), one.metrics.get(f"{name}_ablated")
+        if clean and off:
+            rows.append((title, estimate(clean), estimate(off)))
+    effects = []
+    for name in ("loss_ratio", "copying_lost", "null_p_value"):
+        if metric := one.metrics.get(name):
+            interval = bounds(metric.ci_low, metric.ci_high)
+            effects.append((name, estimate(metric), interval))
+    method = str(one.settings.get("method", "")).replace("_", " ")
+    chart, words = _null(one)
+    return {
+        "key": key,
+        "rows": rows,
+        "effects": effects,
+        "off": sweeps.list_switched_off(one) or "nothing: no head was chosen",
+        "method": method,
+        "null": words,
+        "chart": chart,
+    }
+
+
+def _null(one: Measurement) -> tuple[dict[str, Any] | None, str]:
+    """The draws and the observed effect on the null's own sequences."""
+    observed = one.metrics.get("null_observed_ratio") or one.metrics.get("loss_ratio")
+    draws = {}
+    for name, title in _NULLS:
+        ratios = [row.get("loss_ratio") for row in one.tables.get(name, [])]
+        drawn = [float(ratio) for ratio in ratios if isinstance(ratio, (int, float))]
+        if drawn:
+            draws[title] = drawn
+    if not draws or observed is None:
+        return None, ""
+    told = "; ".join(
+        f"{len(drawn)} draws of {title}: median {numbers.number(statistics.median(drawn))}, "
+        f"largest {numbers.number(max(drawn))}"
+        for title, drawn in draws.items()
+    )
+    words = f"Loss ratio of the chosen heads {numbers.number(observed.value)}; {told}."
+    return {"observed": observed.value, "draws": draws}, words
