@@ -80,19 +80,20 @@ def make(folder: Path, sample: dict[str, Any], count: int) -> int:
     return size
 
 
-def measure(folder: Path) -> list[tuple[str, float, float]]:
-    """Return (what, seconds, peak GiB so far) of every step."""
+def measure(folder: Path) -> list[tuple[str, float, float, float]]:
+    """Return (what, seconds, of them on the processor, peak GiB so far) of every step."""
     from icl_bench.leaderboard_command import write_leaderboard
     from icl_bench.ranking import rank, read_entries
     from icl_bench.render.leaderboard import leaderboard_text
 
-    found: list[tuple[str, float, float]] = []
+    found: list[tuple[str, float, float, float]] = []
 
     def step(name: str, work: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         result = work()
+        spent = time.perf_counter() - start, time.process_time() - busy
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        found.append((name, time.perf_counter() - start, peak))
+        found.append((name, *spent, peak))
         return result
 
     entries = step("reading", lambda: read_entries([folder]).read)
@@ -127,12 +128,11 @@ def main() -> None:
             [sys.executable, __file__, "--one", name], stdout=subprocess.PIPE, text=True, check=True
         )
     steps = json.loads(done.stdout)
-    print(
-        f"{given.records} records, {size:.0f} MiB\n\n| step | seconds | peak GiB |\n|---|---|---|"
-    )
-    for what, seconds, peak in steps:
-        print(f"| {what} | {seconds:.1f} | {peak:.2f} |")
-    print(f"| all | {sum(seconds for _, seconds, _ in steps):.1f} | {steps[-1][2]:.2f} |")
+    header = ["step", "seconds", "on the processor", "peak GiB"]
+    print(f"{given.records} records, {size:.0f} MiB\n\n| {' | '.join(header)} |\n|---|---|---|---|")
+    whole = [sum(step[place] for step in steps) for place in (1, 2)]
+    for what, seconds, busy, peak in [*steps, ("all", *whole, steps[-1][3])]:
+        print(f"| {what} | {seconds:.1f} | {busy:.1f} | {peak:.2f} |")
 
 
 if __name__ == "__main__":
