@@ -75,6 +75,12 @@ def skewed(rng: np.random.Generator, truth: np.ndarray, n: int) -> np.ndarray:
     return truth[:, None] + rng.normal(0, 0.5, n) + 0.5 * noise
 
 
+def skewed_apart(rng: np.random.Generator, truth: np.ndarray, n: int) -> np.ndarray:
+    """Log-normal values, independent, some models' far more spread: no difference is symmetric."""
+    noise = rng.lognormal(0, 0.7, (len(truth), n)) - np.exp(0.7**2 / 2)
+    return truth[:, None] + rng.uniform(0.1, 1.5, (len(truth), 1)) * noise
+
+
 def hits(rng: np.random.Generator, truth: np.ndarray, n: int) -> np.ndarray:
     """Items that are hit or not, harder or easier for every model (a Gaussian copula)."""
     common = np.sqrt(0.6) * rng.normal(0, 1, n)
@@ -86,13 +92,15 @@ WORLDS = [
     World("normal, same tokens", shared_noise, levels, True),
     World("normal, other tokens, unequal spreads", own_noise, levels, False),
     World("skewed (log-normal), same tokens", skewed, levels, True),
-    World("skewed (log-normal), other tokens", skewed, levels, False),
+    World("skewed, same tokens, unequal spreads", skewed_apart, levels, True),
+    World("skewed, other tokens, unequal spreads", skewed_apart, levels, False),
     World("hits, same items", hits, shares, True),
     World("hits, other items", hits, shares, False),
     World("all equal: normal, same tokens", shared_noise, equal, True),
-    World("all equal: normal, other tokens", own_noise, equal, False),
+    World("all equal: normal, other tokens, unequal spreads", own_noise, equal, False),
     World("all equal: skewed, same tokens", skewed, equal, True),
-    World("all equal: skewed, other tokens", skewed, equal, False),
+    World("all equal: skewed, same tokens, unequal spreads", skewed_apart, equal, True),
+    World("all equal: skewed, other tokens, unequal spreads", skewed_apart, equal, False),
     World("all equal: hits, same items", hits, equal_shares, True),
     World("all equal: hits, other items", hits, equal_shares, False),
 ]
