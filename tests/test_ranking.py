@@ -163,7 +163,7 @@ def test_an_older_run_stands_in_where_the_newest_was_not_measured(tmp_path):
 
 def test_a_series_takes_part_with_its_last_step(tmp_path):
     board = board_of(tmp_path, make("run@*", 0.7, model={"steps": [1, 10, 500]}))
-    assert board.groups[0].rows[0].remarks == ["a series: its last step (500) takes part"]
+    assert board.groups[0].rows[0].remarks == ["a series: it takes part with its last step, 500"]
 
 
 def test_models_of_one_name_are_told_by_their_folders(tmp_path):

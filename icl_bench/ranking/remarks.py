@@ -22,7 +22,7 @@ def describe_row(row: Row) -> Iterator[str]:
     if row.entry.status != "complete":
         yield f"{row.entry.status} run: it takes part with what it has"
     if steps := row.entry.model.steps:
-        yield f"a series: its last step ({steps[-1]}) takes part"
+        yield f"a series: it takes part with its last step, {steps[-1]}"
 
 
 def describe_group(group: Group, column: Column, score: int) -> Iterator[str]:
