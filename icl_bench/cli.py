@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from icl_bench import __version__, compare_command
+from icl_bench import __version__, compare_command, leaderboard_command
 from icl_bench.errors import IclError, InputError, SettingsError
 
 OK, FAILED, INTERRUPTED, INTERNAL, USAGE = range(5)
@@ -106,6 +106,7 @@ def _make_parser() -> argparse.ArgumentParser:
     sweep.set_defaults(command=_sweep)
 
     compare_command.add_parser(commands)
+    leaderboard_command.add_parser(commands)
 
     validate = commands.add_parser("validate", help="check suite files without running them")
     validate.add_argument("files", metavar="FILE", nargs="+")
@@ -195,6 +196,8 @@ def _run(given: argparse.Namespace) -> int:
             break
     if code == INTERRUPTED:
         print("icl-bench: interrupted", file=sys.stderr)
+    if len(records) > 1:
+        paths += leaderboard_command.update_leaderboard(given.report_dir)
     print(summary(records, **outlet_of(sys.stdout, given.color).options(), paths=paths))
     if code == OK and any(counts_as_failure(r, given.inconclusive == "fail") for r in records):
         code = FAILED

@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "models": {"errors", "measures", "reference", "options", "provenance"},
     "render": {"errors", "record"},
     "comparing": {"errors", "record", "measures", "probes"},
+    "ranking": {"errors", "record", "measures", "probes"},
     "checks": {"errors", "record", "suite", "probes", "render"},
     "cache": {"errors", "options", "record", "models"},
     "description": {"record", "models", "cache"},
@@ -135,7 +136,8 @@ def test_records_and_checks_need_neither_torch_nor_pandas():
         "icl_bench.render.markdown, icl_bench.render.files, icl_bench.suite.loading, "
         "icl_bench.probes.induction, icl_bench.probes.ablation, icl_bench.probes.choice, "
         "icl_bench.probes.fewshot, icl_bench.probes.fuzzy, icl_bench.probes.function_vectors, "
-        "icl_bench.cli, icl_bench.models.spec, icl_bench.reference\n"
+        "icl_bench.cli, icl_bench.models.spec, icl_bench.reference, icl_bench.ranking, "
+        "icl_bench.render.leaderboard, icl_bench.render.html.leaderboard\n"
         "icl_bench.plan.make_plan([icl_bench.suite.find_suite('core')])"
     )
     assert loaded_after(statement) & {"torch", "transformers", "pandas"} == set()

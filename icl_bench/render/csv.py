@@ -68,7 +68,7 @@ def write_checks(record: RunRecord, path: str | os.PathLike[str]) -> Path:
         {"model": record.model.spec} | {name: getattr(check, name) for name in _CHECK_COLUMNS}
         for check in record.checks
     ]
-    return _write(path, rows, ["model", *_CHECK_COLUMNS])
+    return write_rows(path, rows, ["model", *_CHECK_COLUMNS])
 
 
 def write_heads(record: RunRecord, path: str | os.PathLike[str]) -> Path:
@@ -86,7 +86,7 @@ def write_heads(record: RunRecord, path: str | os.PathLike[str]) -> Path:
     known = ["model", "suite", "measurement", *_HEAD_COLUMNS]
     found = dict.fromkeys(name for row in rows for name in row)
     present = [name for name in known if name in found or name in known[:6]]
-    return _write(path, rows, [*present, *(name for name in found if name not in known)])
+    return write_rows(path, rows, [*present, *(name for name in found if name not in known)])
 
 
 def write_steps(record: RunRecord, path: str | os.PathLike[str]) -> Path:
@@ -106,12 +106,19 @@ def write_steps(record: RunRecord, path: str | os.PathLike[str]) -> Path:
                 ends = {end: row.get(f"{metric}_{end}") for end in ENDS}
                 rows.append(place | shown | ends)
     columns = ("model", "suite", "measurement", "step", "metric", "value", *ENDS)
-    return _write(path, rows, columns)
+    return write_rows(path, rows, columns)
 
 
-def _write(
+def write_rows(
     path: str | os.PathLike[str], rows: Sequence[dict[str, Any]], columns: Sequence[str]
 ) -> Path:
+    """Write rows to a CSV file, atomically, and return the path.
+
+    Args:
+        path: the file to write.
+        rows: column -> cell; what a row lacks is an empty cell.
+        columns: names in the order of the file.
+    """
     import pandas
 
     cells = [[_cell(row.get(name)) for name in columns] for row in rows]

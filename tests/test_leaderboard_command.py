@@ -1,0 +1,156 @@
+"""`icl-bench leaderboard` from its command line to its files, and the plugin's own leaderboards."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from boards import make, write
+from conftest import Stage
+
+from icl_bench.cli import main
+
+NAMES = ["leaderboard.csv", "leaderboard.html", "leaderboard.json", "leaderboard.md"]
+
+
+@pytest.fixture
+def reports(tmp_path):
+    records = (make("good", 0.9, seed=1), make("bad", 0.1, seed=2), make("mamba", None))
+    return write(tmp_path / "reports", *records)
+
+
+def files(folder):
+    return sorted(path.name for path in folder.glob("leaderboard.*"))
+
+
+def test_the_table_is_printed_and_all_files_are_written(reports, capsys):
+    assert main(["leaderboard", str(reports)]) == 0
+    out = capsys.readouterr().out
+    assert "Ranked by core/repeats.induction_max ↑ (more is better, probability)" in out
+    assert out.index("good") < out.index("bad") < out.index("Not measured: mamba")
+    assert max(map(len, out.splitlines()[:-1])) <= 80
+    assert files(reports) == NAMES
+
+
+def test_only_the_formats_named_are_written_into_the_output(reports, tmp_path, capsys):
+    arguments = ["leaderboard", str(reports), "--md", "--json", "--output", str(tmp_path / "new")]
+    assert main(arguments) == 0
+    assert files(tmp_path / "new") == ["leaderboard.json", "leaderboard.md"]
+    assert files(reports) == []
+
+
+def test_files_given_alone_write_beside_the_first(reports, capsys):
+    assert main(["leaderboard", str(reports / "good" / "results.json"), "--csv"]) == 0
+    assert files(reports / "good") == ["leaderboard.csv"]
+
+
+def test_the_score_and_the_suite_are_options(reports, capsys):
+    assert main(["leaderboard", str(reports), "--score", "repeated_loss", "--suite", "core"]) == 0
+    assert "Ranked by core/collapse.repeated_loss ↓ (less is better, nats)" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_broken_file_is_named_at_the_end_and_exits_with_1(reports, capsys):
+    (reports / "good" / "results.json").write_text("{")
+    assert main(["leaderboard", str(reports), "--md"]) == 1
+    told = capsys.readouterr()
+    assert "bad" in told.out and "good" not in told.out
+    assert told.err.startswith("icl-bench: left out: ") and "not a JSON file" in told.err
+    assert told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["gone"], "there is no such file or folder"),
+        (["."], "no results.json in"),
+        (["reports", "--score", "induction_mx"], "did you mean 'induction_max'"),
+        (["reports", "--suite", "cor"], "did you mean 'core'"),
+        (["reports", "--score", "induction_heads_"], "induction_heads"),
+        (["reports", "--output", "file"], "cannot be written"),
+    ],
+)
+def test_a_mistake_exits_with_4_and_one_message(
+    reports, tmp_path, monkeypatch, capsys, arguments, told
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert main(["leaderboard", *arguments]) == 4
+    error = capsys.readouterr().err
+    assert told in error and error.startswith("icl-bench: ") and error.count("\n") == 1
+
+
+def test_nothing_readable_exits_with_4(tmp_path, capsys):
+    (tmp_path / "results.json").write_text("{")
+    assert main(["leaderboard", str(tmp_path)]) == 4
+    assert "no record could be read" in capsys.readouterr().err
+
+
+def test_a_wide_terminal_shows_more(reports, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["leaderboard", str(reports), "--md"]) == 0
+    out = capsys.readouterr().out
+    assert "TinyForCausalLM" in out and "collapse.repeated_loss ↓" in out
+
+
+def test_no_model_and_no_torch_are_needed(reports):
+    code = (
+        "import sys; from icl_bench.cli import main\n"
+        f"assert main(['leaderboard', {str(reports)!r}, '--md', '--html', '--json']) == 0\n"
+        "print(*[m for m in ('torch', 'transformers', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ}
+    )
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_pytest_with_two_models_ranks_everything_in_the_report_folder(stage: Stage):
+    stage.run("--icl-model=stub:good", "mine.yaml").assert_outcomes(passed=3)
+    assert files(stage.path / "reports") == []
+    result = stage.run("--icl-model=stub:bad", "--icl-model=stub:fine", "mine.yaml")
+    result.assert_outcomes(passed=5, failed=1)
+    assert files(stage.path / "reports") == NAMES
+    result.stdout.fnmatch_lines(["*leaderboard.md*"])
+    data = json.loads((stage.path / "reports" / "leaderboard.json").read_text())
+    assert data["score"] == "mine/first.level"
+    [group] = data["groups"]
+    assert sorted(row["model"] for row in group["rows"]) == ["stub:bad", "stub:fine", "stub:good"]
+    assert group["rows"][-1]["model"] == "stub:bad"
+
+
+def test_a_run_is_not_broken_by_a_leaderboard_that_cannot_be_made(stage: Stage):
+    unranked = """\
+icl_suite: 1
+name: unranked
+measure:
+  first: {probe: stub}
+checks:
+  - {id: there, on: first, metric: exact, above: -1}
+"""
+    stage.write("unranked.yaml", unranked)
+    stage.write("reports/broken/results.json", "{")
+    result = stage.run("--icl-model=stub:good", "--icl-model=stub:fine", "unranked.yaml")
+    result.assert_outcomes(passed=2)
+
+
+def test_icl_bench_run_with_two_models_writes_a_leaderboard(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    suite = tmp_path / "tiny.yaml"
+    suite.write_text(
+        "icl_suite: 1\nname: tiny\ndefaults: {sequences: 4, period: 8}\n"
+        "measure: {repeats: {probe: induction, control: false}}\n"
+        "checks: [{id: it, on: repeats, metric: induction_max, above: 0.4}]\n"
+    )
+    models = ["builtin:control-1l", "builtin:induction-2l"]
+    assert main(["run", *models, "--suite", str(suite), "--no-cache"]) == 1
+    assert files(tmp_path / "reports") == NAMES
+    data = json.loads((tmp_path / "reports" / "leaderboard.json").read_text())
+    told = [(row["model"], row["rank"]) for row in data["groups"][0]["rows"]]
+    assert told == [("builtin:induction-2l", [1, 1]), ("builtin:control-1l", [2, 2])]
+    assert data["groups"][0]["pairs"][0]["paired"]
+    assert "leaderboard.html" in capsys.readouterr().out
