@@ -95,7 +95,7 @@ def test_schema_is_a_json_schema_that_the_core_suite_fits(
 def test_list_names_suites_models_and_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("list") == 0
     words = capsys.readouterr().out.split()
-    assert {"core", "handwired", "induction", "induction_max", "null_p_value"} <= set(words)
+    assert {"core", "builtin:handwired", "induction", "induction_max", "null_p_value"} <= set(words)
 
 
 def test_run_measures_and_writes_reports(

@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "icl_bench"
 MAY_IMPORT = {
     "errors": set(),
     "provenance": set(),
-    "record": {"errors"},
+    "upgrades": {"errors"},
+    "record": {"errors", "upgrades"},
     "series": {"record"},
     "measures": {"errors", "record"},
     "reference": {"errors"},
@@ -25,6 +26,7 @@ MAY_IMPORT = {
     "options": {"errors"},
     "models": {"errors", "measures", "reference", "options", "provenance"},
     "render": {"errors", "record"},
+    "ci": {"errors", "record", "render"},
     "comparing": {"errors", "record", "measures", "probes"},
     "checks": {"errors", "record", "suite", "probes", "render"},
     "cache": {"errors", "options", "record", "models"},
@@ -41,7 +43,7 @@ MAY_IMPORT = {
         *("cache", "judging", "results", "runner"),
     },
 }
-"""Room -> rooms it may import; `api`, `session`, `items`, `plugin` and `cli` may import all."""
+"""Room -> rooms it may import; `api`, `session`, `items`, `plugin`, `commands`, `cli` import all."""
 
 HEAVY = ("torch", "transformers", "pandas", "scipy", "numpy", "pydantic", "yaml")
 
@@ -97,6 +99,10 @@ def test_importing_the_package_loads_nothing_heavy():
     assert loaded_after("import icl_bench.integrations") == set()
 
 
+def test_the_command_line_is_read_without_anything_heavy():
+    assert loaded_after("import icl_bench.cli; icl_bench.cli.make_parser()") == set()
+
+
 def test_gates_are_made_without_torch():
     statement = (
         "from icl_bench.integrations import Keeps, Passes, Reaches\n"
@@ -131,7 +137,7 @@ def test_records_and_checks_need_neither_torch_nor_pandas():
         "icl_bench.render.markdown, icl_bench.render.files, icl_bench.suite.loading, "
         "icl_bench.probes.induction, icl_bench.probes.ablation, icl_bench.probes.choice, "
         "icl_bench.probes.fewshot, icl_bench.probes.fuzzy, icl_bench.probes.function_vectors, "
-        "icl_bench.cli, icl_bench.models.spec, icl_bench.reference\n"
+        "icl_bench.cli, icl_bench.ci.publishing, icl_bench.models.spec, icl_bench.reference\n"
         "icl_bench.plan.make_plan([icl_bench.suite.find_suite('core')])"
     )
     assert loaded_after(statement) & {"torch", "transformers", "pandas"} == set()

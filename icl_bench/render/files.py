@@ -1,4 +1,4 @@
-"""The report files of a run: REPORT_DIR/SLUG/{results.json, report.md, checks.csv, heads.csv}.
+"""The report files of a run: REPORT_DIR/SLUG/{results.json, report.md, checks.csv, ...}.
 
 A series of checkpoints has steps.csv beside them.
 """
@@ -11,16 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from icl_bench.errors import RecordError, SettingsError
-from icl_bench.record import RunRecord, read_record, write_atomically
-from icl_bench.render import csv, markdown
-
-RECORD = "results.json"
-"""The record itself, written before everything that is made from it."""
+from icl_bench.record import RECORD, RunRecord, read_record, write_atomically
+from icl_bench.render import badge, csv, markdown
 
 REPORTS: dict[str, Callable[[RunRecord, Path], Path]] = {
     "report.md": lambda record, path: write_atomically(path, markdown.report(record)),
     "checks.csv": csv.write_checks,
     "heads.csv": csv.write_heads,
+    "badge.json": lambda record, path: write_atomically(path, badge.badge(record)),
 }
 """File name -> what writes it. A new report format is one row here."""
 
@@ -44,7 +42,7 @@ def write_reports(records: Sequence[RunRecord], report_dir: str | os.PathLike[st
     """
     written: list[Path] = []
     for record in records:
-        folder = Path(report_dir) / _folder_name(record.model.slug)
+        folder = Path(report_dir) / folder_name(record.model.slug)
         try:
             written += _write_record(record, folder)
         except OSError as error:
@@ -57,13 +55,49 @@ def write_reports(records: Sequence[RunRecord], report_dir: str | os.PathLike[st
 def _write_record(record: RunRecord, folder: Path) -> list[Path]:
     aside = record.status != "complete" and _holds_complete(record, folder / RECORD)
     place = _partial_name if aside else str
-    written = [record.write(folder / place(RECORD))]
-    reports = REPORTS | (SERIES_REPORTS if record.model.steps else {})
-    written += [write(record, folder / place(name)) for name, write in reports.items()]
+    written = [record.write(folder / place(RECORD)), *_render(record, folder, place)]
     if record.status == "complete" and _is_same(record, folder / _partial_name(RECORD)):
         for name in (RECORD, *REPORTS, *SERIES_REPORTS):
             (folder / _partial_name(name)).unlink(missing_ok=True)
     return written
+
+
+def _render(record: RunRecord, folder: Path, place: Callable[[str], str]) -> list[Path]:
+    reports = REPORTS | (SERIES_REPORTS if record.model.steps else {})
+    return [write(record, folder / place(name)) for name, write in reports.items()]
+
+
+def render_again(record: RunRecord, source: Path, folder: Path) -> list[Path]:
+    """Write every report file of a record that lies in a file, and not the record.
+
+    What the file's name has beside `results` is put into the reports' names: `results.partial.json`
+    gives `report.partial.md`, `results-step500.json` `report-step500.md`. A record of any other
+    name gives `NAME.report.md`.
+
+    Args:
+        record: the record.
+        source: the file that it was read from.
+        folder: where the reports go; made if it is not there.
+
+    Raises:
+        SettingsError: the folder cannot be written.
+    """
+    try:
+        return _render(record, folder, lambda name: _named_after(source, name))
+    except OSError as error:
+        raise SettingsError(
+            f"report folder {folder}: cannot be written ({error.strerror or error})"
+        ) from None
+
+
+def _named_after(source: Path, name: str) -> str:
+    """The name of a report of the record in `source`."""
+    main = RECORD.partition(".")[0]
+    found = re.fullmatch(rf"{main}((?:[.-].*)?)\.json", source.name)
+    if found is None:
+        return f"{source.stem}.{name}"
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}{found[1]}{dot}{suffix}"
 
 
 def _holds_complete(record: RunRecord, path: Path) -> bool:
@@ -100,6 +134,12 @@ def _partial_name(name: str) -> str:
     return f"{stem}.partial{dot}{suffix}"
 
 
-def _folder_name(slug: str) -> str:
-    """A record read from a file may carry any slug; it must not lead out of the folder."""
+def folder_name(slug: str) -> str:
+    """Return the name of a model's report folder.
+
+    A record read from a file may carry any slug; it must not lead out of the report folder.
+
+    Args:
+        slug: the model's.
+    """
     return re.sub(r"[^A-Za-z0-9._-]", "-", slug).lstrip(".") or "model"
