@@ -87,7 +87,8 @@ class Baseline:
         if record.status != "complete":
             raise SettingsError(
                 f"{self._prefix}save-baseline: {self._target} was not written: the run is "
-                f"{record.status}, and checks that are missing from a baseline would never be missed"
+                f"{record.status}, and checks that are missing from a baseline would never be "
+                "missed"
             )
         record.write(self._target)
         self._lines.append(f"saved as a baseline: {self._target}")

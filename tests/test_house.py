@@ -43,7 +43,7 @@ MAY_IMPORT = {
         *("cache", "judging", "results", "runner"),
     },
 }
-"""Room -> rooms it may import; `api`, `session`, `items`, `plugin`, `commands`, `cli` import all."""
+"""Room -> rooms it may import; `api`, `session`, `items`, `commands`, `cli` may all."""
 
 HEAVY = ("torch", "transformers", "pandas", "scipy", "numpy", "pydantic", "yaml")
 
@@ -91,6 +91,17 @@ def loaded_after(statement: str) -> set[str]:
     code = f"{statement}\nimport sys\nprint(*[m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
+
+
+def test_every_package_is_installed():
+    tomllib = pytest.importorskip("tomllib")
+    data = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    listed = set(data["tool"]["setuptools"]["packages"])
+    found = {
+        ".".join(path.parent.relative_to(PACKAGE.parent).parts)
+        for path in PACKAGE.rglob("__init__.py")
+    }
+    assert found <= listed and listed - found == {"icl_bench.suites"}
 
 
 def test_importing_the_package_loads_nothing_heavy():
