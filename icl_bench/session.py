@@ -263,7 +263,7 @@ class IclSession:
         """Name and value of what a JUnit file says of the whole run."""
         from icl_bench.ci.junit import file_properties
 
-        measured = [one for one in self.gathered.values() if one.environment]
+        measured = [one for one in self.gathered.values() if one.checks]
         return file_properties([assemble(one, self.plan) for one in measured])
 
     def print_summary(self, terminalreporter: Any) -> None:
