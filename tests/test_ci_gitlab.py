@@ -134,6 +134,12 @@ def test_a_good_run_writes_an_empty_list(stage: Stage) -> None:
     assert (stage.path / "quality.json").read_text() == "[]\n"
 
 
+def test_a_run_that_measured_nothing_writes_no_empty_list(stage: Stage) -> None:
+    for more in (["--collect-only"], ["-k", "nothing"]):
+        stage.run(GOOD, "mine.yaml", "--icl-code-quality=q.json", "--icl-openmetrics=m", *more)
+        assert not (stage.path / "q.json").exists() and not (stage.path / "m").exists()
+
+
 def test_run_writes_them_too(real_stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--code-quality=q.json", "--openmetrics=m.txt"]
     assert main(["run", "builtin:handwired", "--suite=tiny.yaml", *options]) == 0

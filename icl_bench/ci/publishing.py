@@ -29,7 +29,7 @@ def publish(
     """Write a job's summary on GitHub, and the files that were asked for.
 
     Args:
-        records: one per model.
+        records: one per model; without any, no file is written.
         comparison: the run against its baseline; None where there is none.
         suites: those of the run, for the lines of their checks.
         strict: whether what is inconclusive fails the run.
@@ -51,9 +51,10 @@ def publish(
         found += [finding for finding in worse if finding.name not in known]
     found.sort(key=lambda finding: finding.level != "error")
     try:
-        if code_quality is not None:
+        # An empty list would say that all is well.
+        if code_quality is not None and records:
             write_atomically(code_quality, gitlab.code_quality(found))
-        if openmetrics is not None:
+        if openmetrics is not None and records:
             write_atomically(openmetrics, gitlab.openmetrics(records))
         if github.is_here() and (records or comparison is not None):
             github.append_summary(job_summary(records, comparison, strict=strict))

@@ -89,7 +89,12 @@ def parse(parser: Parser, commands: Sequence[str], arguments: Sequence[str]) -> 
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         own: argparse.ArgumentParser = getattr(given, "parser", parser)
-        _refuse(own, unknown[0])
+        options = [word for word in unknown if word.startswith("-")]
+        several = [a for a in own._actions if a.nargs == "+" and not a.option_strings]
+        if options or not several:
+            _refuse(own, (options or unknown)[0])
+        # argparse takes such words in one stretch only, and leaves those after an option.
+        setattr(given, several[0].dest, [*getattr(given, several[0].dest), *unknown])
     return given
 
 
