@@ -119,8 +119,7 @@ def test_regressions_are_findings_at_the_check_that_reads_the_metric() -> None:
     assert not comparison.passes()
     check = now.checks[0]
     places = {(check.suite, check.id): Place("mine.yaml", 3)}
-    readers = {(check.measurement, check.metric): (check.suite, check.id)}
-    found = of_comparison(comparison, places, readers=readers)
+    found = of_comparison(comparison, places, records=[now])
     by_name = {one.name: one for one in found}
     assert by_name[f"{check.suite}::{check.id}"].place == Place("mine.yaml", 3)
     metric = by_name[f"{check.measurement}.{check.metric}"]
@@ -128,6 +127,10 @@ def test_regressions_are_findings_at_the_check_that_reads_the_metric() -> None:
     died = by_name["induction head 1.0"]
     assert died.message.startswith("induction head 1.0 died") and died.level == "error"
     assert of_comparison(compare(before, before), places) == []
+    # A check that fails now and passed before is one thing to look at, with what it reads.
+    once = of_comparison(comparison, places, records=[now], told=[f"{check.suite}::{check.id}"])
+    left_out = {f"{check.suite}::{check.id}", f"{check.measurement}.{check.metric}"}
+    assert {one.name for one in once} == by_name.keys() - left_out
 
 
 def test_a_run_is_annotated_and_summed_up(stage: Stage, on_github: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -47,7 +47,7 @@ class Finding:
         level: `error` where it fails the run, else `warning`.
         kind: `check`, or `regression` against a baseline.
         name: `SUITE::ID`, `SUITE/MEASUREMENT.METRIC`, or the kind of a head.
-        model: the model's slug; of a comparison its spec.
+        model: the model's slug; its spec where a comparison is all there is.
         message: what is the matter, one line.
         place: where the check stands; None where it lies in no file of the repository.
     """
@@ -118,40 +118,47 @@ def of_comparison(
     places: Places,
     *,
     strict: bool = True,
-    readers: Mapping[tuple[str, str], tuple[str, str]] | None = None,
+    records: Sequence[RunRecord] = (),
+    told: Collection[str] = (),
 ) -> list[Finding]:
     """Return a finding for everything that got worse, is gone, or cannot be told.
+
+    What a check that was told of reads is one thing to look at with it, and left out.
 
     Args:
         comparison: a run against its baseline.
         places: where checks stand.
         strict: whether what cannot be told fails the run.
-        readers: (measurement, metric) -> (suite, id) of a check that reads it.
+        records: the run that is compared; () where only the comparison is there.
+        told: names of checks that there are findings about.
     """
-    model = one_line(comparison.model)
+    model = one_line(records[0].model.slug if records else comparison.model)
+    readers = _readers(records)
     found = []
     for change in comparison.checks:
-        if change.state in _WORSE:
+        name = one_line(f"{change.suite}::{change.id}")
+        if change.state in _WORSE and name not in told:
             place = places.get((change.suite, change.id))
-            name = one_line(f"{change.suite}::{change.id}")
-            told = one_line(f"{describe_check(change)}, against the baseline")
+            was = one_line(describe_check(change)).removeprefix(f"{name}: ")
+            message = f"against the baseline {was}"
             found.append(
-                Finding(_level(change.state, strict), "regression", name, model, told, place)
+                Finding(_level(change.state, strict), "regression", name, model, message, place)
             )
     for metric in comparison.metrics:
-        if metric.state in _WORSE:
-            reader = (readers or {}).get((metric.key, metric.metric))
-            told = _describe_metric(metric.state, metric.baseline, metric.value, metric.reason)
-            found.append(
-                Finding(
-                    _level(metric.state, strict),
-                    "regression",
-                    one_line(f"{metric.key}.{metric.metric}"),
-                    model,
-                    one_line(told),
-                    places.get(reader) if reader else None,
-                )
+        reader = readers.get((metric.key, metric.metric))
+        if metric.state not in _WORSE or (reader and one_line("::".join(reader)) in told):
+            continue
+        message = _describe_metric(metric.state, metric.baseline, metric.value, metric.reason)
+        found.append(
+            Finding(
+                _level(metric.state, strict),
+                "regression",
+                one_line(f"{metric.key}.{metric.metric}"),
+                model,
+                one_line(message),
+                places.get(reader) if reader else None,
             )
+        )
     for line, head in zip(describe_heads(comparison.died), _names(comparison)):
         found.append(Finding("error", "regression", head, model, one_line(line)))
     return found
@@ -184,12 +191,8 @@ def _describe_metric(
     return f"{told} ({reason})" if reason else told
 
 
-def readers_of(records: Sequence[RunRecord]) -> dict[tuple[str, str], tuple[str, str]]:
-    """Return (measurement, metric) -> (suite, id) of the first check that reads it.
-
-    Args:
-        records: of a run.
-    """
+def _readers(records: Sequence[RunRecord]) -> dict[tuple[str, str], tuple[str, str]]:
+    """(measurement, metric) -> (suite, id) of the first check that reads it."""
     found: dict[tuple[str, str], tuple[str, str]] = {}
     for record in records:
         for check in record.checks:

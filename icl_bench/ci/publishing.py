@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icl_bench.ci import github, gitlab
-from icl_bench.ci.findings import find_places, of_comparison, of_records, readers_of
+from icl_bench.ci.findings import find_places, of_comparison, of_records
 from icl_bench.ci.summary import job_summary
 from icl_bench.errors import SettingsError
 from icl_bench.record import RunRecord, write_atomically
@@ -45,10 +45,8 @@ def publish(
     places = find_places(suites)
     found = of_records(records, places, strict=strict)
     if comparison is not None:
-        known = {finding.name for finding in found}
-        worse = of_comparison(comparison, places, strict=strict, readers=readers_of(records))
-        # A check that fails now and passed before is one thing to look at.
-        found += [finding for finding in worse if finding.name not in known]
+        told = {finding.name for finding in found}
+        found += of_comparison(comparison, places, strict=strict, records=records, told=told)
     found.sort(key=lambda finding: finding.level != "error")
     try:
         # An empty list would say that all is well.

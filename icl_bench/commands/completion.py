@@ -14,7 +14,8 @@ DESCRIPTION = """\
 Print the lines that make a shell complete icl-bench: commands, options, shipped suites, built-in
 models and files.
 
-  eval "$(icl-bench completion bash)"        # in ~/.bashrc; zsh the same in ~/.zshrc
+  eval "$(icl-bench completion bash)"        # in ~/.bashrc
+  eval "$(icl-bench completion zsh)"         # in ~/.zshrc, after compinit
   icl-bench completion fish > ~/.config/fish/completions/icl-bench.fish"""
 
 
