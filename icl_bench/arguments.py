@@ -123,6 +123,21 @@ def check_report_dir(folder: Path, option: str) -> None:
         raise SettingsError(f"{option}={folder}: {there} cannot be written")
 
 
+def check_file(path: Path, option: str) -> None:
+    """Refuse a file that cannot be written, before an hour of measuring.
+
+    Args:
+        path: the file; it need not be there.
+        option: the option that named it.
+
+    Raises:
+        SettingsError: it is a folder, or its folder cannot be written.
+    """
+    if path.is_dir():
+        raise SettingsError(f"{option}={path}: a folder; a file's name is needed")
+    check_report_dir(path.parent, option)
+
+
 def _without_repeats(suites: list[Suite], known: Sequence[Suite] = ()) -> list[Suite]:
     """Leave out what is the same file as another, whatever path leads to it."""
     seen = {suite.path.resolve() for suite in known}

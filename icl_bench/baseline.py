@@ -1,4 +1,4 @@
-"""The baseline of a pytest run: what it is compared with, and where it is saved as one."""
+"""The baseline of a run: what it is compared with, and where it is saved as one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from icl_bench.arguments import check_report_dir
+from icl_bench.arguments import check_file
 from icl_bench.comparing import Comparison, Limit, compare, parse_limit
 from icl_bench.errors import IclError, SettingsError
-from icl_bench.record import RunRecord, write_atomically
+from icl_bench.record import RunRecord, read_record, write_atomically
+from icl_bench.render.logs import defuse
 from icl_bench.render.outlet import Outlet
 from icl_bench.render.text import printable
 
@@ -22,13 +21,15 @@ REPORT = "comparison.md"
 
 
 class Baseline:
-    """What `--icl-baseline`, `--icl-save-baseline` and `--icl-limit` ask for.
+    """What the options about a baseline ask for, under pytest and of `icl-bench run`.
 
     Args:
         record: what the run is compared with; None for nothing.
         limits: how much worse metrics may get.
         target: where the run is saved as a baseline; None for nowhere.
         strict: whether what cannot be told counts as worse.
+        deselected: whether checks may be left out of the run on purpose, by a choice of tests.
+        prefix: what the options' names begin with, for messages.
     """
 
     def __init__(
@@ -37,9 +38,13 @@ class Baseline:
         limits: Sequence[Limit],
         target: Path | None,
         strict: bool,
+        *,
+        deselected: bool = True,
+        prefix: str = "--icl-",
     ) -> None:
         self._record, self._limits, self._target, self._strict = record, limits, target, strict
-        self._comparison: Comparison | None = None
+        self._deselected, self._prefix = deselected, prefix
+        self.comparison: Comparison | None = None
         self._lines: list[str] = []
         self._trouble: str | None = None
 
@@ -63,28 +68,29 @@ class Baseline:
             self._trouble = str(error)
         if self._trouble:
             return False
-        return self._comparison is None or self._comparison.passes(self._strict)
+        return self.comparison is None or self.comparison.passes(self._strict)
 
     def _compare(self, record: RunRecord, folder: Path | None) -> None:
         from icl_bench.render.comparison import comparison_markdown
 
         assert self._record is not None
-        self._comparison = compare(self._record, record, self._limits, deselected=True)
+        self.comparison = compare(self._record, record, self._limits, deselected=self._deselected)
         if folder is not None:
             path = write_atomically(
-                folder / REPORT, comparison_markdown(self._comparison, self._strict)
+                folder / REPORT, comparison_markdown(self.comparison, self._strict)
             )
             self._lines.append(f"comparison: {path}")
 
     def _save(self, record: RunRecord) -> None:
         assert self._target is not None
-        if self._comparison is not None and not self._comparison.passes(self._strict):
+        if self.comparison is not None and not self.comparison.passes(self._strict):
             self._lines.append(f"not saved as a baseline, because it is worse: {self._target}")
             return
         if record.status != "complete":
             raise SettingsError(
-                f"--icl-save-baseline: {self._target} was not written: the run is {record.status}, "
-                "and checks that are missing from a baseline would never be missed"
+                f"{self._prefix}save-baseline: {self._target} was not written: the run is "
+                f"{record.status}, and checks that are missing from a baseline would never be "
+                "missed"
             )
         record.write(self._target)
         self._lines.append(f"saved as a baseline: {self._target}")
@@ -97,61 +103,86 @@ class Baseline:
             outlet: what text for the terminal has to keep to.
         """
         terminalreporter.section("icl_bench: baseline")
-        if self._comparison is not None:
-            from icl_bench.render.comparison import comparison_text
-
-            text = comparison_text(
-                self._comparison,
-                **outlet.options(),
-                inconclusive_fails=self._strict,
-            )
+        for text in self.texts(outlet):
             terminalreporter.write_line(text)
-        for line in self._lines:
-            terminalreporter.write_line(printable(line))
         if self._trouble:
             terminalreporter.write_line(printable(self._trouble), red=True)
 
+    def texts(self, outlet: Outlet) -> list[str]:
+        """Return what the comparison found and where things were written, for a terminal.
 
-def read_baseline(config: pytest.Config, suites: Sequence[Suite], models: int) -> Baseline | None:
+        Args:
+            outlet: what text for the terminal has to keep to.
+        """
+        texts = []
+        if self.comparison is not None:
+            from icl_bench.render.comparison import comparison_text
+
+            texts.append(
+                comparison_text(
+                    self.comparison, **outlet.options(), inconclusive_fails=self._strict
+                )
+            )
+        return [*map(defuse, texts), *map(printable, self._lines)]
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing was compared or saved, where that went wrong."""
+        return self._trouble
+
+
+def read_baseline(
+    source: str | None,
+    target: str | None,
+    limits: Sequence[str],
+    *,
+    suites: Sequence[Suite],
+    models: int,
+    strict: bool,
+    folder: Path,
+    prefix: str = "--icl-",
+    deselected: bool = True,
+) -> Baseline | None:
     """Read what the command line says of a baseline, before anything is measured.
 
     Returns None where it says nothing.
 
     Args:
-        config: pytest's.
+        source: the record to compare with; None for none.
+        target: where the run is saved; None for nowhere.
+        limits: METRIC=AMOUNT, as given.
         suites: the suites of the run.
         models: how many models it has.
+        strict: whether what cannot be told counts as worse.
+        folder: the working directory.
+        prefix: what the options' names begin with, for messages.
+        deselected: whether checks may be left out of the run on purpose.
 
     Raises:
         InputError: a file is not there, is no record, or cannot be written; an option is wrong.
     """
-    source, target = config.getoption("icl_baseline"), config.getoption("icl_save_baseline")
-    texts = config.getoption("icl_limit") or []
-    folder = config.invocation_params.dir
-    for option, value in (("--icl-baseline", source), ("--icl-save-baseline", target)):
+    subject = "--icl-model" if prefix == "--icl-" else "model"
+    for option, value in (("baseline", source), ("save-baseline", target)):
         if value and models != 1:
-            raise SettingsError(f"{option} is for exactly one --icl-model; this run has {models}")
-    if texts and not source:
-        raise SettingsError("--icl-limit needs --icl-baseline=FILE")
+            raise SettingsError(
+                f"{prefix}{option} is for exactly one {subject}; this run has {models}"
+            )
+    if limits and not source:
+        raise SettingsError(f"{prefix}limit needs {prefix}baseline=FILE")
     if not source and not target:
         return None
-    limits = [parse_limit(text) for text in texts]
+    parsed = [parse_limit(text) for text in limits]
     record = None
     if source:
-        from icl_bench.compare_command import read_side
-
-        record = read_side(folder / source)
+        record = read_record(folder / source)
         names = {suite.name for suite in record.suites}
         if not names & {suite.name for suite in suites}:
             raise SettingsError(
-                f"--icl-baseline={source} holds suite {', '.join(sorted(names))}; this run has "
+                f"{prefix}baseline={source} holds suite {', '.join(sorted(names))}; this run has "
                 f"{', '.join(suite.name for suite in suites) or 'none'}"
             )
     path = None
     if target:
         path = folder / target
-        if path.is_dir():
-            raise SettingsError(f"--icl-save-baseline={target}: a folder; a file's name is needed")
-        check_report_dir(path.parent, "--icl-save-baseline")
-    strict = config.getoption("icl_inconclusive") == "fail"
-    return Baseline(record, limits, path, strict)
+        check_file(path, f"{prefix}save-baseline")
+    return Baseline(record, parsed, path, strict, deselected=deselected, prefix=prefix)

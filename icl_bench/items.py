@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from icl_bench.ci.junit import case_properties
 from icl_bench.errors import InputError
 from icl_bench.plugin import SESSION
+from icl_bench.render.logs import defuse
 from icl_bench.render.text import printable
 from icl_bench.session import PAYLOAD
 from icl_bench.suite import load_suite
@@ -130,19 +132,18 @@ class CheckItem(pytest.Item):
             pytest.skip("no model given: use --icl-model=SPEC")
         self.check = self.icl.run_of(self.slug).check(self.suite.name, self.spec.id)
         self._payload = self.icl.pack(self.slug, self.check)
-        if self.check.value is not None:
-            self.user_properties.append((self.check.metric, self.check.value))
-        self.user_properties.append(("verdict", self.check.verdict))
+        public = self.icl.specs[self.slug].public
+        self.user_properties += case_properties(self.check, public)
         if self.check.verdict == "skipped":
             pytest.skip(printable(self.check.reason or "skipped"))
         if self.check.verdict == "error":
-            raise CheckBroken(self.check.reason)
+            raise CheckBroken(defuse(self.check.reason or "no reason was recorded"))
 
     def runtest(self) -> None:
         """Pass or fail by the verdict."""
         assert self.check is not None
         if self.check.verdict == "inconclusive" and self.icl.warn_inconclusive:
-            warning = InconclusiveWarning(f"{self.name}: {self.check.reason}")
+            warning = InconclusiveWarning(printable(f"{self.name}: {self.check.reason}"))
             warnings.warn_explicit(warning, None, str(self.path), 1)
         elif self.check.verdict in ("fail", "inconclusive"):
             raise CheckFailed(self.explain())

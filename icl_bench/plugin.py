@@ -55,6 +55,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="METRIC=AMOUNT",
         help="change for the worse that the baseline allows: a number, N%%, or noise (default)",
     )
+    add("--icl-code-quality", metavar="FILE", help="write GitLab's Code Quality report there")
+    add(
+        "--icl-openmetrics",
+        metavar="FILE",
+        help="write every checked metric there as OpenMetrics text, for GitLab's metrics reports",
+    )
     add("--icl-device", default="auto", help="auto (default), cpu, cuda, cuda:N, split (over all)")
     add(
         "--icl-dtype",
@@ -100,7 +106,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
         config.stash[SESSION] = open_session(config)
         if not hasattr(config, "workerinput"):
-            config.pluginmanager.register(_Gathering(config.stash[SESSION]), "icl_bench_gathering")
+            icl = config.stash[SESSION]
+            config.pluginmanager.register(_Gathering(icl), "icl_bench_gathering")
+            config.pluginmanager.register(_Describing(icl), "icl_bench_describing")
 
 
 def _names_suite(config: pytest.Config) -> bool:
@@ -184,10 +192,31 @@ class _Gathering:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+class _Describing:
+    """Registered in the process that reports: properties of the whole run in JUnit XML.
+
+    Args:
+        icl: what gathers the results.
+    """
+
+    def __init__(self, icl: IclSession) -> None:
+        self._icl = icl
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Add what is known of the models; fires before pytest writes its file."""
+        for plugin in session.config.pluginmanager.get_plugins():
+            # pytest's own fixture for this does nothing under xdist.
+            add = getattr(plugin, "add_global_property", None)
+            if callable(add):
+                for name, value in self._icl.file_properties():
+                    add(name, value)
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the tables after the last item."""
     icl = config.stash.get(SESSION, None)
-    if icl is not None and (icl.records or icl.baseline):
+    if icl is not None and (icl.records or icl.baseline or icl.trouble):
         icl.print_summary(terminalreporter)
 
 

@@ -15,8 +15,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from icl_bench.errors import RecordError
+from icl_bench.upgrades import upgrade
 
 SCHEMA = 1
+"""Version of the format; `upgrades` says when it is raised."""
+RECORD = "results.json"
+"""Name of a record's file in its report folder."""
 
 Verdict = Literal["pass", "fail", "inconclusive", "skipped", "error"]
 
@@ -263,15 +267,17 @@ def read_numbers(path: str | os.PathLike[str]) -> RecordNumbers:
 
 
 def read_record(path: str | os.PathLike[str]) -> RunRecord:
-    """Read a RunRecord from a `results.json` file.
+    """Read a RunRecord, of this schema or an older one.
 
     Args:
-        path: the file.
+        path: a `results.json` file, or the folder that holds it.
 
     Raises:
         RecordError: the file is missing, is not JSON, or does not fit the schema.
     """
     path = Path(path)
+    if path.is_dir():
+        path /= RECORD
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -281,10 +287,10 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
         raise RecordError(f"{path}{where}: not a JSON file ({error})") from None
     if not isinstance(data, dict) or "schema" not in data:
         raise RecordError(f"{path}: not a run record: it has no 'schema' field")
-    if data["schema"] != SCHEMA:
-        raise RecordError(
-            f"{path}: record schema {data['schema']!r} cannot be read; this version reads {SCHEMA}"
-        )
+    try:
+        data = upgrade(data, SCHEMA)
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from None
     try:
         return RunRecord.model_validate(data)
     except ValidationError as error:

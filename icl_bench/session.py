@@ -13,7 +13,7 @@ import pytest
 from icl_bench import arguments
 from icl_bench.baseline import Baseline, read_baseline
 from icl_bench.cache import Cache, open_cache
-from icl_bench.errors import IclError, InputError
+from icl_bench.errors import IclError, InputError, SettingsError
 from icl_bench.judging import Judged
 from icl_bench.models.spec import ModelSpec, check_spec, parse_spec, slugs
 from icl_bench.options import RunOptions
@@ -22,6 +22,7 @@ from icl_bench.progress import RunProgress
 from icl_bench.progress.earlier import earlier_seconds
 from icl_bench.progress.hooks import show_progress
 from icl_bench.record import Check, Environment, Measurement, ModelInfo, RunRecord
+from icl_bench.render.logs import defuse
 from icl_bench.results import Lost, Results, assemble
 from icl_bench.runner import close_others
 from icl_bench.series_run import start_run
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from icl_bench.suite import Suite
 
 Found: TypeAlias = "HubModel | tuple[Checkpoint, ...] | None"
+FILES = ("icl_code_quality", "icl_openmetrics")
+"""Options that name a file for CI."""
 PAYLOAD = "icl_bench_payload"
 """Attribute of a test report that carries results from a worker to the process that reports."""
 
@@ -90,6 +93,7 @@ class IclSession:
         self.records: list[RunRecord] = []
         self.paths: list[Path] = []
         self.trouble: str | None = None
+        self.ci_lines: list[str] = []
         self.baseline: Baseline | None = None
         self._lost: dict[str, Lost] = {slug: {} for slug in specs}
         self._ids = self._make_ids()
@@ -155,7 +159,7 @@ class IclSession:
         try:
             return self.run_of(slug).lend()
         except IclError as error:
-            pytest.fail(str(error), pytrace=False)
+            pytest.fail(defuse(str(error)), pytrace=False)
 
     def expect(self, items: Sequence[pytest.Item]) -> None:
         """Tell every model's run which of its checks will be asked for.
@@ -247,7 +251,7 @@ class IclSession:
                     )
                 )
         if self.records:
-            from icl_bench.leaderboard_command import update_leaderboard
+            from icl_bench.leaderboard import update_leaderboard
             from icl_bench.render.files import write_reports
 
             try:
@@ -259,7 +263,33 @@ class IclSession:
                 self.trouble = str(error)
         folder = self.paths[0].parent if self.paths else None
         no_worse = self.baseline is None or self.baseline.judge(self.records, folder)
+        self._tell_ci()
         return self.trouble is None and no_worse
+
+    def _tell_ci(self) -> None:
+        """Write what CI reads; what it obeys in the log is printed with the summary."""
+        from icl_bench.ci.publishing import publish
+
+        quality, metrics = (self.config.getoption(option) for option in FILES)
+        here = self.config.invocation_params.dir
+        try:
+            self.ci_lines = publish(
+                self.records,
+                self.baseline.comparison if self.baseline else None,
+                suites=self.plan.suites,
+                strict=not self.warn_inconclusive,
+                code_quality=here / quality if quality else None,
+                openmetrics=here / metrics if metrics else None,
+            )
+        except IclError as error:
+            self.trouble = self.trouble or str(error)
+
+    def file_properties(self) -> list[tuple[str, str]]:
+        """Name and value of what a JUnit file says of the whole run."""
+        from icl_bench.ci.junit import file_properties
+
+        measured = [one for one in self.gathered.values() if one.checks]
+        return file_properties([assemble(one, self.plan) for one in measured])
 
     def print_summary(self, terminalreporter: Any) -> None:
         """Print the tables and where the reports are."""
@@ -275,12 +305,14 @@ class IclSession:
                 **outlet.options(),
                 paths=[os.path.relpath(path) for path in self.paths],
             )
-            terminalreporter.write_line(text)
+            terminalreporter.write_line(defuse(text))
         if self.trouble:
             trouble = printable(f"the reports were not written: {self.trouble}")
             terminalreporter.write_line(trouble, red=True)
         if self.baseline:
             self.baseline.print_section(terminalreporter, outlet)
+        for line in self.ci_lines:
+            terminalreporter.write_line(line)
 
 
 def count_checkpoints(found: Found) -> str:
@@ -315,7 +347,7 @@ def open_session(config: pytest.Config) -> IclSession:
     try:
         return _open(config)
     except InputError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.UsageError(defuse(str(error))) from None
 
 
 def _open(config: pytest.Config) -> IclSession:
@@ -335,7 +367,21 @@ def _open(config: pytest.Config) -> IclSession:
         if specs and not config.getoption("collectonly", False):
             folder = Path(config.getoption("icl_report_dir"))
             arguments.check_report_dir(folder, "--icl-report-dir")
-        baseline = read_baseline(config, suites, len(by_slug))
+        baseline = read_baseline(
+            config.getoption("icl_baseline"),
+            config.getoption("icl_save_baseline"),
+            config.getoption("icl_limit") or [],
+            suites=suites,
+            models=len(by_slug),
+            strict=config.getoption("icl_inconclusive") == "fail",
+            folder=config.invocation_params.dir,
+        )
+        for option in FILES:
+            if file := config.getoption(option):
+                name = "--" + option.replace("_", "-")
+                if not specs:
+                    raise SettingsError(f"{name} needs a model: --icl-model=SPEC")
+                arguments.check_file(config.invocation_params.dir / file, name)
         if config.getoption("collectonly", False):
             baseline = None
     session = IclSession(

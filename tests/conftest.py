@@ -54,6 +54,13 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ICL_BENCH_CACHE", str(tmp_path / "icl_bench-cache"))
 
 
+@pytest.fixture(autouse=True)
+def _no_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    # These tests may run in CI themselves; what they start must not write to its page.
+    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE", "CI_PROJECT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
 class Stage:
     """A folder with the suite `mine.yaml` and the stub at hand, and runs of pytest in it.
 

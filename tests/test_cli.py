@@ -95,7 +95,141 @@ def test_schema_is_a_json_schema_that_the_core_suite_fits(
 def test_list_names_suites_models_and_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("list") == 0
     words = capsys.readouterr().out.split()
-    assert {"core", "handwired", "induction", "induction_max", "null_p_value"} <= set(words)
+    assert {"core", "builtin:handwired", "induction", "induction_max", "null_p_value"} <= set(words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rnu"], "no command is called 'rnu'; did you mean 'run'?"),
+        (["run", "x", "--sed=1"], "no option is called '--sed'; did you mean '--seed'?"),
+        (["run", "x", "--seed=1", "--seed", "2"], "--seed is given twice"),
+        (["run", "x", "--inconclusive=wran"], "did you mean 'warn'?"),
+        (["run", "x", "--see=1"], "no option is called '--see'"),
+        (["list", "suits"], "did you mean 'suites'?"),
+        (["compare", "a", "b", "c"], "'c' is one argument too many"),
+        (["compare", "a"], "the following arguments are required: RECORD"),
+        (["run", "x", "--seed=y"], "invalid int value: 'y'"),
+        (["run", "x", "::error::y", "--sed"], "did you mean '--seed'?"),
+        (["\n::error::y"], "no command is called"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line_with_the_nearest_name(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*arguments) == 4
+    out, err = capsys.readouterr()
+    assert message in err and err.startswith("icl-bench: ") and err.count("\n") == 1
+    assert " --help)" in err and out == ""
+
+
+def test_models_may_stand_on_both_sides_of_an_option(stubbed: Stage) -> None:
+    assert call("run", "stub:good", "--suite=mine.yaml", "stub:fine") == 0
+    assert set(stubbed.verdicts("stub-fine").values()) == {"pass"}
+    assert set(stubbed.verdicts("stub-good").values()) == {"pass"}
+    assert call("run", "stub:good", "--suite=mine.yaml", "--sed", "1") == 4
+
+
+def test_an_option_that_may_be_repeated_may_be(stubbed: Stage) -> None:
+    stubbed.write("more.yaml", MINE.replace("name: mine", "name: more"))
+    arguments = ["--suite=mine.yaml", "--suite=more.yaml", "--suite=mine.yaml"]
+    assert call("run", "stub:good", "stub:good", *arguments) == 0
+    assert [suite.name for suite in stubbed.record("stub-good").suites] == ["mine", "more"]
+
+
+def test_every_command_teaches_by_two_examples_and_its_exit_codes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from icl_bench.cli import make_parser
+
+    _, names = make_parser()
+    assert {"run", "report", "compare", "list", "validate", "schema"} <= set(names)
+    for name in names:
+        assert call(name, "--help") == 0
+        text = capsys.readouterr().out
+        examples = [line for line in text.splitlines() if f"icl-bench {name}" in line]
+        assert len([line for line in examples if line.startswith("  ")]) >= 2, name
+        assert "exit codes:" in text and "4  wrong usage" in text
+    assert call("--help") == 0
+    assert "icl-bench run builtin:induction-2l" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["suites", "models", "probes", "metrics"])
+def test_each_list_is_there_as_text_and_as_json(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from icl_bench.probes import PROBES, get_probe
+    from icl_bench.suite import shipped_suites
+
+    assert call("list", kind, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    expected = {
+        "suites": list(shipped_suites()),
+        "models": ["builtin:handwired", "builtin:induction-2l", "builtin:control-1l"],
+        "probes": list(PROBES),
+        "metrics": [metric for name in PROBES for metric in get_probe(name).metrics],
+    }[kind]
+    assert [row["name"] for row in rows] == expected
+    assert call("list", kind) == 0
+    words = capsys.readouterr().out.split()
+    assert set(expected) <= set(words)
+    assert call("list", "--json") == 0
+    assert json.loads(capsys.readouterr().out).keys() >= {"suites", "models", "metrics"}
+
+
+def test_run_is_compared_with_a_baseline_and_saved_as_one(
+    stubbed: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["run", "--suite=mine.yaml", "--no-cache"]
+    assert call(*run, "stub:good", "--save-baseline=base.json") == 0
+    assert "saved as a baseline: base.json" in capsys.readouterr().out
+    assert call(*run, "stub:fine", "--baseline=base.json", "--save-baseline=new.json") == 0
+    assert "no regression" in capsys.readouterr().out
+    assert (stubbed.path / "reports" / "stub-fine" / "comparison.md").exists()
+    assert call(*run, "stub:bad", "--baseline=base.json", "--save-baseline=worse.json") == 1
+    out = capsys.readouterr().out
+    assert "REGRESSION" in out and "not saved as a baseline, because it is worse" in out
+    assert (stubbed.path / "new.json").exists() and not (stubbed.path / "worse.json").exists()
+    # Every check passes, and yet something is worse: the exit code says so.
+    easy = MINE.replace("level, above: 0.5", "level, above: -1")
+    stubbed.write("mine.yaml", easy)
+    assert call(*run, "stub:good", "--save-baseline=base.json") == 0
+    assert call(*run, "stub:bad", "--baseline=base.json") == 1
+    assert call(*run, "stub:bad", "--baseline=base.json", "--limit=*e*=2") == 0
+    assert call(*run, "stub:bad", "--baseline=base.json", "--limit=level=2") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--limit=level=1"], "--limit needs --baseline=FILE"),
+        (["stub:bad", "--save-baseline=x"], "--save-baseline is for exactly one model"),
+        (["--baseline=nowhere.json"], "nowhere.json: cannot be read"),
+        (["--save-baseline=."], "--save-baseline=.: a folder"),
+    ],
+)
+def test_mistakes_about_baselines_come_before_measuring(
+    stubbed: Stage, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("run", "stub:good", "--suite=mine.yaml", *arguments) == 4
+    assert message in capsys.readouterr().err and stubbed.log() == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a terminal")
+def test_run_shows_progress_on_a_terminal_only(
+    stubbed: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = MINE.replace("{probe: stub}", "{probe: stub, act: report}")
+    stubbed.write("mine.yaml", text)
+    with pytest.warns(UserWarning, match="a warning of the model's"):
+        assert call("run", "stub:good", "--suite=mine.yaml") == 0
+    assert "stubbing" not in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with pytest.warns(UserWarning, match="a warning of the model's"):
+        assert call("run", "stub:good", "--suite=mine.yaml") == 0
+    out, err = capsys.readouterr()
+    assert "icl_bench 50%: stubbing" in err and err.endswith("\033[K")
+    assert "stubbing" not in out
 
 
 def test_run_measures_and_writes_reports(

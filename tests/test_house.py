@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "icl_bench"
 MAY_IMPORT = {
     "errors": set(),
     "provenance": set(),
-    "record": {"errors"},
+    "upgrades": {"errors"},
+    "record": {"errors", "upgrades"},
     "series": {"record"},
     "measures": {"errors", "record"},
     "reference": {"errors"},
@@ -25,8 +26,10 @@ MAY_IMPORT = {
     "options": {"errors"},
     "models": {"errors", "measures", "reference", "options", "provenance"},
     "render": {"errors", "record"},
+    "ci": {"errors", "record", "render"},
     "comparing": {"errors", "record", "measures", "probes"},
     "ranking": {"errors", "record", "measures", "probes"},
+    "leaderboard": {"errors", "record", "render", "ranking"},
     "checks": {"errors", "record", "suite", "probes", "render"},
     "cache": {"errors", "options", "record", "models"},
     "description": {"record", "models", "cache"},
@@ -46,7 +49,7 @@ MAY_IMPORT = {
         *("cache", "judging", "results", "runner", "progress"),
     },
 }
-"""Room -> rooms it may import; `api`, `session`, `items`, `plugin` and `cli` may import all."""
+"""Room -> rooms it may import; `api`, `session`, `items`, `commands`, `cli` may all."""
 
 HEAVY = ("torch", "transformers", "pandas", "scipy", "numpy", "pydantic", "yaml")
 
@@ -96,10 +99,25 @@ def loaded_after(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
+def test_every_package_is_installed():
+    tomllib = pytest.importorskip("tomllib")
+    data = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    listed = set(data["tool"]["setuptools"]["packages"])
+    found = {
+        ".".join(path.parent.relative_to(PACKAGE.parent).parts)
+        for path in PACKAGE.rglob("__init__.py")
+    }
+    assert found <= listed and listed - found == {"icl_bench.suites"}
+
+
 def test_importing_the_package_loads_nothing_heavy():
     assert loaded_after("import icl_bench") == set()
     assert loaded_after("import icl_bench.plugin") == set()
     assert loaded_after("import icl_bench.integrations") == set()
+
+
+def test_the_command_line_is_read_without_anything_heavy():
+    assert loaded_after("import icl_bench.cli; icl_bench.cli.make_parser()") == set()
 
 
 def test_gates_are_made_without_torch():
@@ -136,8 +154,8 @@ def test_records_and_checks_need_neither_torch_nor_pandas():
         "icl_bench.render.markdown, icl_bench.render.files, icl_bench.suite.loading, "
         "icl_bench.probes.induction, icl_bench.probes.ablation, icl_bench.probes.choice, "
         "icl_bench.probes.fewshot, icl_bench.probes.fuzzy, icl_bench.probes.function_vectors, "
-        "icl_bench.cli, icl_bench.models.spec, icl_bench.reference, icl_bench.ranking, "
-        "icl_bench.render.leaderboard, icl_bench.render.html.leaderboard\n"
+        "icl_bench.cli, icl_bench.ci.publishing, icl_bench.models.spec, icl_bench.reference, "
+        "icl_bench.ranking, icl_bench.render.leaderboard, icl_bench.render.html.leaderboard\n"
         "icl_bench.plan.make_plan([icl_bench.suite.find_suite('core')])"
     )
     assert loaded_after(statement) & {"torch", "transformers", "pandas"} == set()
@@ -162,16 +180,3 @@ def test_every_row_of_the_probe_table_is_a_probe():
         assert callable(getattr(probe.module, "measure_series" if probe.is_series else "measure"))
     with pytest.raises(SettingsError, match="did you mean 'induction'"):
         get_probe("inducton")
-
-
-def test_every_package_is_installed() -> None:
-    # A package that the build leaves out is missed only by those who do not install in place.
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads pyproject.toml")
-    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
-    listed = set(project["tool"]["setuptools"]["packages"]) - {"icl_bench.suites"}
-    there = {
-        ".".join(folder.relative_to(PACKAGE.parent).parts)
-        for folder in (PACKAGE, *PACKAGE.rglob("*"))
-        if folder.is_dir() and (folder / "__init__.py").exists()
-    }
-    assert listed == there

@@ -10,7 +10,7 @@ import pytest
 from boards import make, write
 from browser import Visit, open_browser
 
-from icl_bench.leaderboard_command import write_leaderboard
+from icl_bench.leaderboard import write_leaderboard
 from icl_bench.ranking import rank, read_entries
 
 EVIL = "<b>bold</b> %{x} <img src=x onerror=alert(1)>"

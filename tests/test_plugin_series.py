@@ -45,7 +45,7 @@ def test_a_series_is_one_model(series_stage: Stage) -> None:
             "runs@[*] — LlamaForCausalLM, *",
             "Over 3 checkpoints, steps 1 to 3",
             "small/repeats * induction_max *",
-            "*results.json, report.md, checks.csv, heads.csv, steps.csv*",
+            "*results.json, report.md, checks.csv, heads.csv, badge.json, steps.csv*",
         ]
     )
     record = series_stage.record("runs--")

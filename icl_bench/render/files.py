@@ -1,4 +1,4 @@
-"""The report files of a run: REPORT_DIR/SLUG/{results.json, report.{md,html}, {checks,heads}.csv}.
+"""The report files of a run: REPORT_DIR/SLUG/{results.json, report.md, report.html, ...}.
 
 A series of checkpoints has steps.csv beside them.
 """
@@ -11,18 +11,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from icl_bench.errors import RecordError, SettingsError
-from icl_bench.record import RunRecord, read_record, write_atomically
-from icl_bench.render import csv, markdown
-from icl_bench.render.html.page import Plotly, plotly_name, share_plotly
+from icl_bench.record import RECORD, RunRecord, read_record, write_atomically
+from icl_bench.render import badge, csv, markdown
+from icl_bench.render.html.page import Plotly, share_plotly
 from icl_bench.render.html.report import report_page
-
-RECORD = "results.json"
-"""The record itself, written before everything that is made from it."""
 
 REPORTS: dict[str, Callable[[RunRecord, Path], Path]] = {
     "report.md": lambda record, path: write_atomically(path, markdown.report(record)),
     "checks.csv": csv.write_checks,
     "heads.csv": csv.write_heads,
+    "badge.json": lambda record, path: write_atomically(path, badge.badge(record)),
 }
 """File name -> what writes it. A new report format is one row here."""
 
@@ -52,10 +50,8 @@ def write_reports(
     """
     written: list[Path] = []
     for record in records:
-        folder = Path(report_dir) / _folder_name(record.model.slug)
+        folder = Path(report_dir) / folder_name(record.model.slug)
         try:
-            if plotly == "shared":
-                share_plotly(report_dir)
             written += _write_record(record, folder, plotly)
         except OSError as error:
             raise SettingsError(
@@ -67,16 +63,60 @@ def write_reports(
 def _write_record(record: RunRecord, folder: Path, plotly: Plotly) -> list[Path]:
     aside = record.status != "complete" and _holds_complete(record, folder / RECORD)
     place = _partial_name if aside else str
-    written = [record.write(folder / place(RECORD))]
-    reports = REPORTS | (SERIES_REPORTS if record.model.steps else {})
-    written += [write(record, folder / place(name)) for name, write in reports.items()]
-    source = f"../{plotly_name()}" if plotly == "shared" else None
-    for name, make in PAGES.items():
-        written.append(write_atomically(folder / place(name), make(record, source)))
+    written = [record.write(folder / place(RECORD)), *_render(record, folder, place, plotly)]
     if record.status == "complete" and _is_same(record, folder / _partial_name(RECORD)):
         for name in (RECORD, *REPORTS, *PAGES, *SERIES_REPORTS):
             (folder / _partial_name(name)).unlink(missing_ok=True)
     return written
+
+
+def _render(
+    record: RunRecord, folder: Path, place: Callable[[str], str], plotly: Plotly
+) -> list[Path]:
+    reports = REPORTS | (SERIES_REPORTS if record.model.steps else {})
+    written = [write(record, folder / place(name)) for name, write in reports.items()]
+    script = None
+    if plotly == "shared":
+        script = f"../{share_plotly(folder.parent).name}"
+    for name, make in PAGES.items():
+        written.append(write_atomically(folder / place(name), make(record, script)))
+    return written
+
+
+def render_again(
+    record: RunRecord, source: Path, folder: Path, plotly: Plotly = "inline"
+) -> list[Path]:
+    """Write every report file of a record that lies in a file, and not the record.
+
+    What the file's name has beside `results` is put into the reports' names: `results.partial.json`
+    gives `report.partial.md`, `results-step500.json` `report-step500.md`. A record of any other
+    name gives `NAME.report.md`.
+
+    Args:
+        record: the record.
+        source: the file that it was read from.
+        folder: where the reports go; made if it is not there.
+        plotly: whether each HTML page carries the charting script, or the folder above does once.
+
+    Raises:
+        SettingsError: the folder cannot be written.
+    """
+    try:
+        return _render(record, folder, lambda name: _named_after(source, name), plotly)
+    except OSError as error:
+        raise SettingsError(
+            f"report folder {folder}: cannot be written ({error.strerror or error})"
+        ) from None
+
+
+def _named_after(source: Path, name: str) -> str:
+    """The name of a report of the record in `source`."""
+    main = RECORD.partition(".")[0]
+    found = re.fullmatch(rf"{main}((?:[.-].*)?)\.json", source.name)
+    if found is None:
+        return f"{source.stem}.{name}"
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}{found[1]}{dot}{suffix}"
 
 
 def _holds_complete(record: RunRecord, path: Path) -> bool:
@@ -113,6 +153,12 @@ def _partial_name(name: str) -> str:
     return f"{stem}.partial{dot}{suffix}"
 
 
-def _folder_name(slug: str) -> str:
-    """A record read from a file may carry any slug; it must not lead out of the folder."""
+def folder_name(slug: str) -> str:
+    """Return the name of a model's report folder.
+
+    A record read from a file may carry any slug; it must not lead out of the report folder.
+
+    Args:
+        slug: the model's.
+    """
     return re.sub(r"[^A-Za-z0-9._-]", "-", slug).lstrip(".") or "model"

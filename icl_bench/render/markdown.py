@@ -20,6 +20,7 @@ from icl_bench.render.markup import bounds, escape, estimate, table
 from icl_bench.render.quiz import show_quiz
 from icl_bench.render.steps import describe_steps
 from icl_bench.render.text import (
+    WORDS,
     count_cached,
     count_verdicts,
     cut,
@@ -36,7 +37,7 @@ def report(record: RunRecord) -> str:
         record: the run; nothing else is needed, no model and no suite file.
     """
     sections = (
-        *(_glance, _checks, show_quiz, show_phases, show_steps, _heads),
+        *(_glance, _gates, show_checks, show_quiz, show_phases, show_steps, _heads),
         *(show_circuits, show_ablations, show_sweeps, show_behaviour),
         *(_measurements, _provenance),
     )
@@ -50,6 +51,9 @@ def _glance(record: RunRecord) -> Iterator[str]:
     yield ""
     yield f"**{overall(record.checks)}**: {count_verdicts(record.checks)}"
     yield ""
+    if record.step is not None:
+        yield f"Measured in training, after optimizer step {numbers.count(record.step)}."
+        yield ""
     if told := describe_steps(record):
         yield f"A series of {told}. Checks are on the last one, or on the whole series where they"
         yield "ask about it; the architecture and heads below are the last one's."
@@ -69,7 +73,22 @@ def _glance(record: RunRecord) -> Iterator[str]:
         yield f"- suite {escape(suite.name)}{told}"
 
 
-def _checks(record: RunRecord) -> Iterator[str]:
+def _gates(record: RunRecord) -> Iterator[str]:
+    """The gates of the training run that the record was taken in."""
+    if not record.gates:
+        return
+    yield "## Gates"
+    yield ""
+    rows = [[gate.gate, WORDS[gate.verdict], gate.reason] for gate in record.gates]
+    yield from table(["Must hold", "Verdict", "Reason"], rows)
+
+
+def show_checks(record: RunRecord) -> Iterator[str]:
+    """Lines of the section about checks, without quiz items; nothing where there are none.
+
+    Args:
+        record: of one model or series.
+    """
     checks = [check for check in record.checks if check.kind == "check"]
     if not checks:
         return

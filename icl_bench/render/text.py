@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 
 from icl_bench.record import Check, Measurement, Verdict
+from icl_bench.render.logs import defuse
 
 WORDS: dict[Verdict, str] = {
     "pass": "PASS",
@@ -47,9 +48,6 @@ _ASCII = str.maketrans(
     }
 )
 
-_AT_START = re.compile(r"^(\s*):(?=:)")
-_ANYWHERE = re.compile(r"##(?=(?:vso|teamcity)?\[)")
-
 
 def one_line(text: object) -> str:
     """Return text as one line without control and direction-changing characters."""
@@ -59,15 +57,6 @@ def one_line(text: object) -> str:
 def printable(text: str) -> str:
     """Return text of several lines, none of which can act on a terminal or on a CI system."""
     return "\n".join(defuse(_visible(line)) for line in text.splitlines())
-
-
-def defuse(line: str) -> str:
-    """Return a line that no CI system takes for a command: `::error::` or `##[group]`, say.
-
-    A sign is replaced by one as wide.
-    """
-    line = _AT_START.sub(r"\1·", line)
-    return _ANYWHERE.sub("#·", line)
 
 
 def _visible(text: str) -> str:

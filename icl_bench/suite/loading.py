@@ -57,6 +57,11 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
         quiz=quiz,
         sha256=digest(data),
         shipped=is_shipped(file),
+        lines={
+            entry["id"]: notes.document.locate((section, index, "id"))[0]
+            for section in ("checks", "quiz")
+            for index, entry in enumerate(data.get(section) or [])
+        },
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -103,6 +104,7 @@ class Suite:
         quiz: in the order of the file.
         sha256: digest of the parsed data: comments, layout and key order do not change it.
         shipped: whether the suite is one of those that come with icl_bench.
+        lines: id of a check or quiz item -> line of the file that it stands at.
     """
 
     path: Path
@@ -113,3 +115,4 @@ class Suite:
     quiz: tuple[QuizSpec, ...]
     sha256: str
     shipped: bool
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False)

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 Plotly = Literal["inline", "shared"]
 """Where a page has its charting script: packed inside, or in one file for all pages of a folder."""
 
-_ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}
-"""What could end a script element; JSON reads the same text back."""
+_ESCAPES = {
+    **{"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"},
+    **{"\u2028": "\\u2028", "\u2029": "\\u2029"},
+}
+"""What could end a script element or a line of it; JSON reads the same text back."""
 
 
 def make_page(
@@ -80,7 +83,8 @@ def embed(data: Any) -> Markup:
     from markupsafe import Markup
 
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    text = text.translate(_ESCAPES).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    for sign, escaped in _ESCAPES.items():
+        text = text.replace(sign, escaped)
     # Half a surrogate pair, as a byte-level tokenizer may leave, has no UTF-8.
     return Markup(re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text))
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from icl_bench.commands.parsing import (
+    FAILED,
+    OK,
+    add_color,
+    add_command,
+    completed_by,
+    names_of,
+    one_of,
+)
 from icl_bench.errors import SettingsError
-
-if TYPE_CHECKING:
-    from icl_bench.record import RunRecord
-
-RECORD = "results.json"
+from icl_bench.render.logs import defuse
 
 DESCRIPTION = """\
-Compare a run with a baseline, both records (results.json, or the folder that holds it).
+Compare a run with a baseline, both records (results.json, or the folder that holds it). No model is
+needed.
 
 A metric is worse when it changed for the worse by more than its limit allows and by more than
 noise: on the same tokens sample by sample, else by both standard errors; the intervals of all
@@ -27,8 +32,7 @@ fell below the threshold.
   icl-bench compare baseline.json reports/mine
   icl-bench compare a.json b.json --limit induction_max=0.05 --limit 'repeated_loss=5%'
 
-Exit codes: 0 nothing is worse, 1 something is, 4 a file or an option is wrong.
-"""
+On GitHub (GITHUB_ACTIONS=true) what is worse is annotated and put into the job's summary."""
 
 
 def add_parser(commands: Any) -> None:
@@ -37,11 +41,11 @@ def add_parser(commands: Any) -> None:
     Args:
         commands: what `add_subparsers` returned.
     """
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "compare",
-        help="compare a run with a baseline; exit 1 where something got worse",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "compare a run with a baseline; exit 1 where something got worse",
+        DESCRIPTION,
     )
     parser.add_argument("baseline", metavar="BASELINE", help="record of before")
     parser.add_argument("record", metavar="RECORD", help="record of now")
@@ -53,36 +57,18 @@ def add_parser(commands: Any) -> None:
         help="allowed change for the worse: a number, N%%, or noise; - or + in front limits a fall "
         "or a rise; METRIC may be SUITE/MEASUREMENT.METRIC and hold *; repeatable",
     )
-    parser.add_argument("--inconclusive", choices=("fail", "warn"), default="fail")
+    doubt = parser.add_argument(
+        "--inconclusive",
+        metavar="fail|warn",
+        type=one_of("fail", "warn"),
+        default="fail",
+        help="what to do when a change cannot be told from noise (default: fail)",
+    )
+    completed_by(doubt, names_of("fail", "warn"))
     parser.add_argument("--md", metavar="FILE", help="write the comparison there, as Markdown")
     parser.add_argument("--json", metavar="FILE", help="write the comparison there, as JSON")
     add_color(parser)
     parser.set_defaults(command=run)
-
-
-def add_color(parser: argparse.ArgumentParser) -> None:
-    """Add `--color` to a command.
-
-    Args:
-        parser: of the command.
-    """
-    text = "auto (default: on a terminal, unless NO_COLOR is set), yes or no"
-    parser.add_argument("--color", choices=("auto", "yes", "no"), default="auto", help=text)
-
-
-def read_side(path: str | Path) -> RunRecord:
-    """Read a record from its file, or from the folder that holds its `results.json`.
-
-    Args:
-        path: file or folder.
-
-    Raises:
-        RecordError: it is not there, or is no record.
-    """
-    from icl_bench.record import read_record
-
-    path = Path(path)
-    return read_record(path / RECORD if path.is_dir() else path)
 
 
 def run(given: argparse.Namespace) -> int:
@@ -94,16 +80,17 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         InputError: a record or a limit is wrong.
     """
+    from icl_bench.ci.publishing import publish
     from icl_bench.comparing import compare, parse_limit
-    from icl_bench.record import write_atomically
+    from icl_bench.record import read_record, write_atomically
     from icl_bench.render.comparison import comparison_markdown, comparison_text
     from icl_bench.render.outlet import outlet_of
 
     limits = [parse_limit(text) for text in given.limit]
-    found = compare(read_side(given.baseline), read_side(given.record), limits)
+    found = compare(read_record(given.baseline), read_record(given.record), limits)
     strict = given.inconclusive == "fail"
     outlet = outlet_of(sys.stdout, given.color)
-    print(comparison_text(found, **outlet.options(), inconclusive_fails=strict))
+    print(defuse(comparison_text(found, **outlet.options(), inconclusive_fails=strict)))
     try:
         if given.md:
             write_atomically(given.md, comparison_markdown(found, strict))
@@ -111,4 +98,6 @@ def run(given: argparse.Namespace) -> int:
             write_atomically(given.json, json.dumps(found.as_data(), indent=1) + "\n")
     except OSError as error:
         raise SettingsError(f"{error.filename}: cannot be written ({error.strerror})") from None
-    return 0 if found.passes(strict) else 1
+    for line in publish([], found, strict=strict):
+        print(line)
+    return OK if found.passes(strict) else FAILED

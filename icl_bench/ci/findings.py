@@ -1,0 +1,200 @@
+"""What a reviewer should look at: checks that do not hold, and what got worse."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from icl_bench.record import RunRecord
+from icl_bench.render.comparison import describe_check, describe_heads
+from icl_bench.render.text import WORDS, one_line
+
+if TYPE_CHECKING:
+    from icl_bench.comparing import Comparison
+    from icl_bench.suite import Suite
+
+ROOTS = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR")
+"""Variables in which CI systems say where the repository lies."""
+
+_WORSE = ("regressed", "vanished", "unclear")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A line of a file in the repository.
+
+    Args:
+        file: path from the repository's root, with forward slashes.
+        line: from 1.
+    """
+
+    file: str
+    line: int
+
+
+Places = Mapping[tuple[str, str], Place]
+"""(suite, id of a check) -> where it stands."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that does not hold.
+
+    Args:
+        level: `error` where it fails the run, else `warning`.
+        kind: `check`, or `regression` against a baseline.
+        name: `SUITE::ID`, `SUITE/MEASUREMENT.METRIC`, or the kind of a head.
+        model: the model's slug; its spec where a comparison is all there is.
+        message: what is the matter, one line.
+        place: where the check stands; None where it lies in no file of the repository.
+    """
+
+    level: Literal["error", "warning"]
+    kind: Literal["check", "regression"]
+    name: str
+    model: str
+    message: str
+    place: Place | None = None
+
+
+def find_places(suites: Iterable[Suite], root: Path | None = None) -> dict[tuple[str, str], Place]:
+    """Return where the checks of suites stand, of those whose file lies in the repository.
+
+    Args:
+        suites: loaded suites.
+        root: the repository; by default what the CI system says, else the working directory.
+    """
+    root = (root or _root()).resolve()
+    places = {}
+    for suite in suites:
+        path = suite.path.resolve()
+        # A suite of an installed package may lie in a .venv in the repository, not in its history.
+        if not path.is_relative_to(root) or "site-packages" in path.parts:
+            continue
+        file = path.relative_to(root).as_posix()
+        for identity, line in suite.lines.items():
+            places[suite.name, identity] = Place(file, line)
+    return places
+
+
+def _root() -> Path:
+    named = next((value for name in ROOTS if (value := os.environ.get(name))), None)
+    return Path(named) if named else Path.cwd()
+
+
+def of_records(
+    records: Sequence[RunRecord], places: Places, *, strict: bool = True
+) -> list[Finding]:
+    """Return a finding for every check that failed, broke or could not be decided.
+
+    Args:
+        records: one per model.
+        places: where checks stand.
+        strict: whether what is inconclusive fails the run.
+    """
+    found = []
+    for record in records:
+        for check in record.checks:
+            if check.verdict in ("pass", "skipped"):
+                continue
+            level: Literal["error", "warning"] = "error"
+            if check.verdict == "inconclusive" and not strict:
+                level = "warning"
+            told = f"{WORDS[check.verdict]}: {check.reason or 'no reason was recorded'}"
+            if check.description or check.question:
+                told += f" ({check.description or check.question})"
+            name = one_line(f"{check.suite}::{check.id}")
+            place = places.get((check.suite, check.id))
+            slug = one_line(record.model.slug)
+            found.append(Finding(level, "check", name, slug, one_line(told), place))
+    return found
+
+
+def of_comparison(
+    comparison: Comparison,
+    places: Places,
+    *,
+    strict: bool = True,
+    records: Sequence[RunRecord] = (),
+    told: Collection[str] = (),
+) -> list[Finding]:
+    """Return a finding for everything that got worse, is gone, or cannot be told.
+
+    What a check that was told of reads is one thing to look at with it, and left out.
+
+    Args:
+        comparison: a run against its baseline.
+        places: where checks stand.
+        strict: whether what cannot be told fails the run.
+        records: the run that is compared; () where only the comparison is there.
+        told: names of checks that there are findings about.
+    """
+    model = one_line(records[0].model.slug if records else comparison.model)
+    readers = _readers(records)
+    found = []
+    for change in comparison.checks:
+        name = one_line(f"{change.suite}::{change.id}")
+        if change.state in _WORSE and name not in told:
+            place = places.get((change.suite, change.id))
+            was = one_line(describe_check(change)).removeprefix(f"{name}: ")
+            message = f"against the baseline {was}"
+            found.append(
+                Finding(_level(change.state, strict), "regression", name, model, message, place)
+            )
+    for metric in comparison.metrics:
+        reader = readers.get((metric.key, metric.metric))
+        if metric.state not in _WORSE or (reader and one_line("::".join(reader)) in told):
+            continue
+        message = _describe_metric(metric.state, metric.baseline, metric.value, metric.reason)
+        found.append(
+            Finding(
+                _level(metric.state, strict),
+                "regression",
+                one_line(f"{metric.key}.{metric.metric}"),
+                model,
+                one_line(message),
+                places.get(reader) if reader else None,
+            )
+        )
+    for line, head in zip(describe_heads(comparison.died), _names(comparison)):
+        found.append(Finding("error", "regression", head, model, one_line(line)))
+    return found
+
+
+def _names(comparison: Comparison) -> list[str]:
+    """Names of dead heads, in the order of `describe_heads`."""
+    kinds = dict.fromkeys(head.kind for head in comparison.died)
+    return [
+        one_line(f"{head.kind} head {head.name}")
+        for kind in kinds
+        for head in comparison.died
+        if head.kind == kind
+    ]
+
+
+def _level(state: str, strict: bool) -> Literal["error", "warning"]:
+    return "warning" if state == "unclear" and not strict else "error"
+
+
+def _describe_metric(
+    state: str, baseline: float | None, value: float | None, reason: str | None
+) -> str:
+    word = {"regressed": "is worse than", "vanished": "is gone from"}.get(
+        state, "cannot be told from"
+    )
+    told = f"{word} the baseline"
+    if baseline is not None and value is not None:
+        told += f": {baseline:.4g} before, {value:.4g} now"
+    return f"{told} ({reason})" if reason else told
+
+
+def _readers(records: Sequence[RunRecord]) -> dict[tuple[str, str], tuple[str, str]]:
+    """(measurement, metric) -> (suite, id) of the first check that reads it."""
+    found: dict[tuple[str, str], tuple[str, str]] = {}
+    for record in records:
+        for check in record.checks:
+            found.setdefault((check.measurement, check.metric), (check.suite, check.id))
+    return found

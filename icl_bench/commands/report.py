@@ -1,0 +1,102 @@
+"""`icl-bench report`: old records rendered by the present reports."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from icl_bench.commands.parsing import FAILED, OK, USAGE, add_command, add_plotly
+from icl_bench.errors import RecordError
+from icl_bench.render.logs import defuse
+
+DESCRIPTION = """\
+Write the reports of records anew, as this version of icl-bench makes them, without a model and
+without measuring. Records themselves (results.json) are never changed. A record that cannot be read
+is named and the others are rendered.
+
+  icl-bench report reports/                  every record below, reports beside each
+  icl-bench report old.json --output=here    into here/SLUG/"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the command line.
+
+    Args:
+        commands: what `add_subparsers` returned.
+    """
+    parser = add_command(commands, "report", "write the reports of old records anew", DESCRIPTION)
+    parser.add_argument(
+        "records",
+        metavar="RECORD|DIR",
+        nargs="+",
+        help="a record's file, its folder, or a folder of such folders",
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help="write to DIR/SLUG/ (default: beside each record)"
+    )
+    add_plotly(parser)
+    parser.set_defaults(command=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Carry the command out; return its exit code.
+
+    Args:
+        given: the parsed command line.
+
+    Raises:
+        InputError: a folder cannot be written.
+    """
+    from icl_bench.arguments import check_report_dir
+    from icl_bench.record import read_record
+    from icl_bench.render.files import folder_name, render_again
+    from icl_bench.render.text import one_line
+
+    if given.output:
+        check_report_dir(Path(given.output), "--output")
+    rendered = broken = 0
+    taken: set[Path] = set()
+    for path in dict.fromkeys(found for text in given.records for found in find_records(text)):
+        try:
+            record = read_record(path)
+        except RecordError as error:
+            print(defuse(f"icl-bench: {error}"), file=sys.stderr)
+            broken += 1
+            continue
+        folder = path.parent
+        if given.output:
+            folder = _free(Path(given.output) / folder_name(record.model.slug), path.name, taken)
+        written = render_again(record, path, folder, given.plotly)
+        print(f"{one_line(path)}: {', '.join(one_line(file.name) for file in written)} in ", end="")
+        print(one_line(folder) + os.sep)
+        rendered += 1
+    if not rendered:
+        return USAGE
+    return FAILED if broken else OK
+
+
+def find_records(text: str) -> list[Path]:
+    """Return the files that a word of the command line names.
+
+    Args:
+        text: a file, or a folder that holds `results*.json` itself or in its folders. Where there
+            is none, the folder's `results.json` is returned, and reading that says so.
+    """
+    path = Path(text)
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("results*.json")) or sorted(path.glob("*/results*.json"))
+    return found or [path / "results.json"]
+
+
+def _free(folder: Path, name: str, taken: set[Path]) -> Path:
+    """A folder in which no other record of this name was rendered."""
+    number, free = 2, folder
+    while free / name in taken:
+        free = folder.with_name(f"{folder.name}-{number}")
+        number += 1
+    taken.add(free / name)
+    return free

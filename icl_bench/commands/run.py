@@ -1,0 +1,228 @@
+"""`icl-bench run`: suites on models, without pytest."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icl_bench.commands import choices
+from icl_bench.commands.parsing import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    add_color,
+    add_command,
+    add_plotly,
+    completed_by,
+    names_of,
+    one_of,
+)
+from icl_bench.errors import IclError
+from icl_bench.render.logs import defuse
+
+if TYPE_CHECKING:
+    from icl_bench.baseline import Baseline
+    from icl_bench.options import RunOptions
+    from icl_bench.plan import Plan
+    from icl_bench.record import RunRecord
+
+DESCRIPTION = """\
+Measure models, judge the checks of suites on them, print a summary and write reports. What pytest
+does with --icl-model, without pytest; options mean the same. Progress goes to standard error.
+
+  icl-bench run builtin:induction-2l
+  icl-bench run ./changed --suite=gate --baseline=good.json --limit='repeated_loss=5%'
+
+With --baseline the run is compared with an earlier one and fails where something got worse;
+--save-baseline writes one. On GitHub (GITHUB_ACTIONS=true) failed checks are annotated at their
+line and a summary is put into the job's page."""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the command line.
+
+    Args:
+        commands: what `add_subparsers` returned.
+    """
+    parser = add_command(commands, "run", "run suites on a model, without pytest", DESCRIPTION)
+    add = parser.add_argument
+    model = add("model", metavar="SPEC", nargs="+", help=choices.SPEC_HELP)
+    completed_by(model, choices.complete_models)
+    suite = add(
+        "--suite",
+        action="append",
+        metavar="NAME|PATH",
+        help="shipped suite or file, repeatable (default: core; see icl-bench list suites)",
+    )
+    completed_by(suite, choices.complete_suites)
+    add("--report-dir", metavar="DIR", default="reports", help="default: reports/")
+    add(
+        "--baseline",
+        metavar="FILE",
+        help="record to compare this run with; what got worse fails the run (one model)",
+    )
+    add("--save-baseline", metavar="FILE", help="write this run there, as a baseline")
+    add(
+        "--limit",
+        action="append",
+        metavar="METRIC=AMOUNT",
+        help="change for the worse that the baseline allows: a number, N%%, or noise (default)",
+    )
+    add("--code-quality", metavar="FILE", help="write GitLab's Code Quality report there")
+    add("--openmetrics", metavar="FILE", help="write every checked metric there, for GitLab")
+    add("--seed", type=int, metavar="N", help="overrides the suites' seeds")
+    add("--device", default="auto", help="auto (default), cpu, cuda, cuda:N, split (over all)")
+    add("--dtype", default="auto", help="auto (default), float32, bfloat16, float16")
+    add("--batch-size", type=int, metavar="N", help="rows per forward pass")
+    doubt = add(
+        "--inconclusive",
+        metavar="fail|warn",
+        type=one_of("fail", "warn"),
+        default="fail",
+        help="what to do when an interval reaches across a threshold (default: fail)",
+    )
+    completed_by(doubt, names_of("fail", "warn"))
+    add("--cache-dir", metavar="DIR", help="where measurements are kept")
+    add("--no-cache", action="store_true", help="measure anew, keep nothing of it")
+    add("--trust-remote-code", action="store_true", help="run code that a model brings")
+    add("--allow-pickle", action="store_true", help="read weights stored as pickles")
+    add_plotly(parser)
+    add_color(parser)
+    parser.set_defaults(command=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Carry the command out; return its exit code.
+
+    Args:
+        given: the parsed command line.
+
+    Raises:
+        InputError: a model, a suite or an option is wrong; nothing was measured.
+    """
+    from icl_bench.arguments import check_file, check_report_dir
+    from icl_bench.baseline import read_baseline
+    from icl_bench.models.loading import check_device, check_dtype
+    from icl_bench.options import RunOptions
+    from icl_bench.plan import make_plan
+    from icl_bench.suite import find_suite
+
+    options = RunOptions(
+        device=given.device,
+        dtype=given.dtype,
+        batch_size=given.batch_size,
+        seed=given.seed,
+        cache_dir=Path(given.cache_dir) if given.cache_dir else None,
+        trust_remote_code=given.trust_remote_code,
+        allow_pickle=given.allow_pickle,
+        cache=not given.no_cache,
+    )
+    options.validate()
+    check_device(given.device)
+    check_dtype(given.dtype)
+    names = dict.fromkeys(given.suite or ["core"])
+    plan = make_plan([find_suite(name) for name in names], seed=given.seed)
+    given.model = list(dict.fromkeys(given.model))
+    strict = given.inconclusive == "fail"
+    baseline = read_baseline(
+        given.baseline,
+        given.save_baseline,
+        given.limit or [],
+        suites=plan.suites,
+        models=len(given.model),
+        strict=strict,
+        folder=Path(),
+        prefix="--",
+        deselected=False,
+    )
+    for option, file in (("code-quality", given.code_quality), ("openmetrics", given.openmetrics)):
+        if file:
+            check_file(Path(file), f"--{option}")
+    check_report_dir(Path(given.report_dir), "--report-dir")
+    records, paths, interrupted = _measure(given, plan, options)
+    return _tell(given, plan, records, paths, baseline, strict=strict, interrupted=interrupted)
+
+
+def _measure(
+    given: argparse.Namespace, plan: Plan, options: RunOptions
+) -> tuple[list[RunRecord], list[Path], bool]:
+    """Measure every model and write its reports; also whether that was interrupted."""
+    from icl_bench.cache import open_cache
+    from icl_bench.models.spec import check_spec, parse_spec, slugs
+    from icl_bench.progress.bars import command_progress
+    from icl_bench.progress.earlier import earlier_seconds
+    from icl_bench.render.files import write_reports
+    from icl_bench.series_run import start_run
+
+    specs = [parse_spec(text) for text in given.model]
+    found = [check_spec(spec, allow_pickle=given.allow_pickle) for spec in specs]
+    records: list[RunRecord] = []
+    paths: list[Path] = []
+    cache = open_cache(options)
+    names = slugs(specs)
+    progress = command_progress(names, given.color, earlier_seconds(plan, Path(given.report_dir)))
+    for spec, slug, place in zip(specs, names, found):
+        interrupted = False
+        run = start_run(spec, slug, plan, options, place, progress=progress, cache=cache)
+        progress.announce(slug, run.to_measure(), len(place) if isinstance(place, tuple) else 0)
+        try:
+            records.append(run.run())
+        except KeyboardInterrupt:
+            interrupted = True
+            if not run.results.measurements:
+                return records, paths, True
+            records.append(run.record(interrupted=True))
+        run.close()
+        paths += write_reports(records[-1:], given.report_dir, given.plotly)
+        if interrupted:
+            return records, paths, True
+    return records, paths, False
+
+
+def _tell(
+    given: argparse.Namespace,
+    plan: Plan,
+    records: list[RunRecord],
+    paths: list[Path],
+    baseline: Baseline | None,
+    *,
+    strict: bool,
+    interrupted: bool,
+) -> int:
+    """Print what came out, compare, tell CI; return the exit code."""
+    from icl_bench.ci.publishing import publish
+    from icl_bench.leaderboard import update_leaderboard
+    from icl_bench.render.outlet import outlet_of
+    from icl_bench.render.terminal import summary
+    from icl_bench.results import counts_as_failure
+
+    code = FAILED if any(counts_as_failure(record, strict) for record in records) else OK
+    if interrupted:
+        print("icl-bench: interrupted", file=sys.stderr)
+    if len(records) > 1:
+        paths = [*paths, *update_leaderboard(given.report_dir, given.plotly)]
+    outlet = outlet_of(sys.stdout, given.color)
+    print(defuse(summary(records, **outlet.options(), paths=paths)))
+    if baseline is not None:
+        if not baseline.judge(records, paths[0].parent if paths else None):
+            code = FAILED
+        print("", *baseline.texts(outlet), sep="\n")
+        if baseline.trouble:
+            print(defuse(f"icl-bench: {baseline.trouble}"), file=sys.stderr)
+    try:
+        lines = publish(
+            records,
+            baseline.comparison if baseline else None,
+            suites=plan.suites,
+            strict=strict,
+            code_quality=Path(given.code_quality) if given.code_quality else None,
+            openmetrics=Path(given.openmetrics) if given.openmetrics else None,
+        )
+    except IclError as error:
+        print(defuse(f"icl-bench: {error}"), file=sys.stderr)
+        lines, code = [], FAILED
+    for line in lines:
+        print(line)
+    return INTERRUPTED if interrupted else code
