@@ -223,13 +223,13 @@ def test_run_shows_progress_on_a_terminal_only(
     stubbed.write("mine.yaml", text)
     with pytest.warns(UserWarning, match="a warning of the model's"):
         assert call("run", "stub:good", "--suite=mine.yaml") == 0
-    assert "stubbing" not in capsys.readouterr().err
+    assert "1/2 first" not in capsys.readouterr().err
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with pytest.warns(UserWarning, match="a warning of the model's"):
         assert call("run", "stub:good", "--suite=mine.yaml") == 0
     out, err = capsys.readouterr()
-    assert "icl_bench 50%: stubbing" in err and err.endswith("\033[K")
-    assert "stubbing" not in out
+    assert "1/2 first" in err and "2/2 second" in err and err.endswith("\033[2K")
+    assert "1/2" not in out
 
 
 def test_run_measures_and_writes_reports(

@@ -18,7 +18,8 @@ def test_a_run_with_a_model_writes_a_record_that_reads_back(stage: Stage) -> Non
     assert list(record.measurements) == ["mine/first", "mine/second"]
     assert [check.id for check in record.checks] == ["high", "there", "low"]
     written = {path.name for path in (stage.path / "reports" / "stub-good").iterdir()}
-    assert written == {"results.json", "report.md", "checks.csv", "heads.csv", "badge.json"}
+    reports = {"report.md", "report.html", "checks.csv", "heads.csv", "badge.json"}
+    assert written == {"results.json", *reports}
     result.stdout.fnmatch_lines(["Reports in reports?stub-good?", "  results.json, *"])
 
 

@@ -12,10 +12,11 @@ from icl_bench.record import SuiteRef, read_record
 from icl_bench.render import files
 from icl_bench.render.files import write_reports
 
-NAMES = ["results.json", "report.md", "checks.csv", "heads.csv", "badge.json"]
+NAMES = ["results.json", "report.md", "checks.csv", "heads.csv", "badge.json", "report.html"]
 PARTIAL = [
     *("results.partial.json", "report.partial.md", "checks.partial.csv", "heads.partial.csv"),
     "badge.partial.json",
+    "report.partial.html",
 ]
 
 

@@ -69,6 +69,11 @@ const icl = (() => {
     script.textContent = await new Response(stream).text();
     document.head.append(script);
   }
+  const missing = () => {
+    const file = byId("icl-plotly-file");
+    return file ? `The charting script did not load: it is looked for at ${file.getAttribute("src")}. "icl-bench report" writes pages that carry it, and puts it there with --plotly=shared.`
+      : "The charting script did not load: this browser is too old to unpack it.";
+  };
   const packed = byId("icl-plotly");
   if (packed) {
     unpack(packed.textContent).catch((error) => console.warn("charts:", error)).finally(ready);
@@ -105,7 +110,7 @@ const icl = (() => {
     const draw = () => {
       if (charting === null) {
         if (root.dataset.charts === "missing") box.replaceChildren(el("p", { class: "note" },
-          "The charting script did not load; the numbers are in the tables."));
+          `${missing()} The numbers are in the tables.`));
         else if (!waiting.includes(draw)) waiting.push(draw);
         return Promise.resolve();
       }
