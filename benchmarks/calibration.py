@@ -288,7 +288,8 @@ def null_p_values(
     return np.array(found)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a Markdown table."""
     print("| " + " | ".join(head) + " |")
     print("|" + "---|" * len(head))
     for row in rows:
@@ -319,7 +320,7 @@ def main() -> None:
             held, above, below = coverage(case, n, given.runs)
             cells.append(f"{held:.1%} ({above:.1%} above, {below:.1%} below)")
         rows.append(cells)
-    _table(["metric", "population", "n = 8", "n = 32"], rows)
+    print_table(["metric", "population", "n = 8", "n = 32"], rows)
 
     if given.measured_only:
         return
@@ -335,7 +336,9 @@ def main() -> None:
                 name = rule if len(sizes) > 1 else "fixed n"
                 rows.append([population.name, looks, name, f"{good:.1%}", f"{bad:.1%}"])
                 rows[-1].append(f"{width:.3g}")
-    _table(["population", "looks at n", "rule", "false pass", "false fail", "half width"], rows)
+    print_table(
+        ["population", "looks at n", "rule", "false pass", "false fail", "half width"], rows
+    )
 
     rows = []
     nine = dict.fromkeys(range(30), 9)
@@ -348,7 +351,7 @@ def main() -> None:
         test = stats.kstest(ps, "uniform")
         cells = [f"{(ps <= level + 1e-9).mean():.1%}" for level in (0.01, 0.05, 0.25, 0.5)]
         rows.append([name, *cells, f"{test.pvalue:.2g}"])
-    _table(["chosen", "p <= .01", "p <= .05", "p <= .25", "p <= .5", "KS p"], rows)
+    print_table(["chosen", "p <= .01", "p <= .05", "p <= .25", "p <= .5", "KS p"], rows)
 
 
 if __name__ == "__main__":

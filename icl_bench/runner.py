@@ -18,6 +18,7 @@ from icl_bench.options import RunOptions
 from icl_bench.plan import Plan, Planned
 from icl_bench.probes import get_probe
 from icl_bench.probes.context import Context
+from icl_bench.probes.looks import LookSettings
 from icl_bench.progress import RunProgress
 from icl_bench.record import Measurement
 
@@ -268,27 +269,31 @@ class ModelRun(Judged):
 
 
 def is_enough(planned: Planned, taken: Measurement) -> bool:
-    """Whether a look decides every check on the measurement, so that no further one is needed.
+    """Whether no further look is needed: one decides every check, or took all that there is.
 
     Args:
         planned: the measurement, with the checks on it.
         taken: what a look at it found.
     """
+    settings = planned.settings
+    if taken.status == "measured" and isinstance(settings, LookSettings) and settings.is_all(taken):
+        return True
     return all_decided(planned.checks, taken, get_probe(planned.probe).metrics)
 
 
 def _named_as(planned: Planned, taken: Measurement) -> Measurement:
     """The measurement with this suite's own name for where its heads are from, and its looks."""
-    if planned.looks and taken.status == "measured":
-        asked = settings_of(planned.settings)
-        told = {name: asked[name] for name in ("until", "max_sequences")}
+    settings = planned.settings
+    if taken.status == "measured" and isinstance(settings, LookSettings) and planned.looks:
+        asked = settings_of(settings)
+        told = {name: asked[name] for name in ("until", settings.budget)}
         taken = taken.model_copy(update={"settings": {**taken.settings, **told}})
     heads = taken.settings.get("heads")
     source = getattr(getattr(planned.settings, "heads", None), "from_", None)
     if not isinstance(heads, dict) or heads.get("from") == source:
         return taken
-    settings = {**taken.settings, "heads": {**heads, "from": source}}
-    return taken.model_copy(update={"settings": settings})
+    renamed = {**taken.settings, "heads": {**heads, "from": source}}
+    return taken.model_copy(update={"settings": renamed})
 
 
 def close_others(runs: Mapping[str, Judged], slug: str) -> None:

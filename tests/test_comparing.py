@@ -253,6 +253,23 @@ def test_how_far_a_sequential_measurement_went_is_no_setting():
     assert not compare(record(), record(sequences=64)).passes()
 
 
+def test_a_record_from_before_a_setting_was_measured_with_its_neutral_value():
+    for name, neutral, other in (("looks", 1, 4), ("order", "given", "random")):
+        before = record()
+        before.measurements["mine/repeats"].settings.pop(name, None)
+        assert of(compare(before, record(**{name: neutral})), "induction_max").state == "same"
+        assert of(compare(record(**{name: neutral}), before), "induction_max").state == "same"
+        assert not compare(before, record(**{name: other})).passes()
+
+
+@pytest.mark.parametrize("samples", ["documents", "items"])
+def test_so_it_is_with_documents_and_items(samples):
+    asked = {"until": "decided", f"max_{samples}": 64, samples: 8}
+    found = compare(record(**asked), record(**{**asked, samples: 32}))
+    assert of(found, "induction_max").state == "same"
+    assert not compare(record(**asked), record(**{**asked, f"max_{samples}": 65})).passes()
+
+
 def test_heads_of_one_sequence_are_not_told_dead():
     before, after = (record(heads=[(1, 0, score)]) for score in (0.4005, 0.3995))
     for one in (before, after):

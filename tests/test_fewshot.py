@@ -168,6 +168,36 @@ def test_several_tasks_are_the_samples_of_the_interval():
     assert over_tasks(samples[:1]).n == 4
 
 
+def test_the_interval_within_tasks_is_made_of_each_tasks_own_queries(monkeypatch, model):
+    """Each task is measured alone; what its queries give is put together by hand."""
+    other = tasks.Task("other", "the same names, drawn anew", RULE.items[::-1])
+    monkeypatch.setattr(fewshot_runs, "load_task", {"rule": RULE, "other": other}.__getitem__)
+    monkeypatch.setattr(prompts, "task_names", lambda: ["rule", "other"])
+    more = {"heads": [[1, 0]], "method": "zero", "null_draws": 0, "shots": [0, 2], "queries": 9}
+    both = run(model, **more, tasks=["rule", "other"])
+    alone = [run(model, **more, tasks=[name]) for name in ("rule", "other")]
+    for name in ("fewshot_gain", "first_token_gain", "gain_lost", "first_token_gain_lost"):
+        samples = [one.metrics[name].samples for one in alone]
+        assert [len(values) for values in samples] == [9, 9]
+        found = both.metrics[f"{name}_these_tasks"]
+        assert found.value == pytest.approx(value(both, name))
+        variances = [statistics.variance(values) / 9 for values in samples]
+        assert found.stderr == pytest.approx(sum(variances) ** 0.5 / 2)
+        assert (both.metrics[name].n, found.n) == (2, 18)
+        for one in alone:
+            same = one.metrics[f"{name}_these_tasks"]
+            assert (same.ci_low, same.ci_high) == pytest.approx(
+                (one.metrics[name].ci_low, one.metrics[name].ci_high)
+            )
+
+
+def test_without_the_circuit_there_is_no_interval_to_pass_by():
+    """All queries of a task come out alike: no gain, and no interval that clears anything."""
+    found = run(make(induction=False), tasks=["rule"])
+    assert value(found, "fewshot_gain") == 0
+    assert "all come out alike" in found.unmeasured["fewshot_gain_these_tasks"]
+
+
 def test_queries_are_nested_and_never_among_their_examples():
     task = tasks.load_task("antonym")
     few = prompts.draw_queries(task, 5, 4, 1, "fewshot")

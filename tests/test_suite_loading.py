@@ -401,8 +401,8 @@ def test_a_suite_in_the_shipped_folder_is_marked_shipped(
         (
             HEAD + "measure: {a: {probe: ablation, heads: {from: a, top: 1}}}\n" + PROMPT,
             "3:46",
-            "heads come from an 'induction', 'sweep' or 'function_vectors' measurement; "
-            "'a' is 'ablation'",
+            "heads come from an 'induction', 'sweep', 'function_vectors', 'logit_attribution' or "
+            "'copying' measurement; 'a' is 'ablation'",
         ),
         (
             HEAD

@@ -13,6 +13,9 @@ from icl_bench.measures.statistics import student_t
 from icl_bench.probes import MetricInfo, get_probe
 from icl_bench.record import Measurement, Metric, RunRecord
 
+LATER = {"looks": 1, "order": "given"}
+"""Settings that probes have got since -> what records without them were measured with."""
+
 State = Literal["regressed", "improved", "same", "vanished", "unclear"]
 
 
@@ -196,12 +199,12 @@ def differing_settings(before: Measurement, after: Measurement) -> str | None:
     """
     if before.probe != after.probe:
         return f"probe {before.probe}, now {after.probe}"
-    # With `until: decided`, how many sequences it took is a result; the budget is the setting.
+    # With `until: decided`, how many samples it took is a result; the budget is the setting.
     growing = before.settings.get("until") is not None
     for name in sorted(before.settings.keys() | after.settings.keys()):
-        if growing and name == "sequences":
+        if growing and f"max_{name}" in before.settings:
             continue
-        old, new = before.settings.get(name), after.settings.get(name)
+        old, new = (one.settings.get(name, LATER.get(name)) for one in (before, after))
         if old != new:
             return f"{name} {old}, now {new}"
     return None

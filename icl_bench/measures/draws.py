@@ -25,6 +25,8 @@ STREAMS = {
     "vectors_clean": 22,  # prompts whose mean outputs are put into others
     "vectors_shuffled": 23,  # prompts with shuffled labels
     "example": 24,  # the block that stands for a text where there is no tokenizer
+    "retest": 45,  # sequences of what chooses heads by scores that were measured on `test`
+    "order": 46,  # random orders of a pool of items or documents
     "gradual": 30,  # residuals of gradual curves that a phase change is compared with
 }
 """Independent streams of one seed. The numbers are part of every result: never reuse one."""

@@ -14,10 +14,11 @@ from icl_bench.probes.ablation_null import (
     compare_with_null,
     compared_heads,
 )
-from icl_bench.probes.choosing import choose_heads, draw_unseen, explain_empty
+from icl_bench.probes.choosing import choose_heads, draw_unseen, explain_empty, tell_stream
 from icl_bench.probes.context import Context
+from icl_bench.probes.looks import SequentialSettings
 from icl_bench.probes.replacement import Method, Patterns, prepare_replacement
-from icl_bench.probes.settings import HeadList, HeadSelection, SequentialSettings
+from icl_bench.probes.settings import HeadList, HeadSelection
 from icl_bench.record import Measurement, Metric
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     if settings.heads is not None:
         model.require_heads()
     bos = model.choose_bos(settings.bos)
-    tokens = draw_unseen(model, settings)
+    tokens = draw_unseen(model, settings, context.upstream)
     chosen = choose_heads(model, settings, context.upstream)
     heads = chosen
     if settings.keep_only:
@@ -161,6 +162,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     result = Measurement(
         probe="ablation",
         settings=settings.model_dump(by_alias=True, exclude_none=True)
+        | tell_stream(context.upstream)
         | {f"{kind}s": [n for one, n in components if one == kind] for kind in ("mlp", "layer")},
         tokens_sha256=tk.digest_tokens(tokens.input_ids, *prepared.batches),
         tables={

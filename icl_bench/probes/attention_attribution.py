@@ -8,9 +8,10 @@ import numpy as np
 from pydantic import Field
 
 from icl_bench.probes import MetricInfo
-from icl_bench.probes.choosing import choose_heads, describe_misfit, draw_unseen
+from icl_bench.probes.choosing import choose_heads, describe_misfit, draw_unseen, tell_stream
 from icl_bench.probes.context import Context
-from icl_bench.probes.settings import HeadList, HeadSelection, TokenSettings
+from icl_bench.probes.looks import SequentialSettings
+from icl_bench.probes.settings import HeadList, HeadSelection
 from icl_bench.record import Measurement
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 Head = tuple[int, int]
 
 
-class Settings(TokenSettings):
+class Settings(SequentialSettings):
     """What a suite may set for the `attention_attribution` probe."""
 
     sequences: Annotated[int, Field(ge=1)] = 8
@@ -108,11 +109,12 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     from icl_bench.probes.shares import LogitShares
 
     require_halfway(model)
-    tokens = draw_unseen(model, settings)
+    tokens = draw_unseen(model, settings, context.upstream)
     chosen = choose_heads(model, settings, context.upstream)
     result = Measurement(
         probe="attention_attribution",
-        settings=settings.model_dump(by_alias=True, exclude_none=True),
+        settings=settings.model_dump(by_alias=True, exclude_none=True)
+        | tell_stream(context.upstream),
         tokens_sha256=tk.digest_tokens(tokens.input_ids),
         metrics={"receivers": st.exact_metric(len(chosen))},
     )
@@ -133,15 +135,15 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         row for part in split for row in shares.pair_rows(part, settings.rows)
     ]
     result.tables["attention_sides"] = [row for part in split for row in shares.side_rows(part)]
-    _summarize(result, shares)
+    _summarize(result, shares, settings.confidence)
     return result
 
 
-def _summarize(result: Measurement, shares: LogitShares) -> None:
+def _summarize(result: Measurement, shares: LogitShares, confidence: float) -> None:
     from icl_bench.measures import statistics as st
     from icl_bench.probes.shares import is_token_state
 
-    whole = st.mean_metric(shares.total)
+    whole = st.mean_metric(shares.total, confidence=confidence)
     result.metrics["logit_difference"] = whole
     low = whole.value if whole.ci_low is None else whole.ci_low
     if low <= 0:
@@ -162,8 +164,10 @@ def _summarize(result: Measurement, shares: LogitShares) -> None:
         parts["previous_token_match"] = shares.of_previous_token(is_token_state)
         scores = shares.previous[:, shares.below]
         best = st.read_cross_fitted(shares.of_heads("key"), scores)
-        result.metrics["key_head_previous_token"] = st.mean_metric(best, unit=True)
+        result.metrics["key_head_previous_token"] = st.mean_metric(
+            best, unit=True, confidence=confidence
+        )
     for name, part in parts.items():
-        result.metrics[name] = st.share_metric(part, shares.total)
+        result.metrics[name] = st.share_metric(part, shares.total, confidence=confidence)
     lacking = METRICS.keys() - result.metrics.keys()
     result.unmeasured = dict.fromkeys(lacking, "no head lies below the chosen ones")

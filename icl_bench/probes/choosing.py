@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from icl_bench.errors import MeasurementError
+from icl_bench.errors import MeasurementError, NotMeasurable
 from icl_bench.probes.settings import HEAD_SOURCES, HeadSelection
 from icl_bench.record import Measurement
 
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from icl_bench.probes.settings import HeadList
 
 Head = tuple[int, int]
+
+RETESTED = ("logit_attribution", "copying")
+"""Probes that score every head on the sequences that heads are tested on."""
+AGAIN = "retest"
+"""Stream of sequences for what chooses heads from one of these."""
 
 
 class Choosing(Protocol):
@@ -38,12 +43,37 @@ class Drawing(Protocol):
     bos: Literal["auto", "always", "never"]
 
 
-def draw_unseen(model: Model, settings: Drawing) -> RepeatedTokens:
+def name_stream(upstream: Measurement | None) -> str:
+    """Return the stream of sequences that heads were not chosen on.
+
+    Args:
+        upstream: the measurement that heads are chosen from, if any.
+    """
+    tested = upstream is not None and upstream.probe in RETESTED
+    if upstream is None or not tested or upstream.settings.get("stream") == AGAIN:
+        return "test"
+    return AGAIN
+
+
+def tell_stream(upstream: Measurement | None) -> dict[str, str]:
+    """Return what a record says of the stream among its settings: nothing where it is `test`.
+
+    Args:
+        upstream: the measurement that heads are chosen from, if any.
+    """
+    stream = name_stream(upstream)
+    return {} if stream == "test" else {"stream": stream}
+
+
+def draw_unseen(
+    model: Model, settings: Drawing, upstream: Measurement | None = None
+) -> RepeatedTokens:
     """Draw repeated sequences of the stream that heads are tested on, never chosen on.
 
     Args:
         model: the model.
         settings: how many, and of what shape.
+        upstream: the measurement that heads are chosen from, if any.
 
     Raises:
         MeasurementError: the sequences do not fit the model or its vocabulary.
@@ -57,7 +87,7 @@ def draw_unseen(model: Model, settings: Drawing) -> RepeatedTokens:
         repeats=settings.repeats,
         seed=settings.seed,
         bos=model.choose_bos(settings.bos),
-        stream="test",
+        stream=name_stream(upstream),
     )
     model.require_context(tokens.input_ids.shape[1])
     return tokens
@@ -68,6 +98,7 @@ def choose_heads(model: Model, settings: Choosing, upstream: Measurement | None)
 
     Raises:
         MeasurementError: a listed head does not exist, or more random heads than there are.
+        NotMeasurable: the model does not allow the score that heads are chosen by.
     """
     from icl_bench.measures.draws import Draws
 
@@ -84,10 +115,15 @@ def choose_heads(model: Model, settings: Choosing, upstream: Measurement | None)
     if upstream is None:
         raise MeasurementError(f"the measurement {chosen.from_!r} to choose heads from is missing")
     rows = upstream.heads
-    by = chosen.by or HEAD_SOURCES[upstream.probe]
+    by = chosen.by or HEAD_SOURCES[upstream.probe][0]
     for name in (*(chosen.where or {}), *([by] if chosen.top else [])):
-        if rows and name not in rows[0]:
-            raise MeasurementError(f"{chosen.from_!r} has not measured {name!r}")
+        if rows and all(name not in row for row in rows):
+            message = f"{chosen.from_!r} has not measured {name!r}"
+            # One of two scores that a family may not allow: no mistake of the suite.
+            why = upstream.unmeasured.get(f"{name}_others")
+            raise NotMeasurable(f"{message}: {why}") if why else MeasurementError(message)
+        # A head without the score (it writes nothing, say) does not qualify.
+        rows = [row for row in rows if name in row]
     if chosen.top is not None:
         rows = sorted(rows, key=lambda row: -row[by])[: chosen.top]
     for name, bound in (chosen.where or {}).items():

@@ -10,10 +10,17 @@ from pydantic import Field
 
 from icl_bench.errors import MeasurementError, NotMeasurable
 from icl_bench.probes import MetricInfo
-from icl_bench.probes.choosing import check_numbers, choose_heads, describe_misfit, draw_unseen
+from icl_bench.probes.choosing import (
+    check_numbers,
+    choose_heads,
+    describe_misfit,
+    draw_unseen,
+    tell_stream,
+)
 from icl_bench.probes.context import Context
 from icl_bench.probes.drops import SIDES, Drops, Side, count_collapsed
-from icl_bench.probes.settings import HeadList, HeadSelection, TokenSettings
+from icl_bench.probes.looks import SequentialSettings
+from icl_bench.probes.settings import HeadList, HeadSelection
 from icl_bench.record import Measurement, Metric
 
 if TYPE_CHECKING:
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
 Head = tuple[int, int]
 
 
-class Settings(TokenSettings):
+class Settings(SequentialSettings):
     """What a suite may set for the `composition` probe."""
 
     sequences: Annotated[int, Field(ge=1)] = 8
@@ -108,12 +115,13 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
 
     require_halfway(model)
     bos = model.choose_bos(settings.bos)
-    tokens = draw_unseen(model, settings)
+    tokens = draw_unseen(model, settings, context.upstream)
     receivers = choose_heads(model, settings, context.upstream)
     senders = _find_senders(model, settings, receivers)
     result = Measurement(
         probe="composition",
-        settings=settings.model_dump(by_alias=True, exclude_none=True),
+        settings=settings.model_dump(by_alias=True, exclude_none=True)
+        | tell_stream(context.upstream),
         metrics={
             "receivers": st.exact_metric(len(receivers)),
             "senders": st.exact_metric(len(senders)),
@@ -240,16 +248,21 @@ def _summarize(
     """
     from icl_bench.measures import statistics as st
 
-    metrics = result.metrics
-    metrics["induction_clean"] = st.mean_metric(clean.mean(1), unit=True)
+    metrics, confidence = result.metrics, settings.confidence
+
+    def mean(values: np.ndarray, *, unit: bool = False) -> Metric:
+        return st.mean_metric(values, unit=unit, confidence=confidence)
+
+    metrics["induction_clean"] = mean(clean.mean(1), unit=True)
     if "value" in found:
-        metrics["value_clean"] = st.mean_metric(found["value"].clean.mean(1))
+        metrics["value_clean"] = mean(found["value"].clean.mean(1))
     if "key" in found:
         lost = found["key"].lost
         worst = st.read_cross_fitted(lost.mean(2), previous)
-        metrics["key_sender_previous_token"] = st.mean_metric(worst, unit=True)
-        metrics["key_collapsed"] = count_collapsed(clean, lost, settings.threshold)
-        metrics["key_collapsed_share"] = st.divide_count(metrics["key_collapsed"], clean.shape[1])
+        metrics["key_sender_previous_token"] = mean(worst, unit=True)
+        collapsed = count_collapsed(clean, lost, settings.threshold, confidence)
+        metrics["key_collapsed"] = collapsed
+        metrics["key_collapsed_share"] = st.divide_count(collapsed, clean.shape[1])
     feeder = int(previous.mean(0).argmax())
     for side, drops in found.items():
         why = _explain_nothing(side, metrics, settings.threshold)
@@ -258,13 +271,14 @@ def _summarize(
             result.unmeasured |= dict.fromkeys(names, why)
             continue
         lost, whole = drops.lost.mean(2), drops.clean.mean(1)
-        metrics[names[0]] = st.share_metric(st.cross_fitted_max(lost), whole)
-        metrics[names[1]] = st.share_metric(lost[:, feeder], whole)
+        parts = [st.cross_fitted_max(lost), lost[:, feeder]]
         others = np.delete(lost, int(lost.mean(0).argmax()), axis=1)
         if others.shape[1]:
-            metrics[names[2]] = st.share_metric(np.median(others, axis=1), whole)
+            parts.append(np.median(others, axis=1))
         else:
             result.unmeasured[names[2]] = "there is one sender only"
+        for name, part in zip(names, parts):
+            metrics[name] = st.share_metric(part, whole, confidence=confidence)
 
 
 def _explain_nothing(side: Side, metrics: dict[str, Metric], threshold: float) -> str | None:

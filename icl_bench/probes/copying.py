@@ -10,7 +10,8 @@ from pydantic import Field
 from icl_bench.errors import NotMeasurable
 from icl_bench.probes import MetricInfo
 from icl_bench.probes.context import Context
-from icl_bench.probes.settings import HeadList, HeadSelection, TokenSettings
+from icl_bench.probes.looks import SequentialSettings
+from icl_bench.probes.settings import HeadList, HeadSelection
 from icl_bench.record import Measurement, Metric
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from icl_bench.models.model import Model
 
 
-class Settings(TokenSettings):
+class Settings(SequentialSettings):
     """What a suite may set for the `copying` probe."""
 
     heads: HeadSelection | HeadList
@@ -82,15 +83,16 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     from icl_bench.measures import statistics as st
     from icl_bench.measures import tokens as tk
     from icl_bench.models.ovcircuit import copying_chance, ov_behaviour, ov_eigenvalues
-    from icl_bench.probes.choosing import choose_heads, draw_unseen
+    from icl_bench.probes.choosing import choose_heads, draw_unseen, tell_stream
 
     model.require_heads()
-    tokens = draw_unseen(model, settings)
+    tokens = draw_unseen(model, settings, context.upstream)
     chosen = choose_heads(model, settings, context.upstream)
     own = np.array([head in set(chosen) for head in model.every_head])
     result = Measurement(
         probe="copying",
-        settings=settings.model_dump(by_alias=True, exclude_none=True),
+        settings=settings.model_dump(by_alias=True, exclude_none=True)
+        | tell_stream(context.upstream),
         tokens_sha256=tk.digest_tokens(tokens.input_ids),
         metrics={
             "heads": st.exact_metric(len(chosen)),
@@ -110,7 +112,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     try:
         with context.task("what heads raise", settings.sequences) as advance:
             samples = _flatten(ov_behaviour(model, tokens, advance=advance))
-        _report_behaviour(result, samples, own)
+        _report_behaviour(result, samples, own, settings.confidence)
     except NotMeasurable as error:
         failed.append(str(error))
         _leave_out(result, "ov_behaviour", str(error))
@@ -154,7 +156,9 @@ def _empty(whose: str) -> str:
     return NONE_CHOSEN if whose == CHOSEN else "every head was chosen"
 
 
-def _report_behaviour(result: Measurement, samples: np.ndarray, own: np.ndarray) -> None:
+def _report_behaviour(
+    result: Measurement, samples: np.ndarray, own: np.ndarray, confidence: float
+) -> None:
     """Put the behaviour scores (sequences, heads) into rows and metrics."""
     from icl_bench.measures.statistics import cross_fitted_max, mean_metric
 
@@ -170,7 +174,7 @@ def _report_behaviour(result: Measurement, samples: np.ndarray, own: np.ndarray)
     def report(name: str, group: np.ndarray, whose: str, how: Any) -> None:
         found = samples[:, group & known]
         if found.shape[1]:
-            result.metrics[name] = _metric(how(found))
+            result.metrics[name] = _metric(how(found), confidence)
         else:
             why = RAISES_NOTHING.format(whose) if group.any() else _empty(whose)
             result.unmeasured[name] = why
@@ -180,10 +184,10 @@ def _report_behaviour(result: Measurement, samples: np.ndarray, own: np.ndarray)
     report("ov_behaviour_others", ~own, OTHERS, lambda found: found.mean(1))
 
 
-def _metric(samples: np.ndarray) -> Metric:
+def _metric(samples: np.ndarray, confidence: float) -> Metric:
     from icl_bench.measures.statistics import mean_metric
 
-    metric = mean_metric(samples)
+    metric = mean_metric(samples, confidence=confidence)
     if metric.ci_low is None or metric.ci_high is None:
         return metric
     # The score lies in [-1, 1].

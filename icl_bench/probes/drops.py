@@ -70,17 +70,20 @@ class Drops:
         ]
 
 
-def count_collapsed(clean: np.ndarray, lost: np.ndarray, threshold: float) -> Metric:
+def count_collapsed(
+    clean: np.ndarray, lost: np.ndarray, threshold: float, confidence: float = 0.95
+) -> Metric:
     """Number of receivers that lose more than half of their score without their worst sender.
 
     Args:
         clean: (sequences, receivers).
         lost: (sequences, senders, receivers).
         threshold: score that a receiver needs to count at all.
+        confidence: of the interval.
     """
     from icl_bench.measures import statistics as st
 
     margins = -clean / 2
     for place in np.flatnonzero(clean.mean(0) > threshold):
         margins[:, place] += st.cross_fitted_max(lost[:, :, place])
-    return st.count_above(margins, 0)
+    return st.count_above(margins, 0, confidence=confidence)

@@ -9,7 +9,14 @@ from pydantic import Field, field_validator
 from icl_bench.errors import MeasurementError
 from icl_bench.probes import MetricInfo
 from icl_bench.probes.context import Context
-from icl_bench.probes.fewshot_effects import HEAD_METRICS, gains, over_tasks, report_effects
+from icl_bench.probes.fewshot_effects import (
+    HEAD_METRICS,
+    What,
+    gains,
+    over_tasks,
+    report_effects,
+    report_within_tasks,
+)
 from icl_bench.probes.prompts import MOST_SHOTS, TaskNames, Template
 from icl_bench.probes.scoring import Score
 from icl_bench.probes.settings import HeadList, HeadSelection, StrictSettings
@@ -80,8 +87,17 @@ METRICS: dict[str, MetricInfo] = {
         "share of queries, at the most shots, whose first token ranks first of all", "up", "ratio"
     ),
     "first_token_gain": MetricInfo("the same minus at 0 shots", "up", "ratio"),
+    "fewshot_gain_these_tasks": MetricInfo(
+        "fewshot_gain, its interval for other queries of these tasks only", "up", "ratio"
+    ),
+    "first_token_gain_these_tasks": MetricInfo(
+        "first_token_gain, its interval for other queries of these tasks only", "up", "ratio"
+    ),
     **HEAD_METRICS,
 }
+
+JUDGED: dict[str, What] = {"fewshot_gain": "right", "first_token_gain": "first"}
+"""Metric of a gain -> how answers are judged."""
 
 
 def measure(model: Model, settings: Settings, context: Context) -> Measurement:
@@ -138,10 +154,11 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     guesses = [sum(task.chances) / len(task.chances) for task in laid]
     result.metrics |= {
         "chance": exact_metric(sum(guesses) / len(guesses)),
-        "fewshot_gain": over_tasks(gains(clean, most, "right")),
         "first_token_accuracy": over_tasks([run[most].first for run in clean], unit=True),
-        "first_token_gain": over_tasks(gains(clean, most, "first")),
     }
+    for name, what in JUDGED.items():
+        result.metrics[name] = over_tasks(gains(clean, most, what))
+        report_within_tasks(result, name, gains(clean, most, what))
     for name, one, chance in zip(settings.tasks, found, guesses):
         row = {"task": name, "queries": len(one.clean[0].right), "chance": chance}
         row |= {f"accuracy_{n}": float(run.right.mean()) for n, run in one.clean.items()}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from icl_bench.errors import NotMeasurable
 from icl_bench.probes import MetricInfo
 from icl_bench.record import Measurement, Metric
 
@@ -29,6 +30,12 @@ HEAD_METRICS: dict[str, MetricInfo] = {
     "gain_lost": MetricInfo("fewshot_gain minus gain_ablated", "up", "ratio"),
     "first_token_gain_lost": MetricInfo(
         "first_token_gain minus the same with the heads off", "up", "ratio"
+    ),
+    "gain_lost_these_tasks": MetricInfo(
+        "gain_lost, its interval for other queries of these tasks only", "up", "ratio"
+    ),
+    "first_token_gain_lost_these_tasks": MetricInfo(
+        "first_token_gain_lost, its interval for other queries of these tasks only", "up", "ratio"
     ),
     "null_p_value": MetricInfo(
         "p-value of gain_lost against layer-matched random heads", "down", "probability", True
@@ -66,6 +73,22 @@ def over_tasks(samples: Sequence[np.ndarray], *, unit: bool = False) -> Metric:
     if len(samples) == 1:
         return mean_metric(samples[0], unit=unit)
     return mean_metric([float(values.mean()) for values in samples], unit=unit)
+
+
+def report_within_tasks(result: Measurement, name: str, samples: Sequence[np.ndarray]) -> None:
+    """Add the metric `name`_these_tasks, whose interval is for other queries of the same tasks.
+
+    Args:
+        result: gets the metric, or the reason why there is none.
+        name: of the metric whose interval is for other tasks like these.
+        samples: for each task, one value per query.
+    """
+    from icl_bench.measures.strata import stratified_metric
+
+    try:
+        result.metrics[f"{name}_these_tasks"] = stratified_metric(samples)
+    except NotMeasurable as error:
+        result.unmeasured[f"{name}_these_tasks"] = str(error)
 
 
 def gains(runs: Sequence[ByShots], most: int, what: What) -> list[np.ndarray]:
@@ -115,19 +138,26 @@ def report_effects(
             "gain_ablated": result.metrics["fewshot_gain"].model_copy(),
             "gain_lost": exact_metric(0),
             "first_token_gain_lost": exact_metric(0),
+            "gain_lost_these_tasks": exact_metric(0),
+            "first_token_gain_lost_these_tasks": exact_metric(0),
         }
         left = HEAD_METRICS.keys() - result.metrics.keys()
         result.unmeasured |= dict.fromkeys(sorted(left), result.reason)
         return
     most = settings.shots[-1]
     clean, ablated = [one.clean for one in found], [one.chosen for one in found]
+    losses = {
+        "gain_lost": losses_of_gain(clean, ablated, most, "right"),
+        "first_token_gain_lost": losses_of_gain(clean, ablated, most, "first"),
+    }
     result.metrics |= {
         "accuracy_ablated": over_tasks([run[most].right for run in ablated], unit=True),
         "accuracy_0_ablated": over_tasks([run[0].right for run in ablated], unit=True),
         "gain_ablated": over_tasks(gains(ablated, most, "right")),
-        "gain_lost": over_tasks(losses_of_gain(clean, ablated, most, "right")),
-        "first_token_gain_lost": over_tasks(losses_of_gain(clean, ablated, most, "first")),
     }
+    for name, samples in losses.items():
+        result.metrics[name] = over_tasks(samples)
+        report_within_tasks(result, name, samples)
     count = min(settings.null_queries, settings.queries)
 
     def lost(runs: Sequence[ByShots], what: What) -> float:

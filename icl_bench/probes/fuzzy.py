@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from icl_bench.errors import NotMeasurable
 from icl_bench.probes import MetricInfo
 from icl_bench.probes.context import Context
-from icl_bench.probes.settings import HeadList, HeadSelection, StrictSettings
-from icl_bench.record import Measurement
+from icl_bench.probes.looks import PoolSettings
+from icl_bench.probes.settings import HeadList, HeadSelection
+from icl_bench.record import Measurement, Metric
 from icl_bench.tasks import load_fuzzy_items
 
 if TYPE_CHECKING:
@@ -34,11 +35,15 @@ def _check_template(text: str) -> str:
     return text
 
 
-class Settings(StrictSettings):
+class Settings(PoolSettings):
     """What a suite may set for the `fuzzy` probe."""
+
+    grows: ClassVar[str] = "items"
 
     items: Annotated[int, Field(ge=2)] | None = None
     """Items to use, the first ones; all when not given."""
+    max_items: Annotated[int, Field(ge=2)] | None = None
+    """With `until`: items at the last look; `items` are those of the first."""
     template: Annotated[str, AfterValidator(_check_template)] = "Here: {a} {b}. {c} {d}. {query}"
     """How a context is written."""
     heads: HeadSelection | HeadList | None = None
@@ -46,7 +51,14 @@ class Settings(StrictSettings):
     method: Literal["zero", "mean"] = "mean"
     """What replaces their outputs: nothing, or their mean over all positions of the contexts."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of heads chosen at random."""
+    """Seed of heads chosen at random and of a random `order`."""
+
+    @model_validator(mode="after")
+    def _items_are_there(self) -> Settings:
+        most = len(load_fuzzy_items())
+        if self.max_items is not None and self.max_items > most:
+            raise ValueError(f"'max_items' {self.max_items} is above the {most} items that exist")
+        return self
 
 
 METRICS: dict[str, MetricInfo] = {
@@ -95,7 +107,8 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     from icl_bench.probes.ablation import choose_heads
     from icl_bench.probes.fuzzy_contexts import lay_out_items
 
-    laid = lay_out_items(model, load_fuzzy_items()[: settings.items], settings.template)
+    items = settings.arrange(load_fuzzy_items(), settings.seed)[: settings.items]
+    laid = lay_out_items(model, items, settings.template)
     if len(laid.items) < 2:
         reason = laid.skipped[0]["reason"] if laid.skipped else "there are none"
         raise NotMeasurable(f"fewer than two items fit the tokenizer ({reason})")
@@ -104,6 +117,10 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     if settings.heads is not None:
         model.require_heads()
         heads = choose_heads(model, settings, context.upstream)
+
+    def mean_of(values: np.ndarray) -> Metric:
+        return st.mean_metric(values, confidence=settings.confidence)
+
     rows = len(laid.input_ids) * (3 if heads else 1)
     with context.task("contexts with near-synonyms", rows) as advance:
         first = {min(layer for layer, _ in heads)} if heads else set()
@@ -120,12 +137,13 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
             probe="fuzzy",
             settings=settings.model_dump(by_alias=True, exclude_none=True),
             tokens_sha256=digest_tokens(laid.input_ids),
-            metrics={f"{query}_effect": st.mean_metric(effects[query]) for query in QUERIES},
+            metrics={f"{query}_effect": mean_of(effects[query]) for query in QUERIES},
             tables={"skipped": laid.skipped},
         )
         ceiling = effects["exact"] - effects["unrelated"]
         if ceiling.mean() > 0:
-            share = st.share_metric(effects["fuzzy"] - effects["unrelated"], ceiling)
+            above = effects["fuzzy"] - effects["unrelated"]
+            share = st.share_metric(above, ceiling, confidence=settings.confidence)
             result.metrics["fuzzy_share"] = share
         else:
             why = f"exact repeats do no better than unrelated words ({ceiling.mean():.3g} nats)"
@@ -138,7 +156,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
             for place, item in enumerate(laid.items)
         ]
         if heads:
-            _read_attention(result, model, laid, heads, advance)
+            _read_attention(result, model, laid, heads, settings.confidence, advance)
             _switch_off(result, model, settings, laid, heads, base, effects, advance)
     if settings.heads is not None:
         result.metrics["heads"] = st.exact_metric(len(heads))
@@ -150,7 +168,12 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
 
 
 def _read_attention(
-    result: Measurement, model: Model, laid: Contexts, heads: list[Head], advance: Any
+    result: Measurement,
+    model: Model,
+    laid: Contexts,
+    heads: list[Head],
+    confidence: float,
+    advance: Any,
 ) -> None:
     """Add the attention from the query's last token to the name's first token."""
     import numpy as np
@@ -174,7 +197,8 @@ def _read_attention(
     result.tables["attention"] = rows
     for query in QUERIES:
         mean = np.mean(values[query], axis=0)
-        result.metrics[f"{query}_attention"] = mean_metric(mean, unit=True)
+        metric = mean_metric(mean, unit=True, confidence=confidence)
+        result.metrics[f"{query}_attention"] = metric
 
 
 def _switch_off(
@@ -201,6 +225,7 @@ def _switch_off(
     off = switch_off(model, base, [heads], replacement, advance=advance)
     ablated = laid.effects(off.nll[0])
     for query in ("fuzzy", "exact"):
-        result.metrics[f"{query}_effect_ablated"] = mean_metric(ablated[query])
         lost = effects[query] - ablated[query]
-        result.metrics[f"{query}_effect_lost"] = mean_metric(lost)
+        for name, found in (("ablated", ablated[query]), ("lost", lost)):
+            metric = mean_metric(found, confidence=settings.confidence)
+            result.metrics[f"{query}_effect_{name}"] = metric

@@ -10,7 +10,7 @@ from icl_bench.errors import NotMeasurable
 from icl_bench.probes.context import Context
 from icl_bench.probes.icl_score import METRICS, Settings
 from icl_bench.probes.text_rows import tabulate_positions
-from icl_bench.record import Measurement
+from icl_bench.record import Measurement, Metric
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +89,7 @@ def ablate(
     with context.task("losses on text, heads off", len(windows.input_ids)) as advance:
         off = switch_off(model, run, [heads], prepared.replacement, advance=advance)
     ablated = average_windows(windows, off.nll[0])
-    _compare(result, heads, clean, ablated)
+    _compare(result, heads, clean, ablated, settings.confidence)
     rows = zip(result.tables["positions"], tabulate_positions(ablated, "_ablated"))
     result.tables["positions"] = [row | more for row, more in rows]
     if settings.null_draws == 0:
@@ -127,21 +127,29 @@ def _report_nothing(result: Measurement, why: str) -> None:
 
 
 def _compare(
-    result: Measurement, heads: list[Head], clean: PositionLosses, ablated: PositionLosses
+    result: Measurement,
+    heads: list[Head],
+    clean: PositionLosses,
+    ablated: PositionLosses,
+    confidence: float,
 ) -> None:
     from icl_bench.measures import statistics as st
+
+    def mean(values: np.ndarray) -> Metric:
+        return st.mean_metric(values, confidence=confidence)
 
     before, after = clean.icl_score_windowed, ablated.icl_score_windowed
     result.metrics |= {
         "heads": st.exact_metric(len(heads)),
-        "text_loss_ablated": st.mean_metric(ablated.mean),
-        "text_delta": st.mean_metric(ablated.mean - clean.mean),
-        "icl_score_windowed_ablated": st.mean_metric(after),
-        "icl_score_delta": st.mean_metric(after - before),
+        "text_loss_ablated": mean(ablated.mean),
+        "text_delta": mean(ablated.mean - clean.mean),
+        "icl_score_windowed_ablated": mean(after),
+        "icl_score_delta": mean(after - before),
     }
     score = result.metrics["icl_score_windowed"]
     if (score.value if score.ci_high is None else score.ci_high) < 0:
-        result.metrics["icl_share_text"] = st.share_metric(after - before, -before)
+        share = st.share_metric(after - before, -before, confidence=confidence)
+        result.metrics["icl_share_text"] = share
     else:
         result.unmeasured["icl_share_text"] = (
             f"the clean windowed ICL score, {score.value:.3g} nats, is not told from 0: there is "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
@@ -18,7 +18,8 @@ from icl_bench.probes.corpus import (
     read_files,
     read_reference,
 )
-from icl_bench.probes.settings import HeadList, HeadSelection, StrictSettings
+from icl_bench.probes.looks import PoolSettings
+from icl_bench.probes.settings import HeadList, HeadSelection
 from icl_bench.probes.text_rows import score_previous, tabulate_documents, tabulate_positions
 from icl_bench.record import Measurement
 
@@ -33,8 +34,10 @@ HELD_OUT = 8
 """Windows of documents that are not measured, which means and samples are taken from."""
 
 
-class Settings(StrictSettings):
+class Settings(PoolSettings):
     """What a suite may set for the `icl_score` probe."""
+
+    grows: ClassVar[str] = "documents"
 
     text: Annotated[str, Field(min_length=1)] | None = None
     """A UTF-8 text file, or a folder of .txt files; relative to the suite."""
@@ -44,6 +47,8 @@ class Settings(StrictSettings):
     """SHA-256 that the text must have; that of a file, or of Python's reference, when not given."""
     documents: Annotated[int, Field(ge=1)] = 32
     """Documents that are measured, the first that are long enough."""
+    max_documents: Annotated[int, Field(ge=1)] | None = None
+    """With `until`: documents at the last look; `documents` are those of the first."""
     windows_per_document: Annotated[int, Field(ge=1)] = 2
     """Windows of a document at most."""
     window: Annotated[int, Field(ge=64, multiple_of=16)] = 512
@@ -61,7 +66,7 @@ class Settings(StrictSettings):
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Level that the null must be able to reach for its p-values to count."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of random sets of heads; the text is the same for every seed."""
+    """Seed of random sets of heads and of a random `order`; the text is the same for every seed."""
 
     _folder: Path = PrivateAttr(default_factory=Path)
 
@@ -76,7 +81,20 @@ class Settings(StrictSettings):
     def _one_text(self) -> Settings:
         if self.text is not None and self.dataset is not None:
             raise ValueError("give 'text' or 'dataset', not both")
+        if self.until is not None and self.null_draws:
+            raise ValueError(
+                "'until: decided' is for measurements without random sets: set null_draws: 0 and "
+                "put the null into a measurement of its own"
+            )
         return self
+
+    def is_all(self, taken: Measurement) -> bool:
+        """Return whether a look measured every document that fills a window.
+
+        Args:
+            taken: what the look found.
+        """
+        return taken.metrics["documents"].value < taken.settings["documents"]
 
     @property
     def pinned(self) -> bool:
@@ -194,7 +212,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         )
     chosen = choose_documents(
         model.tokenizer,
-        corpus.documents,
+        settings.arrange(corpus.documents, settings.seed),
         settings.window,
         settings.documents,
         0 if settings.heads is None else HELD_OUT * settings.window,
@@ -233,18 +251,19 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
             "positions": tabulate_positions(clean),
         },
     )
+    confidence = settings.confidence
     result.metrics = {
-        "icl_score_windowed": st.mean_metric(clean.icl_score_windowed),
-        "text_loss": st.mean_metric(clean.mean),
+        "icl_score_windowed": st.mean_metric(clean.icl_score_windowed, confidence=confidence),
+        "text_loss": st.mean_metric(clean.mean, confidence=confidence),
         "documents": st.exact_metric(len(measured)),
     }
     if clean.icl_score is None:
         why = f"a window of {settings.window} tokens has no 500th token"
         result.unmeasured["icl_score"] = why
     else:
-        result.metrics["icl_score"] = st.mean_metric(clean.icl_score)
+        result.metrics["icl_score"] = st.mean_metric(clean.icl_score, confidence=confidence)
     if settings.previous_token:
-        score_previous(result, model, windows, context)
+        score_previous(result, model, windows, context, confidence)
     else:
         why = "previous_token: false in the suite"
         result.unmeasured["previous_token_text_max"] = why

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from icl_bench.probes import MetricInfo
 from icl_bench.probes.context import Advance, Context
-from icl_bench.probes.settings import SequentialSettings
+from icl_bench.probes.looks import SequentialSettings
 from icl_bench.record import Measurement, Metric
 
 if TYPE_CHECKING:

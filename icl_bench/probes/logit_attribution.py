@@ -8,10 +8,11 @@ import numpy as np
 from pydantic import Field
 
 from icl_bench.probes import MetricInfo
-from icl_bench.probes.choosing import choose_heads, describe_misfit, draw_unseen
+from icl_bench.probes.choosing import choose_heads, describe_misfit, draw_unseen, tell_stream
 from icl_bench.probes.context import Context
-from icl_bench.probes.settings import HeadList, HeadSelection, TokenSettings
-from icl_bench.record import Measurement
+from icl_bench.probes.looks import SequentialSettings
+from icl_bench.probes.settings import HeadList, HeadSelection
+from icl_bench.record import Measurement, Metric
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 Head = tuple[int, int]
 
 
-class Settings(TokenSettings):
+class Settings(SequentialSettings):
     """What a suite may set for the `logit_attribution` probe."""
 
     heads: HeadSelection | HeadList
@@ -75,29 +76,35 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     from icl_bench.models.attribution import attribute_logits
 
     model.require_heads()
-    tokens = draw_unseen(model, settings)
+    tokens = draw_unseen(model, settings, context.upstream)
     chosen = choose_heads(model, settings, context.upstream)
     with context.task("what every head writes", settings.sequences) as advance:
         parts = attribute_logits(model, tokens.input_ids, repeated_targets(tokens), advance=advance)
     written = np.concatenate([parts.heads[layer].double().numpy() for layer in model.heads], 1)
     mlps = sum((part.double().numpy() for part in parts.rest.values()), np.zeros(len(written)))
+    confidence = settings.confidence
+
+    def mean(values: np.ndarray) -> Metric:
+        return st.mean_metric(values, confidence=confidence)
+
     result = Measurement(
         probe="logit_attribution",
-        settings=settings.model_dump(by_alias=True, exclude_none=True),
+        settings=settings.model_dump(by_alias=True, exclude_none=True)
+        | tell_stream(context.upstream),
         tokens_sha256=tk.digest_tokens(tokens.input_ids),
         metrics={
             "selected": st.exact_metric(len(chosen)),
-            "logit": st.mean_metric(parts.total.double().numpy()),
-            "heads_logit": st.mean_metric(written.sum(1)),
-            "mlps_logit": st.mean_metric(mlps),
-            "logit_max": st.mean_metric(st.cross_fitted_max(written)),
+            "logit": mean(parts.total.double().numpy()),
+            "heads_logit": mean(written.sum(1)),
+            "mlps_logit": mean(mlps),
+            "logit_max": mean(st.cross_fitted_max(written)),
         },
         heads=_head_rows(model, written),
         tables={"selected_heads": [{"layer": layer, "head": head} for layer, head in chosen]},
     )
     if chosen:
         columns = [model.every_head.index(head) for head in chosen]
-        _summarize(result, written, written[:, columns], settings.threshold)
+        _summarize(result, written, written[:, columns], settings)
     else:
         result.reason = describe_misfit(settings.heads) or "no head is chosen"
         result.metrics["selected_logit"] = st.exact_metric(0)
@@ -105,26 +112,30 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     return result
 
 
-def _summarize(result: Measurement, written: np.ndarray, own: np.ndarray, threshold: float) -> None:
+def _summarize(
+    result: Measurement, written: np.ndarray, own: np.ndarray, settings: Settings
+) -> None:
     """Fill in what is said of the chosen heads.
 
     Args:
         result: the measurement.
         written: logits, (sequences, heads).
         own: the same of the chosen heads.
-        threshold: logits below which a head is silent.
+        settings: with the logits below which a head is silent, and how sure intervals are.
     """
     from icl_bench.measures import statistics as st
 
-    metrics = result.metrics
-    metrics["selected_logit"] = st.mean_metric(own.sum(1))
-    metrics["selected_max"] = st.mean_metric(st.cross_fitted_max(own))
-    metrics["selected_silent"] = st.count_above(-own, -threshold)
-    silent = st.divide_count(metrics["selected_silent"], own.shape[1])
-    metrics["selected_silent_share"] = silent
+    metrics, confidence = result.metrics, settings.confidence
+    metrics["selected_logit"] = st.mean_metric(own.sum(1), confidence=confidence)
+    metrics["selected_max"] = st.mean_metric(st.cross_fitted_max(own), confidence=confidence)
+    silent = st.count_above(-own, -settings.threshold, confidence=confidence)
+    metrics["selected_silent"] = silent
+    metrics["selected_silent_share"] = st.divide_count(silent, own.shape[1])
     whole = metrics["heads_logit"]
     if (whole.value if whole.ci_low is None else whole.ci_low) > 0:
-        metrics["selected_share"] = st.share_metric(own.sum(1), written.sum(1))
+        metrics["selected_share"] = st.share_metric(
+            own.sum(1), written.sum(1), confidence=confidence
+        )
     else:
         why = f"what all heads write ({whole.value:.2g} logits) is not surely above 0"
         result.unmeasured["selected_share"] = why

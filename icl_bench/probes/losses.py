@@ -9,15 +9,15 @@ from pydantic import Field
 
 from icl_bench.probes import MetricInfo
 from icl_bench.probes.context import Context
-from icl_bench.probes.settings import TokenSettings
-from icl_bench.record import Measurement
+from icl_bench.probes.looks import SequentialSettings
+from icl_bench.record import Measurement, Metric
 
 if TYPE_CHECKING:
     from icl_bench.measures.tokens import RepeatedTokens
     from icl_bench.models.model import Model
 
 
-class Settings(TokenSettings):
+class Settings(SequentialSettings):
     """What a suite may set for the `losses` probe."""
 
     repeats: Annotated[int, Field(ge=2)] = 2
@@ -68,16 +68,20 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     # The first token of copy 2 cannot be predicted; of a later copy it can.
     whole = settings.period - (settings.repeats == 2)
     last = nll[:, -whole:].mean(axis=1)
+
+    def mean(values: np.ndarray, *, unit: bool = False) -> Metric:
+        return st.mean_metric(values, unit=unit, confidence=settings.confidence)
+
     return Measurement(
         probe="losses",
         settings=settings.model_dump(exclude_none=True),
         tokens_sha256=tk.digest_tokens(tokens.input_ids),
         metrics={
-            "first_loss": st.mean_metric(split.first),
-            "repeated_loss": st.mean_metric(split.repeated),
-            "gain": st.mean_metric(split.gain),
-            "icl_score": st.mean_metric(last - split.first),
-            "copy_accuracy": st.mean_metric(split.accuracy, unit=True),
+            "first_loss": mean(split.first),
+            "repeated_loss": mean(split.repeated),
+            "gain": mean(split.gain),
+            "icl_score": mean(last - split.first),
+            "copy_accuracy": mean(split.accuracy, unit=True),
         },
         tables={"positions": _rows(tokens, nll)},
     )

@@ -9,9 +9,10 @@ from pydantic import Field, field_validator
 
 from icl_bench.errors import MeasurementError
 from icl_bench.probes import MetricInfo
-from icl_bench.probes.choosing import choose_heads, describe_misfit, draw_unseen
+from icl_bench.probes.choosing import choose_heads, describe_misfit, draw_unseen, tell_stream
 from icl_bench.probes.context import Context
-from icl_bench.probes.settings import HeadList, HeadSelection, TokenSettings
+from icl_bench.probes.looks import SequentialSettings
+from icl_bench.probes.settings import HeadList, HeadSelection
 from icl_bench.record import Measurement, Metric
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 Head = tuple[int, int]
 
 
-class Settings(TokenSettings):
+class Settings(SequentialSettings):
     """What a suite may set for the `offset_profile` probe."""
 
     heads: HeadSelection | HeadList | None = None
@@ -75,7 +76,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     for offset in offsets:
         if not -period < offset < period:
             raise MeasurementError(f"offset {offset} lies outside a block of {period} tokens")
-    tokens = draw_unseen(model, settings)
+    tokens = draw_unseen(model, settings, context.upstream)
     chosen = choose_heads(model, settings, context.upstream)
     pairs = {str(offset): tk.induction_pairs(tokens, offset) for offset in offsets}
     with context.task("attention around the target", settings.sequences) as advance:
@@ -89,7 +90,8 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     )
     result = Measurement(
         probe="offset_profile",
-        settings=settings.model_dump(by_alias=True, exclude_none=True),
+        settings=settings.model_dump(by_alias=True, exclude_none=True)
+        | tell_stream(context.upstream),
         tokens_sha256=tk.digest_tokens(tokens.input_ids),
         tables={"offset_profile": _rows(model.every_head, offsets, attention)},
     )
@@ -106,28 +108,31 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         {"layer": layer, "head": head}
         for layer, head in chosen or [model.every_head[int(attention.mean(0).max(1).argmax())]]
     ]
-    result.metrics["offset_peak"] = locate_peak(profile, offsets)
-    result.metrics["peak_height"] = st.mean_metric(st.cross_fitted_max(profile), unit=True)
+    confidence = settings.confidence
+    result.metrics["offset_peak"] = locate_peak(profile, offsets, confidence)
+    height = st.cross_fitted_max(profile)
+    result.metrics["peak_height"] = st.mean_metric(height, unit=True, confidence=confidence)
     order = profile.mean(axis=0).argsort()
     margin = profile[:, order[-1]] - profile[:, order[-2]]
-    result.metrics["peak_margin"] = st.mean_metric(margin)
+    result.metrics["peak_margin"] = st.mean_metric(margin, confidence=confidence)
     if 1 in offsets:
         at_one = profile[:, offsets.index(1)]
-        result.metrics["height_at_one"] = st.mean_metric(at_one, unit=True)
+        result.metrics["height_at_one"] = st.mean_metric(at_one, unit=True, confidence=confidence)
     else:
         result.unmeasured["height_at_one"] = "1 is not among the offsets of the suite"
     return result
 
 
-def locate_peak(profile: np.ndarray, offsets: list[int]) -> Metric:
+def locate_peak(profile: np.ndarray, offsets: list[int], confidence: float = 0.95) -> Metric:
     """Offset with the highest mean, and the range of offsets that may be the highest.
 
-    An offset may be, unless it is below the highest by more than the 95% interval of their
-    paired difference (Student's t, Bonferroni-corrected over the other offsets).
+    An offset may be, unless it is below the highest by more than the interval of their paired
+    difference (Student's t, Bonferroni-corrected over the other offsets).
 
     Args:
         profile: (sequences, offsets).
         offsets: in ascending order.
+        confidence: of the interval.
     """
     from icl_bench.measures.statistics import student_t
 
@@ -136,7 +141,8 @@ def locate_peak(profile: np.ndarray, offsets: list[int]) -> Metric:
     if count == 1:
         return Metric(value=float(offsets[best]), n=1)
     behind = profile[:, [best]] - profile
-    half = student_t(count - 1, len(offsets) - 1) * behind.std(axis=0, ddof=1) / count**0.5
+    quantile = student_t(count - 1, len(offsets) - 1, confidence)
+    half = quantile * behind.std(axis=0, ddof=1) / count**0.5
     possible = [k for k, least in zip(offsets, behind.mean(axis=0) - half) if least <= 0]
     return Metric(
         value=float(offsets[best]),

@@ -8,7 +8,6 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 S = TypeVar("S", bound="StrictSettings")
-L = TypeVar("L", bound="SequentialSettings")
 
 SCORES = Literal[
     "induction",
@@ -21,15 +20,29 @@ SCORES = Literal[
     "first_token",
     "delta",
     "function_vector",
+    "logit",
+    "ov_eigenvalue",
+    "ov_behaviour",
 ]
-"""The per-head columns that heads can be chosen by: scores of `induction`, effects of `sweep` and
-`function_vectors`."""
-HEAD_SOURCES: dict[str, SCORES] = {
-    "induction": "induction",
-    "sweep": "delta",
-    "function_vectors": "function_vector",
+"""The per-head columns that heads can be chosen by."""
+HEAD_SOURCES: dict[str, tuple[SCORES, ...]] = {
+    "induction": (
+        "induction",
+        "induction_all",
+        "induction_control",
+        "induction_excess",
+        "induction_varied",
+        "previous_token",
+        "duplicate_token",
+        "first_token",
+    ),
+    "sweep": ("delta",),
+    "function_vectors": ("function_vector",),
+    "logit_attribution": ("logit",),
+    "copying": ("ov_behaviour", "ov_eigenvalue"),
 }
-"""Probe that heads can be chosen from -> the column that `top` orders by when `by` is not given."""
+"""Probe that heads can be chosen from -> its columns; `top` orders by the first when `by` is not
+given."""
 Writing = Literal["zero", "mean", "resample"]
 """What heads that are off write: nothing, their mean, or what they write on other tokens."""
 
@@ -76,14 +89,13 @@ class HeadSelection(StrictSettings):
     """
 
     from_: str | None = Field(default=None, alias="from")
-    """Name of the `induction`, `sweep` or `function_vectors` measurement to choose from."""
+    """Name of the measurement to choose from, of a probe that scores heads (`HEAD_SOURCES`)."""
     where: dict[SCORES, Threshold] | None = None
     """Score -> bound; a head is chosen when all bounds hold."""
     top: Annotated[int, Field(ge=1)] | None = None
     """Choose this many heads with the highest `by` score."""
     by: SCORES | None = None
-    """The score that `top` orders by; when not given, the main one of that probe (`induction`,
-    `delta`, `function_vector`)."""
+    """The score that `top` orders by; when not given, the first one of that probe."""
     random: Annotated[int, Field(ge=1)] | None = None
     """Choose this many heads uniformly at random."""
 
@@ -119,46 +131,3 @@ class TokenSettings(StrictSettings):
     """Seed of the token generator."""
     bos: Literal["auto", "always", "never"] = "auto"
     """Whether a beginning-of-sequence token is put first."""
-
-
-class SequentialSettings(TokenSettings):
-    """Token settings of a probe that may draw more sequences until its checks are decided."""
-
-    until: Literal["decided"] | None = None
-    """`decided`: draw more until no check on this measurement is inconclusive."""
-    max_sequences: Annotated[int, Field(ge=1)] | None = None
-    """With `until`: sequences at the last look; `sequences` are those of the first."""
-    looks: Annotated[int, Field(ge=1)] = 1
-    """Looks that the intervals have to hold for together; set by `until` where it is given."""
-
-    @model_validator(mode="after")
-    def _looks_agree(self: L) -> L:
-        if self.until is None and self.max_sequences is not None:
-            raise ValueError("'max_sequences' is for 'until: decided'")
-        if self.until is not None:
-            if self.max_sequences is None:
-                raise ValueError("'until: decided' needs 'max_sequences'")
-            if self.max_sequences < self.sequences:
-                raise ValueError(
-                    f"'max_sequences' {self.max_sequences} is below 'sequences' {self.sequences}"
-                )
-            if self.looks != 1:
-                raise ValueError("'until: decided' counts its looks itself: leave 'looks' out")
-        return self
-
-    def each_look(self: L) -> list[L]:
-        """Return the settings of every look, one measurement each; none without `until`."""
-        from icl_bench.measures.sequential import look_sizes
-
-        if self.until is None or self.max_sequences is None:
-            return []
-        sizes = look_sizes(self.sequences, self.max_sequences)
-        alone = {"until": None, "max_sequences": None, "looks": len(sizes)}
-        return [self.model_copy(update={"sequences": size, **alone}) for size in sizes]
-
-    @property
-    def confidence(self) -> float:
-        """Confidence of each interval."""
-        from icl_bench.measures.sequential import look_confidence
-
-        return look_confidence(self.looks)

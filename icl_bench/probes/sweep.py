@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from icl_bench.probes import MetricInfo
 from icl_bench.probes.context import Context
+from icl_bench.probes.looks import SequentialSettings
 from icl_bench.probes.replacement import prepare_replacement
-from icl_bench.probes.settings import TokenSettings, Writing
+from icl_bench.probes.settings import Writing
 from icl_bench.record import Measurement
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from icl_bench.probes.sweeping import Sweep
 
 
-class Settings(TokenSettings):
+class Settings(SequentialSettings):
     """What a suite may set for the `sweep` probe."""
 
     sequences: Annotated[int, Field(ge=1)] = 8
@@ -33,6 +34,14 @@ class Settings(TokenSettings):
     """How many heads an adaptive sweep looks for."""
     threshold: Annotated[float, Field(gt=0)] = 0.5
     """Rise of the loss, in nats, above which a head counts."""
+
+    @model_validator(mode="after")
+    def _looks_are_whole(self) -> Settings:
+        if self.until is not None and not self.exact:
+            raise ValueError(
+                "'until: decided' is for exact sweeps: an adaptive one draws as it needs by itself"
+            )
+        return self
 
 
 METRICS: dict[str, MetricInfo] = {
@@ -93,23 +102,25 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
             sweep = sweep_adaptively(
                 model, tokens, prepared.replacement, settings.top, settings.seed, advance
             )
+    confidence = settings.confidence
     metrics = {
-        "repeated_loss": st.mean_metric(sweep.clean),
+        "repeated_loss": st.mean_metric(sweep.clean, confidence=confidence),
         "rows": st.exact_metric(sweep.counts.sum() / rows),
     }
     unmeasured = {}
     if sweep.full.all():
-        metrics["delta_max"] = st.mean_metric(st.cross_fitted_max(sweep.deltas.T))
-        metrics["delta_median"] = st.mean_metric(np.median(sweep.deltas, axis=0))
-        metrics["heads_above"] = st.count_above(sweep.deltas.T, settings.threshold)
+        deltas = sweep.deltas.T
+        metrics["delta_max"] = st.mean_metric(st.cross_fitted_max(deltas), confidence=confidence)
+        metrics["delta_median"] = st.mean_metric(np.median(deltas, axis=1), confidence=confidence)
+        metrics["heads_above"] = st.count_above(deltas, settings.threshold, confidence=confidence)
     else:
         best = sweep.order()[0]
-        metrics["delta_max"] = st.mean_metric(sweep.deltas[best])
+        metrics["delta_max"] = st.mean_metric(sweep.deltas[best], confidence=confidence)
         why = "exact: false in the suite: most heads were measured on few tokens"
         unmeasured = dict.fromkeys(("delta_median", "heads_above"), why)
     return Measurement(
         probe="sweep",
-        settings=settings.model_dump(),
+        settings=settings.model_dump(exclude_none=True),
         tokens_sha256=tk.digest_tokens(tokens.input_ids, *prepared.batches),
         metrics=metrics,
         unmeasured=unmeasured,

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from icl_bench.models.model import Model
 
 
-def score_previous(result: Measurement, model: Model, windows: Windows, context: Context) -> None:
+def score_previous(
+    result: Measurement,
+    model: Model,
+    windows: Windows,
+    context: Context,
+    confidence: float = 0.95,
+) -> None:
     """Give every head its attention to the previous token, mean over documents."""
     from icl_bench.measures import statistics as st
     from icl_bench.measures.positions import average_documents, previous_pairs
@@ -25,7 +31,8 @@ def score_previous(result: Measurement, model: Model, windows: Windows, context:
     layers = [found[layer].double().numpy() for layer in sorted(found)]
     scores = average_documents(windows, np.concatenate(layers, axis=1))
     best = st.cross_fitted_max(scores)
-    result.metrics["previous_token_text_max"] = st.mean_metric(best, unit=True)
+    highest = st.mean_metric(best, unit=True, confidence=confidence)
+    result.metrics["previous_token_text_max"] = highest
     for (layer, head), values in zip(model.every_head, scores.T):
         metric = st.mean_metric(values, keep=False, unit=True)
         row: dict[str, Any] = {"layer": layer, "head": head, "previous_token_text": metric.value}

@@ -7,6 +7,7 @@ from typing import Any
 
 from icl_bench.errors import SettingsError, nearest
 from icl_bench.probes import PROBES, Probe, get_probe
+from icl_bench.probes.looks import NOT_SEQUENTIAL
 from icl_bench.probes.settings import HEAD_SOURCES
 from icl_bench.suite.document import Document, PathKey
 from icl_bench.suite.problems import Problem, show_value
@@ -141,7 +142,7 @@ class Measurements:
                 settings = settings.located(self.folder)
             except SettingsError as error:
                 settings, findings = None, [Finding(("text",), False, str(error))]
-        self._report(findings, path, own)
+        self._report(_explain_until(probe, findings), path, own)
         if settings is not None:
             self.specs[name] = MeasureSpec(name, probe.name, settings, frozenset(merged))
 
@@ -153,23 +154,60 @@ class Measurements:
 
     def _check_source(self, name: str) -> None:
         """Check that heads are taken from a measurement of this suite that scores heads."""
-        probe, entry = self.probes[name], self.entries[name]
-        if probe is None or not probe.reads_heads:
-            return
-        section: PathKey = ("measure", name) if "heads" in entry else ("defaults",)
-        heads = (entry if "heads" in entry else self.defaults).get("heads")
-        source = heads.get("from") if isinstance(heads, dict) else None
+        heads = self._heads_of(name)
+        source = heads.get("from")
         if not isinstance(source, str):
             return
-        path = (*section, "heads", "from")
-        origin = self.probe_of(source, path)
-        if origin is not None and origin.name not in HEAD_SOURCES:
+        section: PathKey = ("measure", name) if "heads" in self.entries[name] else ("defaults",)
+        path = (*section, "heads")
+        origin = self.probe_of(source, (*path, "from"))
+        if origin is None:
+            return
+        if origin.name not in HEAD_SOURCES:
             *some, last = map(repr, HEAD_SOURCES)
             message = (
                 f"heads come from an {', '.join(some)} or {last} measurement; "
                 f"{source!r} is {origin.name!r}"
             )
-            self.notes.add(path, message)
+            self.notes.add((*path, "from"), message)
+        elif self._is_circular(name):
+            self.notes.add((*path, "from"), f"the heads of {name!r} would come from itself")
+        else:
+            self._check_scores(heads, source, origin, path)
+
+    def _heads_of(self, name: str) -> dict[str, Any]:
+        """Return how a measurement chooses its heads; nothing where it does not, or lists them."""
+        probe, entry = self.probes.get(name), self.entries.get(name)
+        if probe is None or not probe.reads_heads or not isinstance(entry, dict):
+            return {}
+        heads = (entry if "heads" in entry else self.defaults).get("heads")
+        return heads if isinstance(heads, dict) else {}
+
+    def _is_circular(self, name: str) -> bool:
+        """Whether the heads of a measurement are chosen from itself, by whatever way."""
+        seen: set[str] = set()
+        source = self._heads_of(name).get("from")
+        while isinstance(source, str) and source not in seen:
+            if source == name:
+                return True
+            seen.add(source)
+            source = self._heads_of(source).get("from")
+        return False
+
+    def _check_scores(
+        self, heads: dict[str, Any], source: str, origin: Probe, path: PathKey
+    ) -> None:
+        """Check that the scores to choose by are those of the probe that heads come from."""
+        where = heads.get("where")
+        asked: list[tuple[Any, PathKey, bool]] = [(heads.get("by"), (*path, "by"), False)]
+        if isinstance(where, dict):
+            asked += [(score, (*path, "where", score), True) for score in where]
+        known = HEAD_SOURCES[origin.name]
+        every = {score for some in HEAD_SOURCES.values() for score in some}
+        for score, place, at_key in asked:
+            if score in every and score not in known:
+                message = f"{source!r} is {origin.name!r}, which has no score {score!r} of heads"
+                self.notes.add(place, f"{message}; {nearest(score, known)}", at_key)
 
     def _check_sources(self, name: str) -> None:
         """Check that what a series probe reads are measurements of this suite, of its kinds."""
@@ -196,3 +234,20 @@ class Measurements:
             else:
                 continue
             self.notes.add(path, message)
+
+
+def _explain_until(probe: Probe, findings: list[Finding]) -> list[Finding]:
+    """Say why a probe has no `until`, in one message for all that goes with it."""
+    unknown = {str(one.path[0]) for one in findings if one.at_key and len(one.path) == 1}
+    if probe.name not in NOT_SEQUENTIAL or "until" not in unknown:
+        return findings
+    why = f"'until' does not go with probe {probe.name!r}: {NOT_SEQUENTIAL[probe.name]}"
+    kept = []
+    for one in findings:
+        key = str(one.path[0]) if one.at_key and len(one.path) == 1 else ""
+        if key == "until":
+            one = Finding(one.path, True, why)
+        elif key == "looks" or key.startswith("max_"):
+            continue
+        kept.append(one)
+    return kept
