@@ -260,7 +260,7 @@ class IclSession:
                 if len(self.records) > 1:
                     self.paths += update_leaderboard(self.report_dir, plotly)
             except IclError as error:
-                self.trouble = str(error)
+                self.trouble = f"the reports were not written: {error}"
         folder = self.paths[0].parent if self.paths else None
         no_worse = self.baseline is None or self.baseline.judge(self.records, folder)
         self._tell_ci()
@@ -282,7 +282,7 @@ class IclSession:
                 openmetrics=here / metrics if metrics else None,
             )
         except IclError as error:
-            self.trouble = self.trouble or str(error)
+            self.trouble = self.trouble or f"for CI not all was written: {error}"
 
     def file_properties(self) -> list[tuple[str, str]]:
         """Name and value of what a JUnit file says of the whole run."""
@@ -307,7 +307,7 @@ class IclSession:
             )
             terminalreporter.write_line(defuse(text))
         if self.trouble:
-            trouble = printable(f"the reports were not written: {self.trouble}")
+            trouble = printable(self.trouble)
             terminalreporter.write_line(trouble, red=True)
         if self.baseline:
             self.baseline.print_section(terminalreporter, outlet)

@@ -12,6 +12,7 @@ from browser import Visit, open_browser
 from html_pages import HOSTILE, make_hostile, sample
 
 from icl_bench.record import Measurement, RunRecord
+from icl_bench.render import numbers
 from icl_bench.render.files import write_reports
 from icl_bench.render.html.page import plotly_name, share_plotly
 from icl_bench.render.html.report import report_page
@@ -109,7 +110,7 @@ def test_another_score_changes_the_map(visit: Open) -> None:
     page.page.locator("#map").focus()
     page.page.keyboard.press("ArrowLeft")
     page.page.keyboard.press("ArrowRight")
-    assert f"{row['previous_token']:.3f}" in page.text("#map-told")
+    assert numbers.number(row["previous_token"]) in page.text("#map-told")
 
 
 def test_stepping_the_example_tells_what_was_measured(visit: Open) -> None:
@@ -124,13 +125,13 @@ def test_stepping_the_example_tells_what_was_measured(visit: Open) -> None:
     before = tokens[-2]
     told = page.text("#told")
     assert f"stood at position {before['repeats_at']} before" in told
-    assert f"a probability of {last['probability']:.3f}" in told
+    assert f"a probability of {numbers.number(last['probability'])}" in told
     # The pinned head's share is the byte that the record holds.
     row = next(r for r in tables["example_patterns"] if (r["layer"], r["head"]) == (1, 4))
     packed = base64.b64decode(row["pattern"])
     query, key = before["position"], before["source"]
     share = packed[query * (query + 1) // 2 + key] / 255
-    assert f"gives it {share:.2f} of its attention" in told
+    assert f"gives it {numbers.number(share, 2)} of its attention" in told
     assert (
         page.page.locator("#tokens .token.source")
         .inner_text()
@@ -179,7 +180,7 @@ def test_switches_show_the_measured_losses_of_every_combination(visit: Open) -> 
         row = next(r for r in tables["switched"] if set(r["off"]) == off)
         loss = row["repeated_loss"]
         said = page.text("#switch-tiles")
-        assert (f"{loss:.2f}" if loss >= 1 else f"{loss:.3f}") in said
+        assert numbers.number(loss) in said
         checked = [toggles.nth(i).get_attribute("aria-checked") for i in range(toggles.count())]
         assert checked == ["false" if i in off else "true" for i in range(toggles.count())]
         drawn = page.page.evaluate("document.getElementById('switch-losses').data.map(t => t.y)")
@@ -201,6 +202,15 @@ def test_predictions_are_those_of_the_chosen_combination(visit: Open) -> None:
     )
     shares = dict(traces)["switched"]
     assert max(shares) == pytest.approx(max(share for _, share in found["top"]))
+
+
+def test_numbers_are_written_as_in_python(visit: Open) -> None:
+    page = visit(sample(MODEL))
+    values = [0.00018, 0.0004, 0.0151, 0.9996, 0.4, 1.005, 13.953, 135.24, 1234.5, 2e-7, 5.0, -0.03]
+    shown = page.page.evaluate("(values) => values.map((value) => icl.number(value))", values)
+    for value, text in zip(values, shown):
+        assert float(text) == pytest.approx(float(numbers.number(value)), rel=6e-3), value
+        assert len(text) <= len(numbers.number(value)) + 1
 
 
 def test_quiz_items_are_filtered_by_verdict(visit: Open) -> None:
@@ -271,7 +281,7 @@ def test_without_the_script_the_numbers_are_still_there(browser: Browser, tmp_pa
     page = context.new_page()
     page.goto(file.as_uri())
     page.wait_for_selector("html[data-charts=missing]")
-    assert "charting script did not load" in page.locator("#map").inner_text()
+    assert "did not load: it is looked for at gone.js" in page.locator("#map").inner_text()
     page.locator('#heads [data-pin="1.4"]').first.click()
     assert "0.889" in page.locator("#pinned").inner_text()
     context.close()

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from html_pages import HOSTILE, Reader, make_hostile, sample
 
-from icl_bench.record import Check, RunRecord
+from icl_bench.record import Check, RunRecord, read_record
 from icl_bench.render import numbers
 from icl_bench.render.files import write_reports
-from icl_bench.render.html import circuit, heads
+from icl_bench.render.html import circuit, example, heads
 from icl_bench.render.html.page import embed, plotly_name
 from icl_bench.render.html.report import report_page
 from icl_bench.render.html.strips import draw_strip
@@ -244,3 +244,49 @@ def test_an_empty_record_is_a_page_too() -> None:
     page = Reader(without_plotly(record))
     assert page.faults == []
     assert "NO CHECKS" in " ".join(page.words)
+
+
+def test_patterns_of_a_long_text_without_repeats_are_kept_by_what_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record = sample("builtin-induction-2l").model_copy(deep=True)
+    for one in record.measurements.values():
+        for row in one.tables.get("example_patterns", []):
+            row.pop("induction")
+    monkeypatch.setattr(example, "MOST_PATTERNS", 2_000)
+    made = example.section(record)
+    assert made is not None and 0 < len(made["data"]["patterns"]) < 24
+
+
+def test_words_about_edges_are_true() -> None:
+    record = sample("SmolLM2-135M-Instruct.Q4_1").model_copy(deep=True)
+    found = circuit.find_circuit(record)
+    assert found is not None and len(found.every_edge) > len(found.edges) > 0
+    words = " ".join(circuit.section(record)["words"])  # type: ignore[index]
+    assert f"{len(found.every_edge) - len(found.edges)} more edges" in words
+    key = found.composed
+    assert key is not None
+    table = record.measurements[key].tables["composition"]
+    # Only edges of 5 to 20% from heads that are not drawn: still not "less than 5% everywhere".
+    drawn = set(found.previous) | set(found.others)
+    record.measurements[key].tables["composition"] = [
+        row
+        for row in table
+        if 0.05 < row["drop"] / row["clean"] < 0.2
+        and (row["sender_layer"], row["sender_head"]) not in drawn
+    ]
+    words = " ".join(circuit.section(record)["words"])  # type: ignore[index]
+    assert "everywhere" not in words and "more edges" in words
+    record.measurements[key].tables.clear()
+    record.measurements[key].reason = "no head is chosen"
+    words = " ".join(circuit.section(record)["words"])  # type: ignore[index]
+    assert "no head is chosen" in words and "everywhere" not in words
+
+
+def test_heads_may_be_an_empty_list_and_names_half_a_sign(tmp_path: Path) -> None:
+    record = sample("builtin-control-1l").model_copy(deep=True)
+    record.model.heads = []
+    record.model.spec = "half \ud83d"
+    written = write_reports([record], tmp_path)
+    assert all(path.stat().st_size for path in written)
+    assert read_record(written[0]).model.spec == "half \ud83d"

@@ -8,7 +8,7 @@ import pytest
 from test_render_records import make_record
 
 from icl_bench.errors import SettingsError
-from icl_bench.record import SuiteRef, read_record
+from icl_bench.record import RunRecord, SuiteRef, read_record
 from icl_bench.render import files
 from icl_bench.render.files import write_reports
 
@@ -153,3 +153,17 @@ def test_importing_the_rooms_loads_no_heavy_library(extra: str, clean: bool) -> 
     )
     found = subprocess.run([sys.executable, "-c", program], check=False)
     assert (found.returncode == 0) is clean
+
+
+def test_records_are_there_although_a_report_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(record: RunRecord, path: Path) -> Path:
+        raise KeyError("a fault of a report")
+
+    monkeypatch.setitem(files.REPORTS, "report.md", fail)
+    records = [make_record(), make_record()]
+    records[1].model.slug = "gpt2"
+    with pytest.raises(KeyError):
+        write_reports(records, tmp_path)
+    assert (tmp_path / "gpt2" / "results.json").is_file()

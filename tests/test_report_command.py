@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from test_render_records import make_record
 
 from icl_bench.cli import main
-from icl_bench.record import GateVerdict, RunRecord
-from icl_bench.render.files import REPORTS, write_reports
+from icl_bench.record import GateVerdict, RunRecord, write_atomically
+from icl_bench.render.files import PAGES, REPORTS, write_reports
 from icl_bench.render.markdown import report
 
 
@@ -64,7 +65,7 @@ def test_output_goes_to_a_folder_per_model(tmp_path: Path) -> None:
     sources = [str(tmp_path / "one"), str(tmp_path / "two")]
     assert main(["report", *sources, f"--output={target}"]) == 0
     assert {path.name for path in target.iterdir()} == {"same", "same-2"}
-    assert {path.name for path in (target / "same").iterdir()} == set(REPORTS)
+    assert {path.name for path in (target / "same").iterdir()} == {*REPORTS, *PAGES}
     assert {path.name for path in (tmp_path / "one").iterdir()} == {"results.json"}
 
 
@@ -137,3 +138,30 @@ def test_the_badge_counts_what_was_judged() -> None:
     assert told("pass", "error") == ("1 of 2 checks", "red")
     assert told("skipped") == told() == ("nothing checked", "lightgrey")
     assert told("pass", status="partial") == ("1 of 1 checks (partial)", "brightgreen")
+
+
+def test_the_shared_script_lies_where_the_page_looks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_reports([record_of("a")], tmp_path)
+    monkeypatch.chdir(tmp_path / "a")
+    assert main(["report", ".", "--plotly=shared"]) == 0
+    found = re.search(r'src="(\.\./plotly-[\d.]+min\.js)"', Path("report.html").read_text())
+    assert found is not None and Path(found[1]).is_file()
+
+
+def test_a_record_that_no_renderer_takes_is_named_and_the_rest_is_rendered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_reports([record_of("a"), record_of("b")], tmp_path)
+    (tmp_path / "b" / "report.md").unlink()
+
+    def fail(record: RunRecord, path: Path) -> Path:
+        if record.model.slug == "a":
+            raise KeyError("induction")
+        return write_atomically(path, report(record))
+
+    monkeypatch.setitem(REPORTS, "report.md", fail)
+    assert main(["report", str(tmp_path)]) == 1
+    assert "cannot be rendered (KeyError: 'induction')" in capsys.readouterr().err
+    assert (tmp_path / "b" / "report.md").is_file()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_bench.commands.parsing import FAILED, OK, USAGE, add_command, add_plotly
-from icl_bench.errors import RecordError
+from icl_bench.errors import IclError, RecordError
 from icl_bench.render.logs import defuse
 
 DESCRIPTION = """\
@@ -69,7 +69,15 @@ def run(given: argparse.Namespace) -> int:
         folder = path.parent
         if given.output:
             folder = _free(Path(given.output) / folder_name(record.model.slug), path.name, taken)
-        written = render_again(record, path, folder, given.plotly)
+        try:
+            written = render_again(record, path, folder, given.plotly)
+        except IclError:
+            raise
+        except Exception as error:  # A record of another hand may hold what no renderer expects.
+            told = f"icl-bench: {path}: cannot be rendered ({type(error).__name__}: {error})"
+            print(defuse(one_line(told)), file=sys.stderr)
+            broken += 1
+            continue
         print(f"{one_line(path)}: {', '.join(one_line(file.name) for file in written)} in ", end="")
         print(one_line(folder) + os.sep)
         rendered += 1

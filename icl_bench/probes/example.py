@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, field_validator
 
 from icl_bench.probes import MetricInfo
-from icl_bench.probes.choosing import choose_heads, describe_misfit
+from icl_bench.probes.choosing import (
+    choose_heads,
+    describe_misfit,
+    name_stream,
+    tell_stream,
+)
 from icl_bench.probes.context import Context
 from icl_bench.probes.settings import HeadList, HeadSelection, TokenSettings, Writing
 from icl_bench.record import Measurement
@@ -111,7 +116,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         period=settings.period,
         seed=settings.seed,
         bos=model.choose_bos(settings.bos),
-        stream="test",
+        stream=name_stream(context.upstream),
     )
     model.require_context(tokens.input_ids.shape[1])
     switches = _make_switches(model, settings, context)
@@ -131,7 +136,8 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     missing = _explain_missing(settings, switches)
     result = Measurement(
         probe="example",
-        settings=settings.model_dump(by_alias=True, exclude_none=True),
+        settings=settings.model_dump(by_alias=True, exclude_none=True)
+        | tell_stream(context.upstream),
         tokens_sha256=tk.digest_tokens(ids, tokens.input_ids, *settled.batches),
         tables={name: table for name, table in tables.items() if table},
     )

@@ -48,25 +48,25 @@ def write_reports(
     Raises:
         SettingsError: the folder cannot be written.
     """
+    folders = [Path(report_dir) / folder_name(record.model.slug) for record in records]
     written: list[Path] = []
-    for record in records:
-        folder = Path(report_dir) / folder_name(record.model.slug)
-        try:
-            written += _write_record(record, folder, plotly)
-        except OSError as error:
-            raise SettingsError(
-                f"report folder {folder}: cannot be written ({error.strerror or error})"
-            ) from None
-    return written
-
-
-def _write_record(record: RunRecord, folder: Path, plotly: Plotly) -> list[Path]:
-    aside = record.status != "complete" and _holds_complete(record, folder / RECORD)
-    place = _partial_name if aside else str
-    written = [record.write(folder / place(RECORD)), *_render(record, folder, place, plotly)]
-    if record.status == "complete" and _is_same(record, folder / _partial_name(RECORD)):
-        for name in (RECORD, *REPORTS, *PAGES, *SERIES_REPORTS):
-            (folder / _partial_name(name)).unlink(missing_ok=True)
+    folder = Path(report_dir)
+    try:
+        places = []
+        # Every record first: a report that cannot be made must not cost what was measured.
+        for record, folder in zip(records, folders):
+            aside = record.status != "complete" and _holds_complete(record, folder / RECORD)
+            places.append(_partial_name if aside else str)
+            record.write(folder / places[-1](RECORD))
+        for record, folder, place in zip(records, folders, places):
+            written += [folder / place(RECORD), *_render(record, folder, place, plotly)]
+            if record.status == "complete" and _is_same(record, folder / _partial_name(RECORD)):
+                for name in (RECORD, *REPORTS, *PAGES, *SERIES_REPORTS):
+                    (folder / _partial_name(name)).unlink(missing_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"report folder {folder}: cannot be written ({error.strerror or error})"
+        ) from None
     return written
 
 
@@ -102,7 +102,8 @@ def render_again(
         SettingsError: the folder cannot be written.
     """
     try:
-        return _render(record, folder, lambda name: _named_after(source, name), plotly)
+        # The folder above of "." is known only by its whole path.
+        return _render(record, folder.resolve(), lambda name: _named_after(source, name), plotly)
     except OSError as error:
         raise SettingsError(
             f"report folder {folder}: cannot be written ({error.strerror or error})"

@@ -123,6 +123,6 @@ def _single(record: RunRecord) -> bool:
 
 
 def _each(heads: int | list[int] | None) -> str:
-    if isinstance(heads, list):
+    if isinstance(heads, list) and heads:
         return f"{min(heads)}–{max(heads)}"
-    return "?" if heads is None else str(heads)
+    return str(heads) if heads else "?"

@@ -37,6 +37,10 @@ class Circuit:
     """Other earlier head that an edge starts from -> its previous-token score, where known."""
     edges: list[dict[str, Any]] = field(default_factory=list)
     """Rows of `composition` between them: sender, receiver, side, clean, patched, share."""
+    every_edge: list[dict[str, Any]] = field(default_factory=list)
+    """All edges of 5% or more into drawn heads, also from heads that are not drawn."""
+    remark: str | None = None
+    """Why composition has no rows, where it was measured without any."""
     composed: str | None = None
     """Measurement that the edges are from; None when composition was not measured."""
     written: dict[Head, float] = field(default_factory=dict)
@@ -56,11 +60,11 @@ def find_circuit(record: RunRecord) -> Circuit | None:
     found = Circuit(_strongest(rows, "induction"), _strongest(rows, "previous_token"))
     for key, one in record.measurements.items():
         if one.probe == "composition" and one.tables.get("composition"):
-            found.composed = key
+            found.composed, found.remark = key, None
             _add_edges(found, one)
             break
         if one.probe == "composition" and one.status == "measured" and found.composed is None:
-            found.composed = key
+            found.composed, found.remark = key, one.reason or "no heads were compared"
     for one in record.measurements.values():
         if one.probe == "logit_attribution":
             for row in one.heads:
@@ -78,7 +82,7 @@ def section(record: RunRecord) -> dict[str, Any] | None:
     return {
         "drawing": _draw(found) if found.scores or found.previous else None,
         "words": _words(found),
-        "edges": [_edge_cells(edge) for edge in found.edges],
+        "edges": [_edge_cells(edge) for edge in found.every_edge],
         "composed": found.composed,
         "tables": [
             {"suite": suite, "header": header, "rows": rows}
@@ -127,6 +131,7 @@ def _add_edges(found: Circuit, measurement: Measurement) -> None:
         if sender not in found.previous and best[sender] >= _NAMED:
             found.others[sender] = known[sender]
     found.others = dict(list(found.others.items())[: max(MOST - len(found.previous), 2)])
+    found.every_edge = sorted(rows, key=lambda row: -row["share"])
     found.edges = [row for row in rows if row["sender"] in {**found.previous, **found.others}]
 
 
@@ -149,18 +154,29 @@ def _words(found: Circuit) -> list[str]:
             "Composition between them was not measured, so no edges are drawn; the suite circuit "
             "measures it."
         )
-    elif not found.edges:
+    elif found.remark is not None:
+        told.append(f"No edges ({found.composed}): {found.remark}.")
+    elif not found.every_edge:
         told.append(
             f"Taking one earlier head out of one side of an induction head ({found.composed}) "
             f"costs less than {_FAINTEST:.0%} of its score everywhere: no edge is drawn."
         )
     else:
-        best = max(found.edges, key=lambda edge: edge["share"])
-        told.append(
-            f"Strongest edge: without {_name(best['sender'])} in its {best['side']} side the "
-            f"score of {_name(best['receiver'])} goes from "
-            f"{numbers.score(float(best['clean']))} to {numbers.score(float(best['patched']))}."
-        )
+        matching = [edge for edge in found.every_edge if edge["side"] != "value"]
+        if matching:
+            best = matching[0]
+            told.append(
+                f"Strongest edge: without {_name(best['sender'])} in its {best['side']} side the "
+                f"induction score of {_name(best['receiver'])} goes from "
+                f"{numbers.score(float(best['clean']))} to "
+                f"{numbers.score(float(best['patched']))}."
+            )
+        left = len(found.every_edge) - len(found.edges)
+        if left:
+            told.append(
+                f"{left} more edges of {_FAINTEST:.0%} or more come from heads that are not drawn; "
+                "the table has them."
+            )
     return told
 
 
@@ -215,7 +231,7 @@ def _draw(found: Circuit) -> Markup:
         )
     label = Markup("{}").format(" ".join(_words(found)))
     titles = (
-        f'<text class="title" x="{_LEFT}" y="22" text-anchor="middle">Earlier heads</text>'
+        f'<text class="title" x="{_LEFT}" y="22" text-anchor="middle">Senders</text>'
         f'<text class="title" x="{_RIGHT}" y="22" text-anchor="middle">Induction heads</text>'
         f'<text class="out" x="{_RIGHT + _BOX[0] / 2 + 12}" y="{_TOP + rows * _ROW / 2 + 5}">'
         "→ next</text>"

@@ -100,10 +100,15 @@ def _patterns(rows: list[dict[str, Any]]) -> dict[str, str]:
     """Head -> packed pattern; of many heads on a long text those with the highest scores."""
     room = MOST_PATTERNS // max((len(row["pattern"]) for row in rows), default=1)
     if len(rows) > room:
-        best = sorted(rows, key=lambda row: -max(row["induction"], row["previous_token"]))[:room]
+        best = sorted(rows, key=_strength)[:room]
         kept = {(row["layer"], row["head"]) for row in best}
         rows = [row for row in rows if (row["layer"], row["head"]) in kept]
     return {f"{row['layer']}.{row['head']}": row["pattern"] for row in rows}
+
+
+def _strength(row: dict[str, Any]) -> float:
+    """The order in which patterns are kept; a text without repeats has no induction scores."""
+    return -max(row.get("induction", 0.0), row.get("previous_token", 0.0))
 
 
 def _why_missing(record: RunRecord) -> str:

@@ -23,14 +23,25 @@ const icl = (() => {
     fill(document.createElementNS(SVG, tag), attributes, children);
   const byId = (id) => document.getElementById(id);
 
-  // ---- numbers ----------------------------------------------------------------------------------
+  // ---- numbers, as render/numbers.py writes them ----------------------------------------------------------------------------------
   function number(value, digits = 3) {
     if (value === null || value === undefined) return "not measured";
     if (Number.isInteger(value) && Math.abs(value) < 1e7) return String(value);
     const size = Math.abs(value);
-    if (size < 1e-4 || size >= 1e6) return value.toExponential(digits - 1);
-    return size >= 100 ? value.toFixed(1) : size >= 1 ? value.toFixed(2) : value.toFixed(digits);
+    if (size < 1e-4 || size >= 1e6) return value.toExponential(Math.max(digits - 2, 1));
+    let decimals = size < 1 ? digits - 1 - Math.floor(Math.log10(size)) : digits - 1;
+    if (size >= 100) decimals -= size < 1000 ? 1 : decimals;
+    const text = value.toFixed(Math.max(decimals, 0));
+    return text.includes(".") && Math.abs(Number(text) - value) <= 1e-9 * size
+      ? text.replace(/0+$/, "").replace(/\.$/, "") : text;
   }
+
+  // Plotly reads a few HTML tags in names, labels and hover texts.
+  const plain = (text) =>
+    String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+  // A token so that one sees where it begins and ends.
+  const showToken = (text) =>
+    text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "·") || "∅";
 
   // ---- theme --------------------------------------------------------------------------------------
   const themed = [];
@@ -124,6 +135,6 @@ const icl = (() => {
     return draw;
   }
 
-  return { data, el, svg, byId, number, color, isDark, narrow, chart, onTheme: (f) => themed.push(f),
+  return { data, el, svg, byId, number, plain, showToken, color, isDark, narrow, chart, onTheme: (f) => themed.push(f),
     plotlyShared: ready };
 })();

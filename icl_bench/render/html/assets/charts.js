@@ -17,7 +17,7 @@
         traces.push({ type: "scatter", x: [...line.x, ...[...line.x].reverse()], y: [...line.high, ...[...line.low].reverse()],
           fill: "toself", fillcolor: fade(tone), line: { width: 0 }, hoverinfo: "skip", showlegend: false, mode: "lines", legendgroup: line.name });
       }
-      traces.push({ type: "scatter", mode: line.x.length < 40 ? "lines+markers" : "lines", name: line.name, x: line.x, y: line.y, legendgroup: line.name,
+      traces.push({ type: "scatter", mode: line.x.length < 40 ? "lines+markers" : "lines", name: icl.plain(line.name), x: line.x, y: line.y, legendgroup: line.name,
         line: { color: icl.color(tone), width: 2, dash: line.dash ? "dash" : DASHES[Math.floor(index / TONES.length)] },
         marker: { size: 5, symbol: index }, customdata: line.low ? line.low.map((low, i) => [low, line.high[i]]) : null,
         hovertemplate: `%{x}: %{y:.4g}${line.low ? " [%{customdata[0]:.4g}, %{customdata[1]:.4g}]" : ""}<extra>%{fullData.name}</extra>` });
@@ -27,7 +27,7 @@
       height: 330 + tall,
       xaxis: { title: { text: panel.x }, type: panel.log ? "log" : "linear" }, yaxis: { title: { text: panel.y } },
       shapes: panel.marks.map((mark) => ({ type: "line", x0: mark.x, x1: mark.x, yref: "paper", y0: 0, y1: 1, line: { color: icl.color("line-strong"), dash: "dot" } })),
-      annotations: panel.marks.map((mark, index) => ({ x: panel.log ? Math.log10(mark.x) : mark.x, yref: "paper", y: 0.98 - 0.08 * index, text: mark.label, showarrow: false,
+      annotations: panel.marks.map((mark, index) => ({ x: panel.log ? Math.log10(mark.x) : mark.x, yref: "paper", y: 0.98 - 0.08 * index, text: icl.plain(mark.label), showarrow: false,
         xanchor: panel.log ? "right" : "left", font: { size: 11, color: icl.color("soft") } })),
     } };
   }
@@ -51,7 +51,7 @@
     if (!found) return;
     const everything = [found.observed, ...Object.values(found.draws).flat()];
     icl.chart(`null-${index}`, () => ({
-      traces: Object.entries(found.draws).map(([name, values], place) => ({ type: "histogram", x: values, name, nbinsx: 24,
+      traces: Object.entries(found.draws).map(([name, values], place) => ({ type: "histogram", x: values, name: icl.plain(name), nbinsx: 24,
         marker: { color: icl.color(TONES[place]) }, opacity: 0.75, hovertemplate: "%{x}: %{y} draws<extra></extra>" })),
       layout: { height: 240, barmode: "overlay", showlegend: true, bargap: 0.05,
         xaxis: { title: { text: "loss ratio" }, range: [Math.min(0, ...everything), 1.08 * Math.max(...everything)] }, yaxis: { title: { text: "draws" } },

@@ -1,7 +1,7 @@
 "use strict";
 // The worked example: step through a text and see which position each head reads.
 (() => {
-  const { el, byId, number, pins } = icl;
+  const { el, byId, number, plain, pins, showToken: shown } = icl;
   const example = icl.data.example;
   const first = () => { // The strongest induction head is pinned to begin with.
     const heads = icl.data.heads;
@@ -32,8 +32,6 @@
     }
     return decoded.get(name);
   }
-  const shown = (text) =>
-    text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "·") || "∅";
 
   // ---- choosing a head --------------------------------------------------------------------------
   const choice = byId("example-head");
@@ -142,18 +140,16 @@
     const names = tokens.map((token) => `${token.position} ${shown(token.token)}`.slice(0, 16));
     const full = rows.map((row) => [...row, ...Array(size - row.length).fill(null)]);
     const text = full.map((row, query) => row.map((value, key) =>
-      `from ${escapeText(names[query])}<br>to ${escapeText(names[key])}<br><b>${value === null ? "" : number(value)}</b>`));
+      `from ${plain(names[query])}<br>to ${plain(names[key])}<br><b>${value === null ? "" : number(value)}</b>`));
     return {
       traces: [{ type: "heatmap", z: full, text, hovertemplate: "%{text}<extra></extra>", hoverongaps: false,
         zmin: 0, zmax: 1, colorscale: "Cividis", colorbar: { thickness: 10, outlinewidth: 0 } }],
       layout: { height: 380, dragmode: false,
         shapes: [{ type: "rect", x0: -0.5, x1: size - 0.5, y0: now - 0.5, y1: now + 0.5, line: { color: icl.color("c2"), width: 2 } }],
-        xaxis: { tickvals: tokens.map((_, i) => i), ticktext: names.map(escapeText), tickangle: -60, tickfont: { size: 9 }, showgrid: false, zeroline: false, title: { text: "reads" } },
-        yaxis: { tickvals: tokens.map((_, i) => i), ticktext: names.map(escapeText), tickfont: { size: 9 }, autorange: "reversed", showgrid: false, zeroline: false } },
+        xaxis: { tickvals: tokens.map((_, i) => i), ticktext: names.map(plain), tickangle: -60, tickfont: { size: 9 }, showgrid: false, zeroline: false, title: { text: "reads" } },
+        yaxis: { tickvals: tokens.map((_, i) => i), ticktext: names.map(plain), tickfont: { size: 9 }, autorange: "reversed", showgrid: false, zeroline: false } },
     };
   });
-  // Plotly reads a few HTML tags in labels.
-  const escapeText = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
   icl.onTheme(show);
 
   pins.on((head) => {

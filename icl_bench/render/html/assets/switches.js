@@ -1,11 +1,9 @@
 "use strict";
 // Break it: every combination of switches was measured; this looks the numbers up.
 (() => {
-  const { el, byId, number } = icl;
+  const { el, byId, number, plain, showToken: shown } = icl;
   const panel = icl.data.switches;
   if (!panel) return;
-  const shown = (text) => text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "·") || "∅";
-  const escapeText = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
   const key = (off) => [...off].sort((a, b) => a - b).join(",");
   const rows = new Map(panel.rows.map((row) => [key(row.off), row]));
   const clean = rows.get("");
@@ -71,10 +69,19 @@
     const find = (row) => row && (row.predictions || []).find((one) => String(one.position) === asked.value);
     const before = find(clean), after = find(current());
     if (!before) return { traces: [], layout: { annotations: [{ text: "no prediction was kept", showarrow: false }] } };
-    const shares = (one) => new Map([...(one ? one.top : []), ...(one && one.next ? [one.next] : [])]);
+    const shares = (one) => { // Two tokens may read alike: each has a bar of its own.
+      const found = new Map();
+      for (const [text, share] of one ? one.top : []) {
+        let name = text;
+        while (found.has(name)) name += "′";
+        found.set(name, share);
+      }
+      if (one && one.next && !found.has(one.next[0])) found.set(...one.next);
+      return found;
+    };
     const a = shares(before), b = shares(after);
     const names = [...new Set([...a.keys(), ...b.keys()])].sort((x, y) => Math.max(a.get(x) || 0, b.get(x) || 0) - Math.max(a.get(y) || 0, b.get(y) || 0)).slice(-7);
-    const labels = names.map((name) => escapeText(shown(name)) + (before.next && name === before.next[0] ? " ◂" : ""));
+    const labels = names.map((name) => plain(shown(name)) + (before.next && name === before.next[0] ? " ◂" : ""));
     const bar = (name, from, tone, pattern) => ({ type: "bar", orientation: "h", name, y: names.map((_, i) => i), x: names.map((n) => from.get(n) ?? 0),
       marker: { color: icl.color(tone), pattern: { shape: pattern } }, text: names.map((n) => (from.has(n) ? number(from.get(n)) : "below its top 5")),
       hovertemplate: "%{text}<extra>" + name + "</extra>", textposition: "none" });
