@@ -205,17 +205,19 @@ def _draw(found: Circuit) -> Markup:
         lead = (rows - len(ordered)) * _ROW / 2
         for index, head in enumerate(ordered):
             places[side, head] = (across, _TOP + lead + index * _ROW + _ROW / 2)
-    parts, labels = [], []
+    parts = []
+    labels: dict[tuple[Head, str], str] = {}
     for edge in sorted(found.edges, key=lambda row: row["share"]):
         line, text = _draw_edge(edge, places["p", edge["sender"]], places["i", edge["receiver"]])
         parts.append(line)
-        labels.append(text)
-    parts += labels
+        # The widest edge into a side comes last, and its label alone has room there.
+        labels[edge["receiver"], edge["side"]] = text
+    parts += labels.values()
     for (side, head), (x, y) in places.items():
         if side == "i":
             written = found.written.get(head)
             note = f"induction {found.scores[head]:.2f}"
-            note += "" if written is None else f" · writes {written:+.1f} logits"
+            note += "" if written is None else f" · {written:+.1f} logits"
         elif head in found.previous:
             note = f"reads the token before · {found.previous[head]:.2f}"
         else:
