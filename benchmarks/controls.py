@@ -38,13 +38,13 @@ def redraw(model: icl_bench.Model, seed: int) -> icl_bench.Model:
     return icl_bench.wrap(module.eval(), model.tokenizer)
 
 
-def contestants(spec: str, seeds: int) -> Iterator[tuple[str, int, icl_bench.Model]]:
+def contestants(spec: str, seeds: range) -> Iterator[tuple[str, int, icl_bench.Model]]:
     """Yield what to run: kind of control, seed of the tokens, model."""
     original = icl_bench.load_model(spec)
-    for seed in range(seeds):
+    for seed in seeds:
         yield f"{spec}, redrawn", seed, redraw(original, seed)
     twin = icl_bench.load_model(TWIN)
-    for seed in range(seeds):
+    for seed in seeds:
         yield TWIN, seed, twin
 
 
@@ -56,11 +56,14 @@ def main() -> None:
     parser.add_argument("model", metavar="SPEC", nargs="?", default="builtin:induction-2l")
     parser.add_argument("--suites", nargs="+", default=["core"])
     parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--first", type=int, default=0, help="first seed, to share out the work")
     given = parser.parse_args()
 
     verdicts: dict[tuple[str, str, str], Counter] = {}
     whole: dict[tuple[str, str], Counter] = {}
-    for kind, seed, model in contestants(given.model, given.seeds):
+    for kind, seed, model in contestants(
+        given.model, range(given.first, given.first + given.seeds)
+    ):
         record = icl_bench.run(given.suites, model, seed=seed, cache=False)
         for suite in given.suites:
             checks = [check for check in record.checks if check.suite == suite]

