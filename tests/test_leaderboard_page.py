@@ -109,7 +109,7 @@ def test_charts_show_the_chosen_metric_and_what_was_not_measured_apart(visit: Vi
     assert visit.text("#missing li") == "mamba: no head to look at"
     visit.page.select_option("#metric", label="repeats.uniform_level")
     cell = visit.page.locator("td.chosen").first
-    assert cell.is_visible() and cell.inner_text().startswith("0.020")
+    assert cell.is_visible() and cell.inner_text().startswith("0.02")
     assert "Not ranked: neither more nor less" in visit.text("#intervals-lead")
 
 

@@ -21,6 +21,7 @@ NOT_SEQUENTIAL: dict[str, str] = {
     "fewshot": "its samples are tasks, and there are too few of them to look more than once",
     "function_vectors": "its samples are tasks, and there are too few of them to look more than "
     "once",
+    "example": "it shows one text, and what is measured beside it decides nothing",
     "phase_change": "a series needs the same sequences at every step",
 }
 """Probe that cannot have `until: decided` -> why not."""
