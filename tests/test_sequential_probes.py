@@ -305,6 +305,7 @@ def test_a_probe_that_cannot_says_why(tmp_path, probe):
     needed = {
         "choice": ", items: [{prompt: a, choices: [b, c], answer: b}]",
         "weight_composition": ", heads: [[1, 0]]",
+        "example": ", heads: [[1, 0]]",
         "phase_change": ", scores: s, losses: l}, s: {probe: induction}, l: {probe: losses",
     }.get(probe, "")
     with pytest.raises(SuiteError) as caught:
