@@ -40,10 +40,13 @@ def write_leaderboard(
     from icl_bench.render.leaderboard import leaderboard_markdown
     from icl_bench.render.leaderboard_data import leaderboard_json, write_csv
 
-    source = share_plotly(folder).name if plotly == "shared" else None
+    def page(path: Path) -> Path:
+        source = share_plotly(folder).name if plotly == "shared" else None
+        return write_atomically(path, leaderboard_page(board, source))
+
     writers: dict[str, Callable[[Path], Path]] = {
         "md": lambda path: write_atomically(path, leaderboard_markdown(board)),
-        "html": lambda path: write_atomically(path, leaderboard_page(board, source)),
+        "html": page,
         "csv": lambda path: write_csv(board, path),
         "json": lambda path: write_atomically(path, leaderboard_json(board)),
     }
@@ -58,16 +61,21 @@ def write_leaderboard(
 def update_leaderboard(folder: str | os.PathLike[str], plotly: Plotly = "inline") -> list[Path]:
     """Rank everything in a report folder after a run of several models; return what was written.
 
-    Records that cannot be read are left out, and nothing is written where no suite of them ranks:
-    the run itself went well.
+    Records that cannot be read are named in it, and nothing is written where no suite of them
+    ranks: the run itself went well.
 
     Args:
         folder: the report folder.
         plotly: whether the page carries the charting script, or the folder already does.
+
+    Raises:
+        SettingsError: the folder cannot be written.
     """
     from icl_bench.ranking import rank, read_entries
 
     try:
-        return write_leaderboard(rank(read_entries([folder]).read), folder, plotly=plotly)
+        found = read_entries([folder])
+        board = rank(found.read, broken=found.broken)
     except IclError:
         return []
+    return write_leaderboard(board, folder, plotly=plotly)

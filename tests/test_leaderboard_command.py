@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from boards import make, write
 from conftest import Stage
 
 from icl_bench.cli import main
+from icl_bench.commands.leaderboard import DESCRIPTION
+from icl_bench.errors import SettingsError
+from icl_bench.leaderboard import update_leaderboard
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "reports" / "samples"
+DOCS = ROOT / "docs" / "leaderboard.md"
 
 NAMES = ["leaderboard.csv", "leaderboard.html", "leaderboard.json", "leaderboard.md"]
 
@@ -154,3 +164,65 @@ def test_icl_bench_run_with_two_models_writes_a_leaderboard(tmp_path, monkeypatc
     assert told == [("builtin:induction-2l", [1, 1]), ("builtin:control-1l", [2, 2])]
     assert data["groups"][0]["pairs"][0]["paired"]
     assert "leaderboard.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [("A", "--md", "B"), ("--md", "A", "B"), ("--md", "A")])
+def test_folders_may_stand_on_both_sides_of_an_option(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "A", make("good", 0.9, seed=1))
+    write(tmp_path / "B", make("bad", 0.1, seed=2))
+    assert main(["leaderboard", *words]) == 0
+    assert ("bad" in capsys.readouterr().out) == ("B" in words)
+
+
+def test_the_commands_in_the_help_rank_the_shipped_suites(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(SAMPLES, "reports")
+    Path("theirs").mkdir()
+    shutil.copy(SAMPLES / "builtin-handwired" / "results.json", "theirs")
+    text = DESCRIPTION + DOCS.read_text()
+    lines = [line.split("#")[0] for line in text.splitlines()]
+    commands = [shlex.split(line) for line in lines if line.strip().startswith("icl-bench leaderb")]
+    assert len(commands) >= 6
+    for _, *words in commands:
+        words = ["theirs/results.json" if word.startswith("other/") else word for word in words]
+        assert main(words) == 0, words
+        assert "Ranked by" in capsys.readouterr().out
+
+
+def test_a_broken_file_is_named_in_every_format(reports):
+    (reports / "good" / "results.json").write_text("{")
+    assert main(["leaderboard", str(reports)]) == 1
+    for name in NAMES:
+        if name != "leaderboard.csv":  # Rows of models alone.
+            assert "not a JSON file" in (reports / name).read_text(), name
+
+
+def test_an_automatic_leaderboard_names_what_it_left_out(reports):
+    (reports / "good" / "results.json").write_text("{")
+    assert update_leaderboard(reports)
+    assert "left out: " in (reports / "leaderboard.md").read_text()
+
+
+def test_an_automatic_leaderboard_that_cannot_be_written_is_an_error(reports):
+    (reports / "leaderboard.csv").mkdir()
+    with pytest.raises(SettingsError, match="cannot be written"):
+        update_leaderboard(reports)
+
+
+def test_a_file_where_the_shared_script_belongs_is_a_mistake_not_a_fault(reports, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    arguments = ["--plotly=shared", "--html", f"--output={tmp_path / 'file'}"]
+    assert main(["leaderboard", str(reports), *arguments]) == 4
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_numbers_measured_in_another_way_are_marked(tmp_path, monkeypatch, capsys):
+    odd = make("odd", 0.8)
+    odd.measurements["core/collapse"].settings = {"seed": 7}
+    reports = write(tmp_path, make("a", 0.7), make("b", 0.6), odd)
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["leaderboard", str(reports)]) == 0
+    for text in (capsys.readouterr().out, (reports / "leaderboard.md").read_text()):
+        assert text.count("†") == 2  # The number and its remark.
+        assert "† odd, collapse.repeated_loss: not comparable: seed 7 (elsewhere 0)" in text

@@ -104,13 +104,30 @@ def test_charts_show_the_chosen_metric_and_what_was_not_measured_apart(visit: Vi
     labels = visit.page.locator("#forest .ytick text").all_text_contents()
     assert labels[0] == "small" and EVIL[:20] in labels[-1] and "mamba" not in labels
     summary = visit.page.locator("#missing summary")
-    assert summary.inner_text() == "Not measured: 1"
+    assert summary.inner_text() == "Not measured, or not in the same way: 1"
     summary.click()
     assert visit.text("#missing li") == "mamba: no head to look at"
     visit.page.select_option("#metric", label="repeats.uniform_level")
     cell = visit.page.locator("td.chosen").first
     assert cell.is_visible() and cell.inner_text().startswith("0.02")
     assert "Not ranked: neither more nor less" in visit.text("#intervals-lead")
+
+
+def test_numbers_measured_in_another_way_stand_in_no_chart(browser: Any, tmp_path: Path) -> None:
+    odd = make("odd", 0.8)
+    odd.measurements["core/collapse"].settings = {"seed": 7}
+    write(tmp_path, make("a", 0.7), make("b", 0.6), odd)
+    [path] = write_leaderboard(rank(read_entries([tmp_path]).read), tmp_path, ["html"])
+    visit = Visit(browser, path)
+    visit.drawn("#forest")
+    assert "Shown are all models" in visit.text("#intervals-lead")
+    visit.page.select_option("#metric", label="collapse.repeated_loss ↓")
+    assert "Shown are 2 of 3 models" in visit.text("#intervals-lead")
+    visit.page.locator("#missing summary").click()
+    assert visit.text("#missing li") == "odd: not comparable: seed 7 (elsewhere 0)"
+    labels = visit.page.locator("#forest .ytick text").all_text_contents()
+    assert sorted(labels) == ["a", "b"]
+    visit.close()
 
 
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1400, True)])

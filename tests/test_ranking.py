@@ -90,9 +90,26 @@ def test_what_was_measured_in_another_way_is_kept_apart(tmp_path, changed, told)
 
 
 def test_settings_that_a_model_decides_do_not_part(tmp_path):
-    one = make("a", 0.7, settings={"mlps": [27, 28], "until": "decided", "sequences": 32})
-    other = make("b", 0.6, settings={"mlps": [9, 10], "until": "decided", "sequences": 64})
+    growing = {"until": "decided", "max_sequences": 64}
+    one = make("a", 0.7, settings={"mlps": [27, 28], **growing, "sequences": 32})
+    other = make("b", 0.6, settings={"mlps": [9, 10], **growing, "sequences": 64})
     assert len(board_of(tmp_path, one, other).groups) == 1
+
+
+def test_records_from_before_a_setting_was_there_stay_in_the_group(tmp_path):
+    new = make("new", 0.6, settings={"looks": 1, "order": "given"})
+    assert len(board_of(tmp_path / "same", make("old", 0.7), new).groups) == 1
+    other = make("other", 0.6, settings={"looks": 3, "order": "random"})
+    assert len(board_of(tmp_path / "other", make("old", 0.7), other).groups) == 2
+
+
+def test_how_many_documents_it_took_until_decided_does_not_part(tmp_path):
+    settings = {"until": "decided", "max_documents": 64, "order": "random"}
+    one = make("a", 0.7, settings={**settings, "documents": 16})
+    more = make("b", 0.6, settings={**settings, "documents": 32})
+    assert len(board_of(tmp_path / "one", one, more).groups) == 1
+    budget = make("b", 0.6, settings={**settings, "documents": 32, "max_documents": 32})
+    assert len(board_of(tmp_path / "two", one, budget).groups) == 2
 
 
 def test_dtype_and_attention_are_told_and_do_not_part(tmp_path):

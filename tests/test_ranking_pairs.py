@@ -203,6 +203,15 @@ def test_looks_widen_the_intervals():
     assert four / one == pytest.approx(ratio)
 
 
+def test_an_interval_that_holds_for_all_looks_is_not_widened_twice():
+    n, error, looks = 32, 0.1, 6
+    reach = error * stats.t.ppf(1 - 0.025 / looks, n - 1)
+    wide = [Figure(v, error, ci_low=v - reach, ci_high=v + reach, n=n) for v in (0.0, 1.0)]
+    bare = [Figure(v, error, n=n) for v in (0.0, 1.0)]
+    found, expected = (tell_apart(some, [None, None], looks=looks).half for some in (wide, bare))
+    assert found[0, 1] == pytest.approx(expected[0, 1])
+
+
 def test_an_older_record_of_the_same_weights_is_not_counted():
     figures = [figure(x + np.array([0.0, 0.01, -0.01, 0.0])) for x in (3, 3, 2, 1)]
     better = tell_apart(figures, ["a", "b", "c", "d"]).better("up")

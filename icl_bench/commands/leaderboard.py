@@ -24,7 +24,7 @@ of a column hold together at 95%. What was measured in another way (another suit
 stands in a group of its own; what a model has not measured is said, and never counts as low.
 
   icl-bench leaderboard reports/
-  icl-bench leaderboard reports/ other/results.json --score gain --md --output ranks
+  icl-bench leaderboard reports/ other/results.json --score collapse.gain --md --output ranks
   icl-bench leaderboard reports/ --suite quiz --score quiz/text.icl_score_windowed
 """
 
@@ -78,7 +78,7 @@ def run(given: argparse.Namespace) -> int:
     from icl_bench.render.outlet import outlet_of
 
     found = read_entries(given.paths)
-    board = rank(found.read, given.score, given.suite)
+    board = rank(found.read, given.score, given.suite, found.broken)
     outlet = outlet_of(sys.stdout, given.color)
     width = min(outlet.width, WIDEST)
     print(defuse(leaderboard_text(board, width=width, unicode=outlet.unicode)))

@@ -89,11 +89,13 @@ def parse(parser: Parser, commands: Sequence[str], arguments: Sequence[str]) -> 
     if unknown:
         own: argparse.ArgumentParser = getattr(given, "parser", parser)
         options = [word for word in unknown if word.startswith("-")]
-        several = [a for a in own._actions if a.nargs == "+" and not a.option_strings]
+        several = [a for a in own._actions if a.nargs in ("+", "*") and not a.option_strings]
         if options or not several:
             _refuse(own, (options or unknown)[0])
         # argparse takes such words in one stretch only, and leaves those after an option.
-        setattr(given, several[0].dest, [*getattr(given, several[0].dest), *unknown])
+        taken = getattr(given, several[0].dest)
+        before = [] if taken is several[0].default else taken
+        setattr(given, several[0].dest, [*before, *unknown])
     return given
 
 

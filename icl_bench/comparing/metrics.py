@@ -11,10 +11,8 @@ from icl_bench.comparing.limits import Limit, Way, find_limit
 from icl_bench.errors import IclError
 from icl_bench.measures.statistics import student_t
 from icl_bench.probes import MetricInfo, get_probe
+from icl_bench.probes.looks import comparable_settings, looks_of
 from icl_bench.record import Measurement, Metric, RunRecord
-
-LATER = {"looks": 1, "order": "given"}
-"""Settings that probes have got since -> what records without them were measured with."""
 
 State = Literal["regressed", "improved", "same", "vanished", "unclear"]
 
@@ -115,7 +113,9 @@ def _compare(
     if info is not None and info.exact:
         old, new = (metric.model_copy(update={"exact": True}) for metric in (old, new))
     paired = _pairs(before, after, old, new)
-    half = _half_width(old, new, paired, confidence)
+    # Both measured with as many looks: that is one of the settings.
+    looks = looks_of(before.settings)
+    half = _half_width(old, new, paired, 1 - (1 - confidence) / looks, looks)
     difference, allowed = new.value - old.value, limit.allowed(old.value)
     state: State
     if half is None:
@@ -150,7 +150,9 @@ def _judge(
     return "improved" if worse is not None and lost + half < 0 else "same"
 
 
-def _half_width(old: Metric, new: Metric, paired: bool, confidence: float) -> float | None:
+def _half_width(
+    old: Metric, new: Metric, paired: bool, confidence: float, looks: int
+) -> float | None:
     """Half of the interval of the difference; 0 for exact numbers, None when it is not known."""
     if old.exact and new.exact:
         return 0.0
@@ -160,7 +162,7 @@ def _half_width(old: Metric, new: Metric, paired: bool, confidence: float) -> fl
         mean = math.fsum(differences) / n
         variance = math.fsum((d - mean) ** 2 for d in differences) / (n - 1)
         return student_t(n - 1, confidence=confidence) * math.sqrt(variance / n)
-    errors = [_error(metric) for metric in (old, new) if not metric.exact]
+    errors = [_error(metric, looks) for metric in (old, new) if not metric.exact]
     if any(error is None for error in errors):
         return None
     smallest = min(metric.n or 2 for metric in (old, new) if not metric.exact)
@@ -168,15 +170,16 @@ def _half_width(old: Metric, new: Metric, paired: bool, confidence: float) -> fl
     return student_t(max(smallest - 1, 1), confidence=confidence) * spread
 
 
-def _error(metric: Metric) -> float | None:
-    """A standard error; read off the interval where that says more.
+def _error(metric: Metric, looks: int) -> float | None:
+    """A standard error; read off the interval, which holds for all looks, where that says more.
 
     Steps of a phase change have intervals that reach to the next checkpoints, wider than sampling
     alone makes them.
     """
     if metric.ci_low is None or metric.ci_high is None or metric.n is None or metric.n < 2:
         return metric.stderr
-    return max(metric.stderr or 0.0, (metric.ci_high - metric.ci_low) / 2 / student_t(metric.n - 1))
+    quantile = student_t(metric.n - 1, looks)
+    return max(metric.stderr or 0.0, (metric.ci_high - metric.ci_low) / 2 / quantile)
 
 
 def _pairs(before: Measurement, after: Measurement, old: Metric, new: Metric) -> bool:
@@ -199,14 +202,10 @@ def differing_settings(before: Measurement, after: Measurement) -> str | None:
     """
     if before.probe != after.probe:
         return f"probe {before.probe}, now {after.probe}"
-    # With `until: decided`, how many samples it took is a result; the budget is the setting.
-    growing = before.settings.get("until") is not None
-    for name in sorted(before.settings.keys() | after.settings.keys()):
-        if growing and f"max_{name}" in before.settings:
-            continue
-        old, new = (one.settings.get(name, LATER.get(name)) for one in (before, after))
-        if old != new:
-            return f"{name} {old}, now {new}"
+    mine, other = (comparable_settings(one.settings) for one in (before, after))
+    for name in sorted(mine.keys() | other.keys()):
+        if mine.get(name) != other.get(name):
+            return f"{name} {mine.get(name)}, now {other.get(name)}"
     return None
 
 

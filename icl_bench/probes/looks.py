@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
@@ -12,6 +12,9 @@ from icl_bench.record import Measurement
 
 L = TypeVar("L", bound="LookSettings")
 T = TypeVar("T")
+
+LATER = {"looks": 1, "order": "given"}
+"""Settings that probes have got since -> what records without them were measured with."""
 
 NOT_SEQUENTIAL: dict[str, str] = {
     "minimal_set": "heads are eliminated on sequences of their own, which more of the others do "
@@ -25,6 +28,32 @@ NOT_SEQUENTIAL: dict[str, str] = {
     "phase_change": "a series needs the same sequences at every step",
 }
 """Probe that cannot have `until: decided` -> why not."""
+
+
+def comparable_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that two measurements must share to be compared.
+
+    With `until: decided`, how many samples it took is a result; the budget is the setting.
+
+    Args:
+        settings: those of a record.
+    """
+    growing = settings.get("until") is not None
+    return {
+        name: value
+        for name, value in {**LATER, **settings}.items()
+        if value is not None and not (growing and f"max_{name}" in settings)
+    }
+
+
+def looks_of(settings: Mapping[str, Any]) -> int:
+    """Return for how many looks at growing data the intervals of a record hold together.
+
+    Args:
+        settings: those of a measurement.
+    """
+    looks = settings.get("looks", 1)
+    return looks if isinstance(looks, int) and looks > 0 else 1
 
 
 class LookSettings(StrictSettings):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from icl_bench.probes.looks import looks_of
 from icl_bench.ranking.columns import Column, choose_score, list_columns
 from icl_bench.ranking.entries import Entry, Figure, Taken
 from icl_bench.ranking.groups import Cluster, differ, split, usual
@@ -82,6 +83,7 @@ class Board:
         score: index of the column that ranks.
         groups: records that can be compared, the largest group first.
         absent: records without the suite, as (name, suites that they have).
+        broken: messages about files that could not be read.
     """
 
     suite: str
@@ -89,6 +91,7 @@ class Board:
     score: int
     groups: list[Group]
     absent: list[tuple[str, list[str]]] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
 
     @property
     def column(self) -> Column:
@@ -96,13 +99,19 @@ class Board:
         return self.columns[self.score]
 
 
-def rank(entries: Sequence[Entry], score: str | None = None, suite: str | None = None) -> Board:
+def rank(
+    entries: Sequence[Entry],
+    score: str | None = None,
+    suite: str | None = None,
+    broken: Sequence[str] = (),
+) -> Board:
     """Rank models by one metric, and by every other metric beside it.
 
     Args:
         entries: the records.
         score: METRIC, MEASUREMENT.METRIC or SUITE/MEASUREMENT.METRIC; None for the default.
         suite: the suite; None for that of the score.
+        broken: messages about files that could not be read, for the reader of the board.
 
     Raises:
         SettingsError: there is no such suite or metric, or it does not rank.
@@ -114,7 +123,7 @@ def rank(entries: Sequence[Entry], score: str | None = None, suite: str | None =
     index = next(i for i, one in enumerate(columns) if (one.key, one.metric) == (key, metric))
     groups = [_group(cluster, columns, index, name) for cluster in split(members, name, key)]
     absent = [(_name(entry), list(entry.suites)) for entry in entries if name not in entry.suites]
-    return Board(name, columns, index, groups, absent)
+    return Board(name, columns, index, groups, absent, list(broken))
 
 
 def _group(cluster: Cluster, columns: Sequence[Column], score: int, suite: str) -> Group:
@@ -217,7 +226,7 @@ def _rank(rows: Sequence[Row], column: Column, ranked: Sequence[int]) -> Pairs:
         figures,
         [one.tokens for one in taken],
         exact=column.exact,
-        looks=max((_looks(one) for one in taken), default=1),
+        looks=max((looks_of(one.settings) for one in taken), default=1),
     )
     assert column.direction is not None
     place = {index: position for position, index in enumerate(ranked)}
@@ -264,8 +273,3 @@ def _why_absent(entry: Entry, column: Column) -> str:
     if entry.status != "complete":
         return f"not in this {entry.status} run"
     return "not in this record"
-
-
-def _looks(taken: Taken) -> int:
-    looks = taken.settings.get("looks", 1)
-    return looks if isinstance(looks, int) else 1

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from icl_bench.errors import RecordError
+from icl_bench.probes.looks import comparable_settings
 from icl_bench.record import Check, Environment, Metric, ModelInfo, Numbers, read_numbers
 
 RECORD = "results.json"
@@ -68,13 +69,8 @@ class Taken:
     @property
     def comparable(self) -> dict[str, Any]:
         """The settings that two measurements of one suite must share to be compared."""
-        # With `until: decided`, how many sequences it took is a result; the budget is the setting.
-        left_out = {*MODEL_PARTS, *(("sequences",) if self.settings.get("until") else ())}
-        return {
-            name: value
-            for name, value in self.settings.items()
-            if value is not None and name not in left_out
-        }
+        settings = comparable_settings(self.settings)
+        return {name: value for name, value in settings.items() if name not in MODEL_PARTS}
 
     @cached_property
     def settings_key(self) -> str:

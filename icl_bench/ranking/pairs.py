@@ -70,7 +70,7 @@ def tell_apart(
     known = np.array([exact or figure.exact for figure in figures], dtype=bool)
     tail = (1 - CONFIDENCE) / 2 / max(m * (m - 1) // 2, 1) / max(looks, 1)
     difference = value[:, None] - value[None, :]
-    centre, half = _welch(figures, known, tail, difference)
+    centre, half = _welch(figures, known, tail, difference, max(looks, 1))
     paired = np.zeros((m, m), dtype=bool)
     for rows in _same_tokens(figures, tokens, known):
         samples = np.stack([_samples(figures[row]) for row in rows])
@@ -109,10 +109,14 @@ def rank_ranges(
 
 
 def _welch(
-    figures: Sequence[Figure], known: np.ndarray, tail: float, difference: np.ndarray
+    figures: Sequence[Figure],
+    known: np.ndarray,
+    tail: float,
+    difference: np.ndarray,
+    looks: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Centre and half width from both standard errors."""
-    errors = [0.0 if k else _error(figure) for figure, k in zip(figures, known)]
+    errors = [0.0 if k else _error(figure, looks) for figure, k in zip(figures, known)]
     centre, half = difference.copy(), _from_errors(errors, figures, known, tail)
     hits = np.array([_is_hits(figure) and not k for figure, k in zip(figures, known)], dtype=bool)
     if hits.any():
@@ -205,8 +209,8 @@ def _is_hits(figure: Figure) -> bool:
     return samples is not None and len(samples) > 1 and bool(np.isin(samples, (0.0, 1.0)).all())
 
 
-def _error(figure: Figure) -> float | None:
-    """A standard error; read off the interval where that says more.
+def _error(figure: Figure, looks: int) -> float | None:
+    """A standard error; read off the interval, which holds for all looks, where that says more.
 
     Steps of a phase change have intervals that reach to the next checkpoints, wider than sampling
     alone makes them.
@@ -215,4 +219,4 @@ def _error(figure: Figure) -> float | None:
         return None
     if figure.ci_low is None or figure.ci_high is None:
         return figure.stderr
-    return max(figure.stderr, (figure.ci_high - figure.ci_low) / 2 / student_t(figure.n - 1))
+    return max(figure.stderr, (figure.ci_high - figure.ci_low) / 2 / student_t(figure.n - 1, looks))

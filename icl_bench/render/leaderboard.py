@@ -20,6 +20,8 @@ ARROWS = {"up": "↑", "down": "↓", None: ""}
 MARKDOWN_METRICS = 8
 """Further metrics in the Markdown table; CSV, JSON and the page hold all."""
 
+APART = "†"
+"""Marks a number that was measured in another way than the others of its column."""
 LISTED = 20
 """Reasons, and remarks on single models, that the terminal shows at most."""
 
@@ -127,7 +129,8 @@ def leaderboard_text(
         missing = not_measured(board, group)
         for name, reason in missing[:LISTED]:
             page.wrap("Not measured: ", one_line(f"{name}: {reason}"), 14)
-        remarks = _row_remarks(group)
+        further = [i for i, one in enumerate(board.columns) if one.read and i != board.score]
+        remarks = _apart(board, group, further) + _row_remarks(group)
         for line in group.remarks + remarks[:LISTED]:
             page.wrap("- ", one_line(line), 2)
         if more := max(len(missing) - LISTED, 0) + max(len(remarks) - LISTED, 0):
@@ -225,7 +228,19 @@ def _wrap_name(row: Sequence[str], width: int) -> list[list[str]]:
 
 
 def _value(cell: Cell) -> str:
-    return "–" if cell.figure is None else numbers.number(cell.figure.value)
+    if cell.figure is None:
+        return "–"
+    return numbers.number(cell.figure.value) + (APART if cell.reason else "")
+
+
+def _apart(board: Board, group: Group, columns: Sequence[int]) -> list[str]:
+    """Which numbers of further columns stand beside others, measured in another way."""
+    return [
+        f"{APART} {mark(row)}, {board.columns[index].short}: {cell.reason}"
+        for row in group.rows[: group.ranked]
+        for index in columns
+        if (cell := row.cells[index]).figure is not None and cell.reason
+    ]
 
 
 def leaderboard_markdown(board: Board) -> str:
@@ -256,7 +271,8 @@ def _markdown(board: Board) -> Iterator[str]:
         missing = not_measured(board, group)
         for name, reason in missing:
             yield f"- not measured: {escape(name)}: {escape(reason)}"
-        yield from (f"- {escape(line)}" for line in group.remarks + _row_remarks(group))
+        told = _apart(board, group, further[:MARKDOWN_METRICS])
+        yield from (f"- {escape(line)}" for line in told + group.remarks + _row_remarks(group))
         yield ""
         yield "How they were measured:"
         yield ""
@@ -267,6 +283,9 @@ def _markdown(board: Board) -> Iterator[str]:
         yield ""
     if absent := describe_absent(board):
         yield escape(absent)
+        yield ""
+    for line in board.broken:
+        yield f"- left out: {escape(line)}"
     if len(further) > MARKDOWN_METRICS:
         yield ""
         yield "Further metrics are in leaderboard.csv."
@@ -294,6 +313,8 @@ def _with_rank(cell: Cell) -> str:
     if cell.figure is None:
         return ""
     told = numbers.estimate(cell.figure.value, cell.figure.stderr)
+    if cell.reason:
+        return f"{told} {APART}"
     return f"{told} (rank {rank_text(cell)})" if cell.rank else told
 
 

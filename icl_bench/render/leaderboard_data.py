@@ -52,6 +52,7 @@ def as_data(board: Board) -> dict[str, Any]:
         "columns": [_column(column) for column in board.columns],
         "groups": [_group(board, group) for group in board.groups],
         "absent": [{"model": name, "suites": suites} for name, suites in board.absent],
+        "broken": board.broken,
     }
 
 

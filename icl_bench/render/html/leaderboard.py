@@ -9,6 +9,7 @@ from icl_bench import __version__
 from icl_bench.render import numbers
 from icl_bench.render.html.page import make_page
 from icl_bench.render.leaderboard import (
+    APART,
     ARROWS,
     RANGES,
     checks_text,
@@ -52,6 +53,7 @@ def leaderboard_page(board: Board, plotly: str | None = None) -> str:
         heading=one_line(heading(board)),
         ranges=RANGES,
         absent=describe_absent(board),
+        broken=[one_line(line) for line in board.broken],
         score=board.column,
         score_place=board.column.key.partition("/")[2],
         arrow=ARROWS[board.column.direction],
@@ -105,6 +107,8 @@ def _shown(cell: Cell) -> dict[str, Any]:
     text = numbers.estimate(cell.figure.value, cell.figure.stderr)
     sub = f"rank {rank_text(cell)}" if cell.rank else ""
     why = one_line(cell.reason or "")
+    if why:
+        sub = f"{APART} not comparable"
     return {"text": text, "sub": sub, "sort": cell.figure.value, "why": why}
 
 

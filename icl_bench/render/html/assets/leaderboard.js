@@ -111,9 +111,11 @@
         const taken = data.groups[table.dataset.group].rows[row.dataset.row].cells[metric];
         const known = Array.isArray(taken);
         cell.dataset.v = known ? taken[0] : "";
-        cell.title = known ? "" : data.reasons[taken] || "";
+        cell.title = known ? data.reasons[taken[6]] || "" : data.reasons[taken] || "";
         cell.replaceChildren(known ? estimate(taken[0], taken[1]) : "–");
-        if (known && taken[4] !== null) {
+        if (known && taken[6] !== null) {
+          cell.append(el("small", {}, "† not comparable"));
+        } else if (known && taken[4] !== null) {
           cell.append(el("small", {}, `rank ${rankText(taken[4], taken[5])}`));
         }
       }
@@ -136,8 +138,15 @@
     return [...tables[group].tBodies[0].rows].filter((row) => !row.hidden)
       .map((row) => rows[row.dataset.row]);
   }
+  // A number with a reason was measured in another way: it stands beside no other.
+  const comparable = (row) => Array.isArray(row.cells[metric]) && row.cells[metric][6] === null;
+  const why = (row) => {
+    const taken = row.cells[metric];
+    const place = Array.isArray(taken) ? taken[6] : taken;
+    return data.reasons[place] ?? "no reason was recorded";
+  };
   function measured() {
-    return visible().filter((row) => Array.isArray(row.cells[metric]));
+    return visible().filter(comparable);
   }
   function told(row) {
     const [value, error, low, high, best, worst, reason] = row.cells[metric];
@@ -194,7 +203,9 @@
   function describe() {
     const all = visible();
     const rows = measured();
-    const some = rows.length > CHARTED ? `the first ${CHARTED} of ${rows.length} models` : "all models";
+    const whole = data.groups[group].rows.length;
+    const shown = Math.min(rows.length, CHARTED);
+    const some = shown === whole ? "all models" : `${shown} of ${whole} models`;
     const column = data.columns[metric];
     const about = column.meaning ? `${column.name}: ${column.meaning}.` : `${column.name}.`;
     const unranked = column.no_rank ? ` Not ranked: ${column.no_rank}.` : "";
@@ -203,12 +214,12 @@
     const unsized = rows.slice(0, CHARTED).filter((row) => !(row.parameters > 0)).length;
     byId("size-lead").textContent = `Shown are ${some}`
       + (unsized ? `, but ${unsized} of unknown size.` : ".");
-    const missing = all.filter((row) => !Array.isArray(row.cells[metric]));
+    const missing = all.filter((row) => !comparable(row));
     const box = byId("missing");
     box.hidden = missing.length === 0;
-    box.querySelector("summary").textContent = `Not measured: ${missing.length}`;
+    box.querySelector("summary").textContent = `Not measured, or not in the same way: ${missing.length}`;
     box.querySelector("ul").replaceChildren(...missing.map((row) => el("li", {},
-      `${row.name}: ${data.reasons[row.cells[metric]] ?? "no reason was recorded"}`)));
+      `${row.name}: ${why(row)}`)));
   }
   function redraw() {
     describe();
