@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from icl_bench.errors import RecordError
 from icl_bench.upgrades import upgrade
@@ -234,7 +234,7 @@ class RunRecord(_Part):
 class RecordNumbers(_Part):
     """A record as rankings read it: no rows of heads and tables, which are most of a file."""
 
-    schema_version: Literal[1] = Field(alias="schema")
+    schema_version: int = Field(alias="schema")
     icl_bench: str
     created: str
     status: Literal["complete", "partial", "interrupted"] = "complete"
@@ -243,6 +243,13 @@ class RecordNumbers(_Part):
     suites: list[SuiteRef]
     measurements: dict[str, Numbers] = Field(default_factory=dict)
     checks: list[Check] = Field(default_factory=list)
+
+    @field_validator("schema_version")
+    @classmethod
+    def _is_present(cls, version: int) -> int:
+        if version != SCHEMA:
+            raise ValueError("another schema")
+        return version
 
 
 def read_numbers(path: str | os.PathLike[str]) -> RecordNumbers:
@@ -261,9 +268,9 @@ def read_numbers(path: str | os.PathLike[str]) -> RecordNumbers:
         return RecordNumbers.model_validate_json(Path(path).read_bytes())
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except ValidationError as error:
-        read_record(path)  # says in the usual words what is wrong
-        raise RecordError(f"{path}: {error.errors()[0]['msg']}") from None
+    except ValidationError:
+        # The whole reader upgrades an older schema, and says what is wrong with any other file.
+        return RecordNumbers.model_validate(read_record(path).model_dump(by_alias=True))
 
 
 def read_record(path: str | os.PathLike[str]) -> RunRecord:

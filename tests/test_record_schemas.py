@@ -10,7 +10,7 @@ import pytest
 
 from icl_bench.comparing import compare
 from icl_bench.errors import RecordError
-from icl_bench.record import SCHEMA, read_record
+from icl_bench.record import SCHEMA, read_numbers, read_record
 from icl_bench.render.files import render_again
 from icl_bench.upgrades import UPGRADES, upgrade
 
@@ -121,6 +121,7 @@ def test_reading_applies_the_upgrades(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setitem(UPGRADES, 1, rename)
     assert read_record(tmp_path).model.spec == "builtin:handwired"
+    assert read_numbers(path).model.spec == "builtin:handwired"
     path.write_text('{"schema": 1}')
     with pytest.raises(RecordError, match=r"results\.json: record schema 1: .*KeyError: 'network'"):
         read_record(path)
