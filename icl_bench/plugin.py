@@ -102,7 +102,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Check options, suites and specs before anything runs; a mistake ends in exit code 4."""
     config.addinivalue_line("markers", "icl: a check of an icl_bench suite")
     if config.getoption("icl_model") or config.getoption("icl_suite") or _names_suite(config):
-        from icl_bench.session import open_session
+        from icl_bench.startup import open_session
 
         config.stash[SESSION] = open_session(config)
         if not hasattr(config, "workerinput"):

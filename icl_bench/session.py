@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from icl_bench import arguments
-from icl_bench.baseline import Baseline, read_baseline
-from icl_bench.cache import Cache, open_cache
-from icl_bench.errors import IclError, InputError, SettingsError
+from icl_bench.baseline import Baseline
+from icl_bench.cache import Cache
+from icl_bench.errors import IclError
 from icl_bench.judging import Judged
-from icl_bench.models.spec import ModelSpec, check_spec, parse_spec, slugs
+from icl_bench.models.spec import ModelSpec
 from icl_bench.options import RunOptions
-from icl_bench.plan import Plan, make_plan
+from icl_bench.plan import Plan
 from icl_bench.progress import RunProgress
 from icl_bench.progress.earlier import earlier_seconds
 from icl_bench.progress.hooks import show_progress
@@ -336,62 +335,3 @@ def share_cores(config: pytest.Config) -> None:
         import torch
 
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(worker["workercount"])))
-
-
-def open_session(config: pytest.Config) -> IclSession:
-    """Check everything the user gave and return the run's state.
-
-    Raises:
-        pytest.UsageError: a mistake of the user's; pytest then exits with code 4.
-    """
-    try:
-        return _open(config)
-    except InputError as error:
-        raise pytest.UsageError(defuse(str(error))) from None
-
-
-def _open(config: pytest.Config) -> IclSession:
-    options = arguments.read_options(config)
-    specs = [parse_spec(text) for text in dict.fromkeys(config.getoption("icl_model") or [])]
-    with_paths = config.args_source is pytest.Config.ArgsSource.ARGS
-    suites = arguments.choose_suites(config, with_paths)
-    plan = make_plan(suites, seed=options.seed) if suites else Plan([])
-    by_slug = dict(zip(slugs(specs), specs))
-    arguments.check_ids(config, suites, list(by_slug))
-    found: dict[str, Found] = {}
-    baseline = None
-    if not hasattr(config, "workerinput"):
-        # The controller has checked what the workers are about to open.
-        for slug, spec in by_slug.items():
-            found[slug] = check_spec(spec, allow_pickle=options.allow_pickle)
-        if specs and not config.getoption("collectonly", False):
-            folder = Path(config.getoption("icl_report_dir"))
-            arguments.check_report_dir(folder, "--icl-report-dir")
-        baseline = read_baseline(
-            config.getoption("icl_baseline"),
-            config.getoption("icl_save_baseline"),
-            config.getoption("icl_limit") or [],
-            suites=suites,
-            models=len(by_slug),
-            strict=config.getoption("icl_inconclusive") == "fail",
-            folder=config.invocation_params.dir,
-        )
-        for option in FILES:
-            if file := config.getoption(option):
-                name = "--" + option.replace("_", "-")
-                if not specs:
-                    raise SettingsError(f"{name} needs a model: --icl-model=SPEC")
-                arguments.check_file(config.invocation_params.dir / file, name)
-        if config.getoption("collectonly", False):
-            baseline = None
-    session = IclSession(
-        config,
-        plan,
-        by_slug,
-        options,
-        only_suites=not with_paths,
-        found=found,
-        cache=open_cache(options),
-    )
-    session.baseline = baseline
-    return session

@@ -9,7 +9,7 @@ import pytest
 from conftest import MINE, Stage
 
 import icl_bench
-from icl_bench import session
+from icl_bench import startup
 
 CORE = Path(icl_bench.__file__).parents[1] / "suites" / "core.yaml"
 GOOD = "--icl-model=stub:good"
@@ -227,7 +227,7 @@ def test_junit_xml_holds_values_and_verdicts(stage: Stage) -> None:
 def test_slugs_that_clash_are_told_apart(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     for parent in ("a", "b"):
         stage.write(f"{parent}/model/config.json", "{}")
-    monkeypatch.setattr(session, "check_spec", lambda spec, allow_pickle: None)
+    monkeypatch.setattr(startup, "check_spec", lambda spec, allow_pickle: None)
     found = ids(stage, "--icl-model=a/model", "--icl-model=b/model", "mine.yaml")
     assert len(set(found)) == 6
     assert all("[model-" in one for one in found)
