@@ -108,3 +108,26 @@ def test_controls_count_the_verdicts_of_models_without_the_circuit(monkeypatch, 
         assert int(passed) + int(failed) + int(undecided) + int(skipped) == 1
         if check in ("has-induction-heads", "copying-is-lost"):
             assert failed == "1", control
+
+
+def test_boards_are_held_against_their_true_ranks(monkeypatch, capsys) -> None:
+    ranking = importlib.import_module("ranking")
+    truth = torch.tensor([2.0, 2.0, 0.0]).numpy()
+    assert ranking.true_ranks(truth) == [(1, 2), (1, 2), (3, 3)]
+    assert ranking.holds([(1, 2), (1, 3), (3, 3)], truth)
+    assert not ranking.holds([(1, 1), (1, 3), (3, 3)], truth)
+    arguments = ["--boards", "20", "--models", "4", "--samples", "8"]
+    rows = run(monkeypatch, capsys, "ranking.py", *arguments)
+    assert [row[0] for row in rows] == [world.name for world in ranking.WORLDS]
+    normal = rows[0]
+    assert normal[1:3] == ["4", "8"] and float(normal[3].rstrip("%")) >= 80
+
+
+def test_a_leaderboards_cost_is_measured_step_by_step(monkeypatch, capsys) -> None:
+    sample = BENCHMARKS.parent / "reports" / "samples" / "builtin-induction-2l" / "results.json"
+    arguments = ["--records", "3", "--suite", "core", "--sample", str(sample)]
+    rows = run(monkeypatch, capsys, "leaderboard_cost.py", *arguments)
+    assert [row[0].split()[0] for row in rows] == (
+        ["reading", "ranking", "terminal", "md", "html", "csv", "json", "all"]
+    )
+    assert all(float(row[-1]) > 0 for row in rows)

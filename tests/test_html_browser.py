@@ -294,3 +294,16 @@ def test_everything_is_open_on_paper(visit: Open) -> None:
     page.page.emulate_media(media="print")
     assert not page.page.locator(".top").is_visible()
     assert page.page.locator("#measurements table").first.is_visible()
+
+
+def test_what_failed_is_reached_from_the_top(visit: Open) -> None:
+    page = visit(sample("SmolLM2-135M-Instruct.Q4_1"))
+    page.page.locator('#quiz-filter [data-show="fail"]').click()
+    link = page.page.locator('.missed a:has-text("half-of-icl-on-text")')
+    item = page.page.locator(str(link.get_attribute("href")))
+    assert not item.is_visible()
+    link.click()
+    page.page.wait_for_function(
+        "(id) => document.querySelector(id).open", arg=link.get_attribute("href")
+    )
+    assert item.is_visible() and "icl_score" in item.inner_text()

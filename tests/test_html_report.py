@@ -13,7 +13,7 @@ from html_pages import HOSTILE, Reader, make_hostile, sample
 from icl_bench.record import Check, RunRecord, read_record
 from icl_bench.render import numbers
 from icl_bench.render.files import write_reports
-from icl_bench.render.html import circuit, example, heads
+from icl_bench.render.html import circuit, copying, example, heads, tables
 from icl_bench.render.html.page import embed, plotly_name
 from icl_bench.render.html.report import report_page
 from icl_bench.render.html.strips import draw_strip
@@ -290,3 +290,62 @@ def test_heads_may_be_an_empty_list_and_names_half_a_sign(tmp_path: Path) -> Non
     written = write_reports([record], tmp_path)
     assert all(path.stat().st_size for path in written)
     assert read_record(written[0]).model.spec == "half \ud83d"
+
+
+def test_what_did_not_pass_is_named_at_the_top_and_linked() -> None:
+    record = sample("SmolLM2-135M-Instruct.Q4_1")
+    missed = [one for one in record.checks if one.verdict in ("error", "fail", "inconclusive")]
+    page = Reader(without_plotly(record))
+    assert missed
+    for check in missed:
+        place = record.checks.index(check)
+        assert f"#check-{place}" in page.attributes("href")
+        assert f"check-{place}" in page.attributes("id")
+    passed = record.model_copy(update={"checks": [c for c in record.checks if c not in missed]})
+    assert 'class="missed"' not in without_plotly(passed)
+
+
+def test_more_than_a_few_that_did_not_pass_are_counted() -> None:
+    record = sample("builtin-induction-2l").model_copy(deep=True)
+    for check in record.checks:
+        check.verdict = "fail"
+    words = " ".join(Reader(without_plotly(record)).words)
+    assert f"and {len(record.checks) - 8} more below" in words
+
+
+def test_an_ablation_that_two_suites_share_is_shown_once() -> None:
+    record = sample("SmolLM2-135M-Instruct.Q4_1").model_copy(deep=True)
+    named = [one["keys"] for one in copying.section(record)["ablations"]]  # type: ignore[index]
+    assert ["core/collapse", "quiz/collapse"] in named
+    record.measurements["quiz/collapse"].metrics["loss_ratio"].value += 1
+    named = [one["keys"] for one in copying.section(record)["ablations"]]  # type: ignore[index]
+    assert ["core/collapse"] in named and ["quiz/collapse"] in named
+
+
+def test_the_nulls_own_sequences_are_told() -> None:
+    record = sample("SmolLM2-135M-Instruct.Q4_1").model_copy(deep=True)
+    measured = record.measurements["core/collapse"]
+    own = measured.metrics["null_observed_ratio"]
+    words = copying.section(record)["ablations"][0]["null"]  # type: ignore[index]
+    told = f"On the null's own {own.n} sequences: loss ratio of the chosen heads "
+    assert words.startswith(told + numbers.number(own.value))
+    # An older record has the main effect alone.
+    del measured.metrics["null_observed_ratio"]
+    words = copying.section(record)["ablations"][0]["null"]  # type: ignore[index]
+    main = numbers.number(measured.metrics["loss_ratio"].value)
+    assert words.startswith(f"Loss ratio of the chosen heads {main}")
+
+
+def test_heads_that_are_not_drawn_are_counted() -> None:
+    record = sample("SmolLM2-135M-Instruct.Q4_1")
+    able = sum(row["induction"] > 0.4 for row in record.measurements["core/repeats"].heads)
+    assert able > circuit.MOST
+    words = " ".join(circuit.section(record)["words"])  # type: ignore[index]
+    assert f"and {able - circuit.MOST} more above 0.4, which are not drawn" in words
+
+
+def test_seeds_are_part_of_the_provenance() -> None:
+    record = sample("builtin-induction-2l").model_copy(deep=True)
+    assert ("seed", "0") in tables.provenance_section(record)["rows"]
+    record.measurements["core/repeats"].settings["seed"] = 7
+    assert ("seed of core/repeats", "7") in tables.provenance_section(record)["rows"]

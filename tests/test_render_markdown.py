@@ -150,6 +150,13 @@ def test_the_ablation_is_summed_up_with_its_null() -> None:
     assert "observed: 4.41\n```" in text
 
 
+def test_the_nulls_own_sequences_are_told() -> None:
+    record = make_record()
+    measured = next(one for one in record.measurements.values() if one.tables.get("null"))
+    measured.metrics["null_observed_ratio"] = Metric(value=4.71, n=4, exact=True)
+    assert "observed, on the null's own 4 sequences: 4.71\n```" in report(record)
+
+
 def test_an_ablation_without_null_shows_no_histogram() -> None:
     metrics = {"heads": Metric(value=0, exact=True)}
     record = make_record(measurements={"core/x": Measurement(probe="ablation", metrics=metrics)})

@@ -165,9 +165,11 @@ def _ablation(measurement: Measurement) -> Iterator[str]:
         yield "```text"
         yield from tables.histogram(drawn)
         # On the null's own sequences, which may be fewer than the main effect's.
-        observed = metrics.get("null_observed_ratio") or metrics.get("loss_ratio")
+        own = metrics.get("null_observed_ratio")
+        observed = own or metrics.get("loss_ratio")
         if observed is not None:
-            yield f"observed: {numbers.number(observed.value)}"
+            where = f", on the null's own {own.n} sequences" if own and own.n else ""
+            yield f"observed{where}: {numbers.number(observed.value)}"
         yield "```"
 
 

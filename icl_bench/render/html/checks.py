@@ -21,6 +21,10 @@ SIGNS: dict[Verdict, str] = {
 }
 """Beside the colour, so that no verdict is told by colour alone."""
 
+_MISSED: tuple[Verdict, ...] = ("error", "fail", "inconclusive")
+_MOST_MISSED = 8
+"""Named at the top of the page; the rest is counted."""
+
 _STATUS = {
     "partial": "some of the suites' checks were deselected",
     "interrupted": "the run did not end by itself; what it had measured is kept",
@@ -39,6 +43,16 @@ _TILES = (
 def verdict_cell(verdict: Verdict) -> dict[str, str]:
     """Return a verdict as the template shows it: class, sign and word."""
     return {"class": verdict, "sign": SIGNS[verdict], "word": WORDS[verdict]}
+
+
+def anchor(record: RunRecord, check: Check) -> str:
+    """Return the name that a check goes by in the page's addresses.
+
+    Args:
+        record: the run.
+        check: one of its checks.
+    """
+    return f"check-{next(i for i, one in enumerate(record.checks) if one is check)}"
 
 
 def glance(record: RunRecord) -> dict[str, Any]:
@@ -64,11 +78,14 @@ def glance(record: RunRecord) -> dict[str, Any]:
         notes.append(f"Attention: {model.attention_note}")
     if cached := count_cached(record.measurements.values()):
         notes.append(f"{cached}: weights, settings and code are those of the run that took them.")
+    missed = [check for word in _MISSED for check in record.checks if check.verdict == word]
     verdict: Verdict = next((v for v, text in WORDS.items() if text == word), "skipped")
     return {
         "spec": one_line(model.spec) + (f"@{model.revision}" if _single(record) else ""),
         "verdict": {**verdict_cell(verdict), "word": word},
         "counts": [(verdict_cell(one), counts[one]) for one in WORDS if counts[one]],
+        "missed": [_missed(record, check) for check in missed[:_MOST_MISSED]],
+        "more": max(len(missed) - _MOST_MISSED, 0),
         "facts": " · ".join(one_line(fact) for fact in facts if fact),
         "created": record.created.replace("T", " ").split(".")[0],
         "notes": notes,
@@ -83,12 +100,25 @@ def section(record: RunRecord) -> dict[str, Any] | None:
     if not found:
         return None
     suites = dict.fromkeys(check.suite for check in found)
-    groups = [(name, [_row(check) for check in found if check.suite == name]) for name in suites]
+    groups = [
+        (name, [_row(record, check) for check in found if check.suite == name]) for name in suites
+    ]
     return {"groups": groups}
 
 
-def _row(check: Check) -> dict[str, Any]:
+def _missed(record: RunRecord, check: Check) -> dict[str, Any]:
+    several = len({one.suite for one in record.checks}) > 1
     return {
+        "verdict": verdict_cell(check.verdict),
+        "anchor": anchor(record, check),
+        "name": f"{check.suite}::{check.id}" if several else check.id,
+        "why": one_line(check.reason or ""),
+    }
+
+
+def _row(record: RunRecord, check: Check) -> dict[str, Any]:
+    return {
+        "anchor": anchor(record, check),
         "id": check.id,
         "description": check.description or "",
         "metric": check.metric,

@@ -43,6 +43,8 @@ class Circuit:
     """Why composition has no rows, where it was measured without any."""
     composed: str | None = None
     """Measurement that the edges are from; None when composition was not measured."""
+    unlisted: dict[str, int] = field(default_factory=dict)
+    """Kind of head -> how many above the threshold are not among the strongest."""
     written: dict[Head, float] = field(default_factory=dict)
     """Induction head -> logits that it writes directly to the right token."""
 
@@ -57,7 +59,15 @@ def find_circuit(record: RunRecord) -> Circuit | None:
     if not measured:
         return None
     rows = measured[0][1].heads
-    found = Circuit(_strongest(rows, "induction"), _strongest(rows, "previous_token"))
+    induction, previous = _able(rows, "induction"), _able(rows, "previous_token")
+    found = Circuit(
+        *(dict(list(heads.items())[:MOST]) for heads in (induction, previous)),
+        unlisted={
+            name: len(heads) - MOST
+            for name, heads in (("Induction", induction), ("Previous-token", previous))
+            if len(heads) > MOST
+        },
+    )
     for key, one in record.measurements.items():
         if one.probe == "composition" and one.tables.get("composition"):
             found.composed, found.remark = key, None
@@ -91,10 +101,11 @@ def section(record: RunRecord) -> dict[str, Any] | None:
     }
 
 
-def _strongest(rows: Sequence[dict[str, Any]], name: str) -> dict[Head, float]:
+def _able(rows: Sequence[dict[str, Any]], name: str) -> dict[Head, float]:
+    """All heads above the threshold, strongest first."""
     scored = [(_head(row), row.get(name)) for row in rows]
     able = [(head, float(score)) for head, score in scores_of(scored) if score > THRESHOLD]
-    return dict(sorted(able, key=lambda pair: -pair[1])[:MOST])
+    return dict(sorted(able, key=lambda pair: -pair[1]))
 
 
 def scores_of(pairs: Sequence[tuple[Head, Any]]) -> list[tuple[Head, float]]:
@@ -145,6 +156,8 @@ def _words(found: Circuit) -> list[str]:
     told = []
     for name, heads in (("Induction", found.scores), ("Previous-token", found.previous)):
         listed = ", ".join(f"{_name(head)} ({numbers.score(s)})" for head, s in heads.items())
+        if name in found.unlisted:
+            listed += f", and {found.unlisted[name]} more above {THRESHOLD}, which are not drawn"
         told.append(f"{name} heads: {listed or f'none above {THRESHOLD}'}.")
     if found.others:
         listed = ", ".join(map(_name, found.others))

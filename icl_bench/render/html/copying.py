@@ -18,11 +18,16 @@ _NULLS = (("null", "random heads of the same layers"), ("uniform_null", "random 
 def section(record: RunRecord) -> dict[str, Any] | None:
     """Return the losses by position, and each ablation with its null."""
     panels = [one for one in (_by_position(record), *_clean_losses(record)) if one][:1]
-    ablations = []
+    ablations: list[dict[str, Any]] = []
     for key, one in record.measurements.items():
         if one.probe == "ablation" and one.metrics:
-            ablations.append(_ablation(key, one))
-    ablations = [one for one in ablations if one["rows"]]
+            told = {"keys": [key], **_ablation(one)}
+            # Two suites that ask for the same share one measurement.
+            same = next((other for other in ablations if {**other, "keys": [key]} == told), None)
+            if same:
+                same["keys"].append(key)
+            elif told["rows"]:
+                ablations.append(told)
     if not panels and not ablations:
         return None
     charts = [one.pop("chart") for one in ablations]
@@ -52,7 +57,9 @@ def _by_position(record: RunRecord) -> dict[str, Any] | None:
                     lines.append(series(name, points, "position", "loss", dash=bool(off)))
     period = found[1].settings.get("period")
     marks = [{"x": period, "label": "the tokens repeat"}] if period else []
-    title = "Loss by position on repeated random tokens"
+    sequences = found[1].settings.get("sequences")
+    drawn = f", mean of {sequences} sequences" if sequences else ""
+    title = f"Loss by position on repeated random tokens ({found[0]}{drawn})"
     return panel(title, "position", "loss (nats)", lines, marks=marks)
 
 
@@ -66,7 +73,7 @@ def _clean_losses(record: RunRecord) -> list[dict[str, Any] | None]:
     return made
 
 
-def _ablation(key: str, one: Measurement) -> dict[str, Any]:
+def _ablation(one: Measurement) -> dict[str, Any]:
     rows = []
     for title, name in ABLATED:
         clean, off = one.metrics.get(name), one.metrics.get(f"{name}_ablated")
@@ -80,7 +87,6 @@ def _ablation(key: str, one: Measurement) -> dict[str, Any]:
     method = str(one.settings.get("method", "")).replace("_", " ")
     chart, words = _null(one)
     return {
-        "key": key,
         "rows": rows,
         "effects": effects,
         "off": sweeps.list_switched_off(one) or "nothing: no head was chosen",
@@ -92,7 +98,8 @@ def _ablation(key: str, one: Measurement) -> dict[str, Any]:
 
 def _null(one: Measurement) -> tuple[dict[str, Any] | None, str]:
     """The draws and the observed effect on the null's own sequences."""
-    observed = one.metrics.get("null_observed_ratio") or one.metrics.get("loss_ratio")
+    own = one.metrics.get("null_observed_ratio")
+    observed = own or one.metrics.get("loss_ratio")
     draws = {}
     for name, title in _NULLS:
         ratios = [row.get("loss_ratio") for row in one.tables.get(name, [])]
@@ -106,5 +113,7 @@ def _null(one: Measurement) -> tuple[dict[str, Any] | None, str]:
         f"largest {numbers.number(max(drawn))}"
         for title, drawn in draws.items()
     )
-    words = f"Loss ratio of the chosen heads {numbers.number(observed.value)}; {told}."
+    # They may be fewer than the main effect's, and the ratio then another.
+    where = f"On the null's own {own.n} sequences: l" if own and own.n else "L"
+    words = f"{where}oss ratio of the chosen heads {numbers.number(observed.value)}; {told}."
     return {"observed": observed.value, "draws": draws}, words

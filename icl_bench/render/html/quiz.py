@@ -6,7 +6,7 @@ from typing import Any
 
 from icl_bench.record import Check, RunRecord
 from icl_bench.render import numbers
-from icl_bench.render.html.checks import verdict_cell
+from icl_bench.render.html.checks import anchor, verdict_cell
 from icl_bench.render.markup import bounds, estimate
 from icl_bench.render.quiz import option_rules
 
@@ -39,6 +39,7 @@ def _item(item: Check, record: RunRecord, several: bool) -> dict[str, Any]:
         measured += f", 95% interval {interval}" if interval else ""
     return {
         "id": f"{item.suite}::{item.id}" if several else item.id,
+        "anchor": anchor(record, item),
         "verdict": verdict_cell(item.verdict),
         "about": item.description or "",
         "question": item.question or "",

@@ -30,6 +30,14 @@ def provenance_section(record: RunRecord) -> dict[str, Any]:
     if record.step is not None:
         rows.append(("step", str(record.step)))
     rows += [(f"suite {suite.name} SHA-256", suite.sha256) for suite in record.suites]
+    seeds: dict[str, list[str]] = {}
+    for key, measurement in record.measurements.items():
+        if "seed" in measurement.settings:
+            seeds.setdefault(str(measurement.settings["seed"]), []).append(key)
+    if len(seeds) == 1:
+        rows.append(("seed", *seeds))
+    else:
+        rows += [(f"seed of {', '.join(keys)}", seed) for seed, keys in seeds.items()]
     tokens: dict[str, list[str]] = {}
     for key, measurement in record.measurements.items():
         if measurement.tokens_sha256:

@@ -1,5 +1,5 @@
 "use strict";
-// Quiz items by verdict; everything is opened for printing.
+// Quiz items by verdict, and by their address; everything is opened for printing.
 (() => {
   const box = icl.byId("quiz-filter");
   if (box) {
@@ -14,6 +14,17 @@
       for (const item of items) item.hidden = !shown.has(item.dataset.verdict);
     });
   }
+  // What an address names is shown: it may be folded, or filtered away.
+  const reveal = () => {
+    const named = location.hash && icl.byId(location.hash.slice(1));
+    if (!named || named.tagName !== "DETAILS") return;
+    named.hidden = false;
+    named.open = true;
+    named.scrollIntoView();
+  };
+  window.addEventListener("hashchange", reveal);
+  for (const link of document.querySelectorAll(".missed a")) link.addEventListener("click", () => setTimeout(reveal));
+  reveal();
   let opened = [];
   window.addEventListener("beforeprint", () => {
     opened = [...document.querySelectorAll("details:not([open])")];

@@ -49,7 +49,7 @@ icl.pins = (() => {
     if (value === null) return "not measured";
     const low = at(score.low, head), high = at(score.high, head), error = at(score.stderr, head);
     if (low !== null && high !== null) return `${number(value)}, 95% [${number(low)}, ${number(high)}]`;
-    return error !== null ? `${number(value)} ± ${number(error, 4)}` : number(value);
+    return error !== null ? `${number(value)} ± ${number(error, 2)}` : number(value);
   }
 
   // Scores between 0 and 1 on one scale that colour-blind people read too; signed ones around 0.

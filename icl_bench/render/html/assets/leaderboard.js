@@ -163,7 +163,9 @@
   });
   const title = () => {
     const column = data.columns[metric];
-    return plain(`${column.short} ${column.arrow}${column.unit ? ` (${column.unit})` : ""}`);
+    const unit = column.unit ? `(${column.unit})` : "";
+    // A second line where one would be cut off.
+    return [plain(`${column.short} ${column.arrow}`), plain(unit)].join(narrow() ? "<br>" : " ");
   };
   const drawForest = chart("forest", () => {
     const rows = measured().slice(0, CHARTED);
