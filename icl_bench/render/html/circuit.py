@@ -59,15 +59,10 @@ def find_circuit(record: RunRecord) -> Circuit | None:
     if not measured:
         return None
     rows = measured[0][1].heads
-    induction, previous = _able(rows, "induction"), _able(rows, "previous_token")
-    found = Circuit(
-        *(dict(list(heads.items())[:MOST]) for heads in (induction, previous)),
-        unlisted={
-            name: len(heads) - MOST
-            for name, heads in (("Induction", induction), ("Previous-token", previous))
-            if len(heads) > MOST
-        },
-    )
+    able = {"Induction": _able(rows, "induction"), "Previous-token": _able(rows, "previous_token")}
+    drawn = [dict(list(heads.items())[:MOST]) for heads in able.values()]
+    found = Circuit(drawn[0], drawn[1])
+    found.unlisted = {name: len(heads) - MOST for name, heads in able.items() if len(heads) > MOST}
     for key, one in record.measurements.items():
         if one.probe == "composition" and one.tables.get("composition"):
             found.composed, found.remark = key, None

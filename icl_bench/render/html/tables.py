@@ -35,7 +35,7 @@ def provenance_section(record: RunRecord) -> dict[str, Any]:
         if "seed" in measurement.settings:
             seeds.setdefault(str(measurement.settings["seed"]), []).append(key)
     if len(seeds) == 1:
-        rows.append(("seed", *seeds))
+        rows.append(("seed", next(iter(seeds))))
     else:
         rows += [(f"seed of {', '.join(keys)}", seed) for seed, keys in seeds.items()]
     tokens: dict[str, list[str]] = {}
