@@ -87,11 +87,8 @@ def show_sweeps(record: RunRecord) -> Iterator[str]:
             yield ""
             yield f"## Minimal set: {escape(key)}{_method(measurement)}"
             yield ""
-            kept = sweeps.list_heads(measurement.tables.get("kept_heads", []))
-            share = measurement.settings.get("share")
-            yield f"Kept on the sequences chosen on, at least {escape(str(share))} of the gain: "
-            yield f"{escape(kept)}. Share of copying kept on other sequences, by the first heads of"
-            yield "each order:"
+            yield escape(sweeps.describe_kept(measurement))
+            yield "Share of copying kept on other sequences, by the first heads of each order:"
         else:
             continue
         yield ""
@@ -175,6 +172,5 @@ def _ablation(measurement: Measurement) -> Iterator[str]:
 
 def _method(measurement: Measurement) -> str:
     """How, in words and in brackets; nothing where the record does not say."""
-    method = str(measurement.settings.get("method", "")).replace("_", " ")
-    frozen = ", patterns frozen" if measurement.settings.get("patterns") == "frozen" else ""
-    return f" ({escape(method + frozen)})" if method else ""
+    method = sweeps.describe_method(measurement)
+    return f" ({escape(method)})" if method else ""

@@ -82,6 +82,28 @@ def list_heads(rows: Sequence[dict[str, Any]]) -> str:
     return ", ".join(f"{row.get('layer')}.{row.get('head')}" for row in rows)
 
 
+def describe_method(measurement: Measurement) -> str:
+    """Return how heads were switched off, in words; nothing where the record does not say.
+
+    Args:
+        measurement: of a probe that switches heads, MLPs or layers off.
+    """
+    method = str(measurement.settings.get("method", "")).replace("_", " ")
+    frozen = ", patterns frozen" if measurement.settings.get("patterns") == "frozen" else ""
+    return method + frozen
+
+
+def describe_kept(measurement: Measurement) -> str:
+    """Return which heads a minimal set keeps, and how much of copying they were to keep.
+
+    Args:
+        measurement: of the probe `minimal_set`.
+    """
+    kept = list_heads(measurement.tables.get("kept_heads", []))
+    share = measurement.settings.get("share")
+    return f"Kept on the sequences chosen on, at least {share} of the gain: {kept}."
+
+
 def list_switched_off(measurement: Measurement) -> str:
     """Return what an ablation switched off, in words.
 

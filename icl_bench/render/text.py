@@ -55,6 +55,11 @@ def one_line(text: object) -> str:
     return _visible(" ".join(str(text).split()))
 
 
+def legible(text: str) -> str:
+    """Return text with spaces for whitespace, without control and direction-changing characters."""
+    return text if text.isprintable() else _visible(re.sub(r"\s", " ", text))
+
+
 def printable(text: str) -> str:
     """Return text of several lines, none of which can act on a terminal or on a CI system."""
     return "\n".join(defuse(_visible(line)) for line in text.splitlines())

@@ -29,7 +29,7 @@ def section(record: RunRecord) -> dict[str, Any] | None:
 
 def _show(key: str, one: Measurement) -> tuple[list[dict[str, Any] | None], list[dict[str, Any]]]:
     if one.probe == "icl_score":
-        title = f"Loss by position on natural text ({key})"
+        title = f"Loss by position on natural text ({_named(key, one)})"
         rows = _pooled(one.tables.get("positions", []))
         lines = [
             series("clean", rows, "position", "loss"),
@@ -37,10 +37,10 @@ def _show(key: str, one: Measurement) -> tuple[list[dict[str, Any] | None], list
         ]
         header, cells = behaviour.positions_table(one)
         return [panel(title, "position (mean of 16)", "loss (nats)", lines)], [
-            {"title": title, "header": header, "rows": cells}
+            _table(title, header, cells)
         ]
     if one.probe == "fewshot":
-        title = f"Accuracy by examples in the prompt ({key})"
+        title = f"Accuracy by examples in the prompt ({_named(key, one)})"
         rows = one.tables.get("curve", [])
         lines = [
             series("right among the choices", rows, "shots", "accuracy", "accuracy_stderr"),
@@ -56,24 +56,20 @@ def _show(key: str, one: Measurement) -> tuple[list[dict[str, Any] | None], list
         made = [behaviour.shots_table(one), behaviour.tasks_table(one)]
         titles = (title, f"Each task ({key})")
         return [panel(title, "examples", "accuracy", lines)], [
-            {"title": name, "header": header, "rows": cells}
-            for name, (header, cells) in zip(titles, made)
-            if cells
+            _table(name, header, cells) for name, (header, cells) in zip(titles, made) if cells
         ]
     if one.probe == "minimal_set":
         return _minimal_set(key, one)
     if one.probe == "sweep":
         header, cells = sweeps.sweep_table(one)
-        return [], [
-            {"title": f"Every head off on its own ({key})", "header": header, "rows": cells}
-        ]
+        return [], [_table(f"Every head off on its own ({_named(key, one)})", header, cells)]
     return [], []
 
 
 def _minimal_set(
     key: str, one: Measurement
 ) -> tuple[list[dict[str, Any] | None], list[dict[str, Any]]]:
-    title = f"Copying kept by few heads ({key})"
+    title = f"Copying kept by few heads ({_named(key, one)})"
     rows = one.tables.get("curve", [])
     orders = dict.fromkeys(str(row["order"]) for row in rows)
     lines = []
@@ -90,8 +86,17 @@ def _minimal_set(
         ]
         lines.append(series(order, named, "heads", "kept", dash=order.startswith("random")))
     header, cells = sweeps.curve_table(one)
-    table = {"title": title, "header": header, "rows": cells}
+    table = _table(title, header, cells, sweeps.describe_kept(one))
     return [panel(title, "heads kept", "share of copying kept", lines)], [table]
+
+
+def _named(key: str, one: Measurement) -> str:
+    method = sweeps.describe_method(one)
+    return f"{key}, {method}" if method else key
+
+
+def _table(title: str, header: list[str], rows: list[list[str]], words: str = "") -> dict[str, Any]:
+    return {"title": title, "header": header, "rows": rows, "words": words}
 
 
 def _pooled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

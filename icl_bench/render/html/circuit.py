@@ -15,6 +15,8 @@ THRESHOLD = 0.4
 """From this score on a head is drawn as an induction or a previous-token head."""
 MOST = 7
 """Heads drawn on either side; the strongest."""
+MOST_EDGES = 300
+"""Rows of the table of edges, widest first; a page's size is bounded."""
 _FAINTEST = 0.05
 """Edges that carry less than this share of a head's score are left out, and said to be."""
 _WIDTH, _ROW, _TOP = 660, 54, 46
@@ -68,7 +70,7 @@ def find_circuit(record: RunRecord) -> Circuit | None:
             found.composed, found.remark = key, None
             _add_edges(found, one)
             break
-        if one.probe == "composition" and one.status == "measured" and found.composed is None:
+        if one.probe == "composition" and found.composed is None:
             found.composed, found.remark = key, one.reason or "no heads were compared"
     for one in record.measurements.values():
         if one.probe == "logit_attribution":
@@ -84,16 +86,31 @@ def section(record: RunRecord) -> dict[str, Any] | None:
     found = find_circuit(record)
     if found is None:
         return None
+    words = _words(found)
+    if others := _other_compositions(record, found):
+        words.append(f"Drawn is {found.composed}; results.json also has {', '.join(others)}.")
     return {
         "drawing": _draw(found) if found.scores or found.previous else None,
-        "words": _words(found),
-        "edges": [_edge_cells(edge) for edge in found.every_edge],
+        "words": words,
+        "edges": [_edge_cells(edge) for edge in found.every_edge[:MOST_EDGES]],
+        "more_edges": max(len(found.every_edge) - MOST_EDGES, 0),
         "composed": found.composed,
         "tables": [
             {"suite": suite, "header": header, "rows": rows}
             for suite, header, rows in circuits.circuit_tables(record)
         ],
     }
+
+
+def _other_compositions(record: RunRecord, found: Circuit) -> list[str]:
+    """Measurements whose edges are other ones than those that are drawn."""
+    drawn = record.measurements[found.composed].tables if found.composed else {}
+    return [
+        key
+        for key, one in record.measurements.items()
+        if one.probe == "composition"
+        and one.tables.get("composition", []) not in ([], *drawn.values())
+    ]
 
 
 def _able(rows: Sequence[dict[str, Any]], name: str) -> dict[Head, float]:
@@ -181,9 +198,10 @@ def _words(found: Circuit) -> list[str]:
             )
         left = len(found.every_edge) - len(found.edges)
         if left:
+            come = "more edge" if left == 1 else "more edges"
             told.append(
-                f"{left} more edges of {_FAINTEST:.0%} or more come from heads that are not drawn; "
-                "the table has them."
+                f"{left} {come} of {_FAINTEST:.0%} or more from heads that are not drawn: see the "
+                "table."
             )
     return told
 

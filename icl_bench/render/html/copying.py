@@ -84,13 +84,14 @@ def _ablation(one: Measurement) -> dict[str, Any]:
         if metric := one.metrics.get(name):
             interval = bounds(metric.ci_low, metric.ci_high)
             effects.append((name, estimate(metric), interval))
-    method = str(one.settings.get("method", "")).replace("_", " ")
+    switched, method = sweeps.list_switched_off(one), sweeps.describe_method(one)
+    if switched and method:
+        switched += f" ({method})"
     chart, words = _null(one)
     return {
         "rows": rows,
         "effects": effects,
-        "off": sweeps.list_switched_off(one) or "nothing: no head was chosen",
-        "method": method,
+        "off": switched or "nothing: no head was chosen",
         "null": words,
         "chart": chart,
     }

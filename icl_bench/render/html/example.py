@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Collection
 from typing import Any
 
 from icl_bench.record import Measurement, RunRecord
 from icl_bench.render import numbers
 from icl_bench.render.html.circuit import find_circuit
 
-MOST_PATTERNS = 600_000
+MOST_PATTERNS = 450_000
 """Characters that the patterns of a page may take; its size is bounded."""
 
 _MISSING = (
@@ -18,15 +20,28 @@ _MISSING = (
 
 
 def find_example(record: RunRecord) -> tuple[str, Measurement] | None:
-    """Return key and measurement of the first example that was measured.
+    """Return key and measurement of the example that a page shows.
+
+    The first that was measured; sooner one with induction heads to switch off.
 
     Args:
         record: the run.
     """
-    for key, measurement in record.measurements.items():
-        if measurement.probe == "example" and measurement.tables.get("example_tokens"):
-            return key, measurement
-    return None
+    return next(iter(_examples(record)), None)
+
+
+def _examples(record: RunRecord) -> list[tuple[str, Measurement]]:
+    found = [
+        (key, one)
+        for key, one in record.measurements.items()
+        if one.probe == "example" and one.tables.get("example_tokens")
+    ]
+    return sorted(
+        found,
+        key=lambda item: (
+            not any(row["role"] == "induction" for row in item[1].tables.get("switches", []))
+        ),
+    )
 
 
 def section(record: RunRecord) -> dict[str, Any] | None:
@@ -45,14 +60,16 @@ def section(record: RunRecord) -> dict[str, Any] | None:
         }
         for row in measurement.tables["example_tokens"]
     ]
-    patterns = _patterns(measurement.tables.get("example_patterns", []))
     heads = []
     if circuit:
         heads = [{"head": _name(h), "role": "previous_token"} for h in list(circuit.previous)[:3]]
         heads += [{"head": _name(h), "role": "induction"} for h in list(circuit.scores)[:4]]
+    rows = measurement.tables.get("example_patterns", [])
+    patterns = _patterns(rows, {one["head"] for one in heads})
     return {
         "missing": None,
         "key": key,
+        "others": [other for other, _ in _examples(record)[1:]],
         "tokens": [
             {**token, "shown": show_token(token["token"]), "loss": _number(token.get("loss"))}
             for token in tokens
@@ -92,18 +109,26 @@ def switches_section(record: RunRecord) -> dict[str, Any] | None:
 
 
 def show_token(text: str) -> str:
-    """Return a token so that one sees where it begins and ends: spaces and line ends as signs."""
-    return text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·") or "∅"
+    """Return a token so that one sees where it begins and ends: spaces and line ends as signs.
+
+    Characters that cannot be seen, or turn the direction of reading, stand as escapes.
+    """
+    shown = text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·") or "∅"
+    return "".join(
+        f"\\u{ord(sign):04x}" if unicodedata.category(sign) in ("Cc", "Cf", "Cs") else sign
+        for sign in shown
+    )
 
 
-def _patterns(rows: list[dict[str, Any]]) -> dict[str, str]:
-    """Head -> packed pattern; of many heads on a long text those with the highest scores."""
+def _patterns(rows: list[dict[str, Any]], named: Collection[str]) -> dict[str, str]:
+    """Head -> packed pattern; of many heads on a long text those named, then the highest scores."""
     room = MOST_PATTERNS // max((len(row["pattern"]) for row in rows), default=1)
-    if len(rows) > room:
-        best = sorted(rows, key=_strength)[:room]
-        kept = {(row["layer"], row["head"]) for row in best}
-        rows = [row for row in rows if (row["layer"], row["head"]) in kept]
-    return {f"{row['layer']}.{row['head']}": row["pattern"] for row in rows}
+    found = {_name((row["layer"], row["head"])): row for row in rows}
+    if len(found) > room:
+        best = sorted(found, key=lambda head: (head not in named, _strength(found[head])))
+        kept = set(best[:room])
+        found = {head: row for head, row in found.items() if head in kept}
+    return {head: row["pattern"] for head, row in found.items()}
 
 
 def _strength(row: dict[str, Any]) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from icl_bench.record import RunRecord
 from icl_bench.render import tables
+from icl_bench.render.html.packing import pack_grid
 
 LABELS = {
     "induction": "Induction: attention to the token after the earlier occurrence",
@@ -29,7 +30,8 @@ LABELS = {
 
 _ENDS = ("_stderr", "_ci_low", "_ci_high")
 _NOT_SCORES = {"layer", "head", "sequences", "repeated_loss"}
-_DIGITS = 6
+MOST_GRIDS = 700_000
+"""Characters that the scores of a page may take; its size is bounded."""
 Head = tuple[int, int]
 
 
@@ -42,13 +44,20 @@ def section(record: RunRecord) -> dict[str, Any] | None:
     layers = record.model.layers or 1 + max(layer for layer, _ in cells)
     width = 1 + max(head for _, head in cells)
     layers = max(layers, 1 + max(layer for layer, _ in cells))
-    told = []
+    told: list[dict[str, Any]] = []
+    left_out: list[str] = []
+    room = MOST_GRIDS
     for score in scores:
         grids = {
-            name: _grid(score[name], layers, width)
+            name: pack_grid(_grid(score[name], layers, width))
             for name in ("values", "stderr", "low", "high")
             if score[name]
         }
+        taken = sum(map(len, grids.values()))
+        if told and taken > room:
+            left_out.append(score["label"])
+            continue
+        room -= taken
         told.append({**{name: score[name] for name in ("name", "label", "from")}, **grids})
     measured = tables.head_measurements(record)
     top: list[dict[str, Any]] = []
@@ -56,13 +65,18 @@ def section(record: RunRecord) -> dict[str, Any] | None:
         header, rows = tables.head_table(measurement.heads)
         top.append({"named": ", ".join(keys), "header": header, "rows": rows})
     data = {"layers": layers, "heads": width, "scores": told}
-    return {"top": top, "count": len({*cells}), "data": data}
+    return {"top": top, "count": len({*cells}), "left_out": left_out, "data": data}
 
 
 def _scores(record: RunRecord) -> Iterator[dict[str, Any]]:
-    """Each score once per set of values: the first measurement that has it gives it its name."""
+    """Each score once per set of values: the first measurement that has it gives it its name.
+
+    Those of the probe `induction` come first: the page opens on them.
+    """
     seen: dict[str, list[dict[Head, float]]] = {}
-    for key, measurement in record.measurements.items():
+    for key, measurement in sorted(
+        record.measurements.items(), key=lambda item: item[1].probe != "induction"
+    ):
         names = dict.fromkeys(
             name
             for row in measurement.heads
@@ -100,11 +114,4 @@ def _column(rows: list[dict[str, Any]], name: str) -> dict[Head, float]:
 
 def _grid(values: dict[Head, float], layers: int, width: int) -> list[list[float | None]]:
     """A row a layer; None where a head is not there or was not measured."""
-    return [
-        [None if (v := values.get((layer, head))) is None else _short(v) for head in range(width)]
-        for layer in range(layers)
-    ]
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
+    return [[values.get((layer, head)) for head in range(width)] for layer in range(layers)]

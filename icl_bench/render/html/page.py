@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from icl_bench.record import write_atomically
+from icl_bench.render.text import legible
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -125,10 +126,14 @@ def _packed_plotly() -> str:
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    def finalize(value: Any) -> Any:
+        return legible(value) if type(value) is str else value
+
     return Environment(
         loader=PackageLoader("icl_bench.render.html"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -12,6 +12,7 @@ from icl_bench.render.html import (
     circuit,
     copying,
     example,
+    glance,
     heads,
     quiz,
     tables,
@@ -58,6 +59,6 @@ def report_page(record: RunRecord, plotly: str | None = None) -> str:
         styles=("report.css",),
         plotly=plotly,
         nav=[(name, SECTIONS[name][0]) for name in parts],
-        glance=checks.glance(record),
+        glance=glance.glance(record),
         **{name: parts.get(name) for name in SECTIONS},
     )

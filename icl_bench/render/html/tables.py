@@ -43,7 +43,7 @@ def provenance_section(record: RunRecord) -> dict[str, Any]:
         if measurement.tokens_sha256:
             tokens.setdefault(measurement.tokens_sha256, []).append(key)
     rows += [(f"tokens SHA-256 of {', '.join(keys)}", digest) for digest, keys in tokens.items()]
-    return {"rows": rows, "gates": [one.model_dump() for one in record.gates]}
+    return {"rows": rows}
 
 
 def _measurement(key: str, one: Measurement) -> dict[str, Any]:

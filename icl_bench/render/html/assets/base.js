@@ -36,6 +36,19 @@ const icl = (() => {
       ? text.replace(/0+$/, "").replace(/\.$/, "") : text;
   }
 
+  // A grid of render/html/packing.py: rows of `width` numbers, null where there is none.
+  function unpack(packed, width) {
+    const bytes = Uint8Array.from(atob(packed), (sign) => sign.charCodeAt(0));
+    const view = new DataView(bytes.buffer);
+    const rows = [];
+    for (let at = 0; at < bytes.length; at += 4) {
+      const value = view.getFloat32(at, true);
+      if ((at / 4) % width === 0) rows.push([]);
+      rows[rows.length - 1].push(Number.isNaN(value) ? null : Number(value.toPrecision(6)));
+    }
+    return rows;
+  }
+
   // Plotly reads a few HTML tags in names, labels and hover texts.
   const plain = (text) =>
     String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
@@ -73,7 +86,7 @@ const icl = (() => {
     root.dataset.charts = charting ? "ready" : "missing";
     waiting.splice(0).forEach((draw) => draw());
   }
-  async function unpack(packed) {
+  async function unpackScript(packed) {
     const bytes = Uint8Array.from(atob(packed), (sign) => sign.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     const script = document.createElement("script");
@@ -87,7 +100,7 @@ const icl = (() => {
   };
   const packed = byId("icl-plotly");
   if (packed) {
-    unpack(packed.textContent).catch((error) => console.warn("charts:", error)).finally(ready);
+    unpackScript(packed.textContent).catch((error) => console.warn("charts:", error)).finally(ready);
   }
 
   const narrow = () => window.innerWidth < 640;
@@ -135,6 +148,6 @@ const icl = (() => {
     return draw;
   }
 
-  return { data, el, svg, byId, number, plain, showToken, color, isDark, narrow, chart, onTheme: (f) => themed.push(f),
+  return { data, el, svg, byId, number, unpack, plain, showToken, color, isDark, narrow, chart, onTheme: (f) => themed.push(f),
     plotlyShared: ready };
 })();

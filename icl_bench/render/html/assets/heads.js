@@ -38,6 +38,11 @@ icl.pins = (() => {
 
   const heads = icl.data.heads;
   if (!heads) return;
+  for (const score of heads.scores) {
+    for (const name of ["values", "stderr", "low", "high"]) {
+      if (score[name]) score[name] = icl.unpack(score[name], heads.heads);
+    }
+  }
   const box = byId("map"), told = byId("map-told"), choice = byId("score");
   heads.scores.forEach((score, index) => choice.append(el("option", { value: index }, score.label)));
   let cursor = { layer: 0, head: 0 };
