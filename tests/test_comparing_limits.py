@@ -10,6 +10,7 @@ from test_comparing import BEFORE, of, record
 
 from icl_bench.comparing import compare, parse_limit
 from icl_bench.errors import SettingsError
+from icl_bench.measures.statistics import ratio_metric
 from icl_bench.record import Metric
 
 
@@ -102,6 +103,26 @@ def test_paired_samples_do_not_see_rounding(sign):
     found = compare(record(), record(BEFORE + shift))
     assert {one.state for one in found.metrics} == {"same"}
     assert not compare(record(), record(BEFORE - 2e-4)).passes()
+
+
+def test_a_ratio_of_means_is_paired_too():
+    """Losses 1% higher on the same sequences, of which some are ten times as hard as others."""
+    clean = np.random.default_rng(4).gamma(1, 0.2, 32)
+    records = []
+    for factor in (1, 1.01):
+        made = record()
+        ratio = ratio_metric(5 * clean**0.5, clean * factor)
+        made.measurements["mine/repeats"].metrics["induction_max"] = ratio
+        records.append(made)
+    before, after = records
+    change = of(compare(before, after), "induction_max")
+    assert change.paired and change.state == "regressed"
+    spread = before.measurements["mine/repeats"].metrics["induction_max"].stderr
+    assert spread > 5 * abs(change.difference)
+    assert (
+        change.ci_low < change.difference == pytest.approx(change.baseline / 1.01 - change.baseline)
+    )
+    assert of(compare(before, before), "induction_max").ci_low is None  # against itself exactly 0
 
 
 def test_a_count_is_not_rounded():
