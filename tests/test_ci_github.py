@@ -57,7 +57,8 @@ def on_github(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def finding(level: str = "error", message: str = "m", name: str = "s::c") -> Finding:
-    return Finding(level, "check", name, "gpt2", message, Place("suites/a.yaml", 7))  # type: ignore[arg-type]
+    place = Place("suites/a.yaml", 7)
+    return Finding(level, "check", name, "gpt2", message, place, suite="s")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["100%", "a\nb\r\nc", "x::y", "a,b=c:d", "%0A%25", HOSTILE])
@@ -124,7 +125,7 @@ def test_regressions_are_findings_at_the_check_that_reads_the_metric() -> None:
     assert by_name[f"{check.suite}::{check.id}"].place == Place("mine.yaml", 3)
     metric = by_name[f"{check.measurement}.{check.metric}"]
     assert metric.place == Place("mine.yaml", 3) and "is worse than the baseline" in metric.message
-    died = by_name["induction head 1.0"]
+    died = by_name["mine/repeats: induction head 1.0"]
     assert died.message.startswith("induction head 1.0 died") and died.level == "error"
     assert of_comparison(compare(before, before), places) == []
     # A check that fails now and passed before is one thing to look at, with what it reads.

@@ -11,9 +11,10 @@ from conftest import MINE, Stage
 from test_ci_github import finding
 from test_render_records import make_record
 
-from icl_bench.ci.findings import Finding
+from icl_bench.ci.findings import Finding, of_comparison
 from icl_bench.ci.gitlab import code_quality, openmetrics
 from icl_bench.cli import main
+from icl_bench.comparing import Comparison, HeadChange
 from icl_bench.record import RunRecord
 
 BAD = "--icl-model=stub:bad"
@@ -83,7 +84,7 @@ def test_a_code_quality_report_has_the_fields_that_gitlab_asks_for() -> None:
     found = [
         finding(),
         finding("warning", name="s::d"),
-        Finding("error", "regression", "core/repeats.induction_max", "gpt2", "worse"),
+        Finding("error", "regression", "core/repeats.induction_max", "gpt2", "worse", suite="core"),
     ]
     issues = json.loads(code_quality(found))
     for issue in issues:
@@ -107,10 +108,26 @@ def test_a_fingerprint_is_that_of_the_same_finding_only() -> None:
     other = prints(
         finding(),
         finding(name="s::other"),
-        Finding("error", "check", "s::c", "other", "m"),
-        Finding("error", "regression", "s::c", "gpt2", "m"),
+        Finding("error", "check", "s::c", "other", "m", suite="s"),
+        Finding("error", "regression", "s::c", "gpt2", "m", suite="s"),
     )
     assert len(set(other)) == 4
+
+
+def test_dead_heads_have_their_own_fingerprints_and_the_path_of_their_suite() -> None:
+    heads = [
+        HeadChange(key, kind, 1, number, "died", 0.8, 0.1)
+        for key in ("core/repeats", "gate/repeats")
+        for kind in ("induction", "previous_token")
+        for number in (0, 5)
+    ]
+    issues = json.loads(code_quality(of_comparison(Comparison("a", "b", heads=heads), {})))
+    assert len({issue["fingerprint"] for issue in issues}) == 8
+    paths = [issue["location"]["path"] for issue in issues]
+    assert paths == ["suites/core.yaml"] * 4 + ["suites/gate.yaml"] * 4
+    assert issues[5]["description"] == (
+        "gate/repeats: induction head 1.5 [b] induction head 1.5 died: 0.800 -> 0.100"
+    )
 
 
 @pytest.mark.parametrize("workers", [[], ["-n", "2"]])

@@ -52,6 +52,58 @@ def test_the_mean_interval_covers_19_of_20():
     assert 0.925 < simulate(covers) < 0.975
 
 
+RATIOS = {
+    "loss_ratio": (st.ratio_metric, lambda a, b: a.mean() / b.mean()),
+    "copying_lost": (st.share_metric, lambda a, b: a.mean() / b.mean()),
+}
+
+
+@pytest.mark.parametrize(("make", "read"), RATIOS.values(), ids=RATIOS)
+def test_the_samples_of_a_ratio_have_its_mean_and_its_standard_error(make, read):
+    rng = np.random.default_rng(2)
+    b = rng.gamma(4, 1, 40)
+    metric = make(2 * b + rng.normal(0, 1, 40), b)
+    assert np.mean(metric.samples) == pytest.approx(metric.value, abs=1e-12)
+    assert stats.sem(metric.samples) == pytest.approx(metric.stderr)
+    assert make([2.0], [1.0]).samples == [2.0]
+
+
+def jackknifed(read, before, after):
+    """Standard error of how much a ratio of means changed, by leaving out one sequence each."""
+    n = len(before[0])
+    left = [
+        read(*(np.delete(x, i) for x in after)) - read(*(np.delete(x, i) for x in before))
+        for i in range(n)
+    ]
+    return math.sqrt((n - 1) / n * np.sum((np.array(left) - np.mean(left)) ** 2))
+
+
+@pytest.mark.parametrize(("make", "read"), RATIOS.values(), ids=RATIOS)
+def test_differences_of_the_samples_are_those_of_two_ratios_on_the_same_sequences(make, read):
+    """Two models on 400 sequences that are hard for both, one a little better."""
+    rng = np.random.default_rng(3)
+    b = rng.gamma(3, 1, 400)
+    before = 3 * b + rng.normal(0, 1, 400), b
+    after = before[0] * 0.97 + rng.normal(0, 0.1, 400), b * np.exp(rng.normal(0, 0.05, 400))
+    old, new = make(*before), make(*after)
+    paired = stats.sem(np.subtract(new.samples, old.samples))
+    assert paired == pytest.approx(jackknifed(read, before, after), rel=0.02)
+    assert paired < 0.5 * math.hypot(old.stderr, new.stderr)  # what pairing is for
+
+
+@pytest.mark.parametrize("make", [st.ratio_metric, st.share_metric])
+def test_an_unchanged_ratio_is_told_to_have_changed_one_time_in_twenty(make):
+    """Nothing but noise on 32 sequences' losses: the paired interval holds 0."""
+
+    def alarms(rng):
+        b = rng.gamma(3, 1, 32)
+        a = 3 * b + rng.normal(0, 1, 32)
+        noise = [x * np.exp(rng.normal(0, 0.02, 32)) for x in (a, b)]
+        return stats.ttest_rel(make(a, b).samples, make(*noise).samples).pvalue < 0.05
+
+    assert 0.03 < simulate(alarms, 1500) < 0.07
+
+
 def test_the_ratio_interval_covers_19_of_20_for_paired_losses():
     def covers(rng):
         base = rng.gamma(9, 1 / 3, 32)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from icl_bench.record import RunRecord
-from icl_bench.render.comparison import describe_check, describe_heads
+from icl_bench.render.comparison import describe_check, describe_head
 from icl_bench.render.text import WORDS, one_line
 
 if TYPE_CHECKING:
@@ -46,10 +46,12 @@ class Finding:
     Args:
         level: `error` where it fails the run, else `warning`.
         kind: `check`, or `regression` against a baseline.
-        name: `SUITE::ID`, `SUITE/MEASUREMENT.METRIC`, or the kind of a head.
+        name: `SUITE::ID`, `SUITE/MEASUREMENT.METRIC` or `SUITE/MEASUREMENT: KIND head LAYER.HEAD`;
+            no two findings about a model have the same kind and name.
         model: the model's slug; its spec where a comparison is all there is.
         message: what is the matter, one line.
         place: where the check stands; None where it lies in no file of the repository.
+        suite: the suite it is about.
     """
 
     level: Literal["error", "warning"]
@@ -58,6 +60,7 @@ class Finding:
     model: str
     message: str
     place: Place | None = None
+    suite: str = field(kw_only=True)
 
 
 def find_places(suites: Iterable[Suite], root: Path | None = None) -> dict[tuple[str, str], Place]:
@@ -109,7 +112,11 @@ def of_records(
             name = one_line(f"{check.suite}::{check.id}")
             place = places.get((check.suite, check.id))
             slug = one_line(record.model.slug)
-            found.append(Finding(level, "check", name, slug, one_line(told), place))
+            found.append(
+                Finding(
+                    level, "check", name, slug, one_line(told), place, suite=one_line(check.suite)
+                )
+            )
     return found
 
 
@@ -142,7 +149,15 @@ def of_comparison(
             was = one_line(describe_check(change)).removeprefix(f"{name}: ")
             message = f"against the baseline {was}"
             found.append(
-                Finding(_level(change.state, strict), "regression", name, model, message, place)
+                Finding(
+                    _level(change.state, strict),
+                    "regression",
+                    name,
+                    model,
+                    message,
+                    place,
+                    suite=one_line(change.suite),
+                )
             )
     for metric in comparison.metrics:
         reader = readers.get((metric.key, metric.metric))
@@ -157,22 +172,18 @@ def of_comparison(
                 model,
                 one_line(message),
                 places.get(reader) if reader else None,
+                suite=_suite(metric.key),
             )
         )
-    for line, head in zip(describe_heads(comparison.died), _names(comparison)):
-        found.append(Finding("error", "regression", head, model, one_line(line)))
+    for head in comparison.died:
+        name = one_line(f"{head.key}: {head.kind} head {head.name}")
+        message = one_line(describe_head(head, with_key=False))
+        found.append(Finding("error", "regression", name, model, message, suite=_suite(head.key)))
     return found
 
 
-def _names(comparison: Comparison) -> list[str]:
-    """Names of dead heads, in the order of `describe_heads`."""
-    kinds = dict.fromkeys(head.kind for head in comparison.died)
-    return [
-        one_line(f"{head.kind} head {head.name}")
-        for kind in kinds
-        for head in comparison.died
-        if head.kind == kind
-    ]
+def _suite(key: str) -> str:
+    return one_line(key.partition("/")[0])
 
 
 def _level(state: str, strict: bool) -> Literal["error", "warning"]:

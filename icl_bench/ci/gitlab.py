@@ -30,7 +30,6 @@ def code_quality(findings: Sequence[Finding]) -> str:
 
 
 def _issue(finding: Finding) -> dict[str, object]:
-    suite = finding.name.partition("::")[0].partition("/")[0]
     place = finding.place
     identity = "\0".join((finding.kind, finding.name, finding.model))
     return {
@@ -39,7 +38,7 @@ def _issue(finding: Finding) -> dict[str, object]:
         "fingerprint": hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest(),
         "severity": _SEVERITY[finding.level],
         "location": {
-            "path": place.file if place else f"suites/{suite}.yaml",
+            "path": place.file if place else f"suites/{finding.suite}.yaml",
             "lines": {"begin": place.line if place else 1},
         },
     }

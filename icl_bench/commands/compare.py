@@ -25,9 +25,9 @@ needed.
 
 A metric is worse when it changed for the worse by more than its limit allows and by more than
 noise: on the same tokens sample by sample, else by both standard errors; the intervals of all
-metrics hold together. Judged are the metrics that the baseline's checks read, and those that a
---limit names. A check that passed before and is gone or skipped now fails, and so does a head that
-fell below the threshold.
+metrics hold together, and what rounding alone can make is no difference. Judged are the metrics
+that the baseline's checks read, and those that a --limit names without '*'. A check that was judged
+before and is gone or skipped now fails, and so does a head that fell below the threshold.
 
   icl-bench compare baseline.json reports/mine
   icl-bench compare a.json b.json --limit induction_max=0.05 --limit 'repeated_loss=5%'
@@ -95,7 +95,7 @@ def run(given: argparse.Namespace) -> int:
         if given.md:
             write_atomically(given.md, comparison_markdown(found, strict))
         if given.json:
-            write_atomically(given.json, json.dumps(found.as_data(), indent=1) + "\n")
+            write_atomically(given.json, json.dumps(found.as_data(strict), indent=1) + "\n")
     except OSError as error:
         raise SettingsError(f"{error.filename}: cannot be written ({error.strerror})") from None
     for line in publish([], found, strict=strict):

@@ -1,7 +1,8 @@
 """Two records of one suite -> what got worse, what got better, what is gone.
 
-`limits` reads how much worse a metric may get, `metrics` compares numbers, `heads` finds heads
-that died or appeared, `comparison` puts it together with the verdicts. Records only: no model.
+`limits` reads how much worse a metric may get, `rounding` says what is no difference, `metrics`
+compares numbers, `heads` finds heads that died or appeared, `comparison` puts it together with the
+verdicts. Records only: no model.
 """
 
 from icl_bench.comparing.comparison import Comparison, VerdictChange, compare

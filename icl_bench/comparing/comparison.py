@@ -15,7 +15,12 @@ from icl_bench.record import Check, RunRecord, Verdict
 DESELECTED = "deselected"
 """Reason of a check that the user left out of a run."""
 
-CheckState = Literal["regressed", "improved", "same", "vanished", "unclear", "new", "not run"]
+CheckState = Literal[
+    "regressed", "improved", "same", "changed", "vanished", "unclear", "new", "not run"
+]
+
+_JUDGED = ("pass", "fail", "inconclusive")
+"""Verdicts that say something of the model."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,8 @@ class VerdictChange:
     Args:
         suite: its suite.
         id: its id.
-        state: `regressed` and `vanished` fail a gate.
+        state: `regressed` and `vanished` fail a gate, `unclear` unless that is allowed; `changed`
+            is another verdict that neither passes now nor passed before.
         before: the baseline's verdict; None when it is new.
         after: the verdict now; None when the check is gone.
         reason: why it has the verdict it has now.
@@ -67,8 +73,8 @@ class Comparison:
 
     @property
     def died(self) -> list[HeadChange]:
-        """Heads that fell below the threshold."""
-        return [head for head in self.heads if head.state == "died"]
+        """Heads that fell below the threshold, or are not in the record any more."""
+        return [head for head in self.heads if head.state in ("died", "gone")]
 
     def passes(self, inconclusive_fails: bool = True) -> bool:
         """Whether nothing got worse, nothing is gone and no head died.
@@ -79,9 +85,13 @@ class Comparison:
         bad = ["regressed", "vanished"] + (["unclear"] if inconclusive_fails else [])
         return not (any(map(self.count, bad)) or self.died)
 
-    def as_data(self) -> dict[str, Any]:
-        """Return everything as plain data, for JSON."""
-        return {"passed": self.passes(), **asdict(self)}
+    def as_data(self, inconclusive_fails: bool = True) -> dict[str, Any]:
+        """Return everything as plain data, for JSON.
+
+        Args:
+            inconclusive_fails: whether what cannot be told counts as worse.
+        """
+        return {"passed": self.passes(inconclusive_fails), **asdict(self)}
 
 
 def compare(
@@ -109,13 +119,6 @@ def compare(
         raise SettingsError(
             f"nothing to compare: the baseline holds {_names(before)}, this run {_names(now)}"
         )
-    for limit in limits:
-        if not any(
-            limit.names(key, name)
-            for key, measurement in baseline.measurements.items()
-            for name in measurement.metrics
-        ):
-            raise SettingsError(f"limit {limit.pattern!r} names no metric of the baseline")
     found = Comparison(baseline.model.spec, record.model.spec)
     found.checks = _compare_checks(baseline, record, deselected)
     found.metrics = compare_metrics(baseline, record, limits)
@@ -126,8 +129,8 @@ def compare(
             for one in found.metrics
             if one.state != "vanished" or (one.key, one.metric) not in left_out
         ]
-    found.heads = compare_heads(baseline, record)
-    found.remarks = list(_remarks(baseline, record, before, now))
+    found.heads, told = compare_heads(baseline, record)
+    found.remarks = [*told, *_remarks(baseline, record, before, now)]
     return found
 
 
@@ -154,18 +157,23 @@ def _compare_check(old: Check, new: Check | None, deselected: bool) -> VerdictCh
     if new is None:
         why = "the check is not in this run"
         return VerdictChange(old.suite, old.id, "vanished", old.verdict, None, why)
-    state: CheckState = "same"
+    return VerdictChange(
+        old.suite, old.id, _state(old, new, deselected), old.verdict, new.verdict, new.reason
+    )
+
+
+def _state(old: Check, new: Check, deselected: bool) -> CheckState:
     if new.reason == DESELECTED and deselected:
-        state = "not run"
-    elif old.verdict == "pass" and new.verdict == "skipped":
-        state = "vanished"
-    elif old.verdict == "pass" and new.verdict == "inconclusive":
-        state = "unclear"
-    elif (old.verdict, new.verdict) == ("pass", "fail") or (new.verdict == "error" != old.verdict):
-        state = "regressed"
-    elif new.verdict == "pass" and old.verdict != "pass":
-        state = "improved"
-    return VerdictChange(old.suite, old.id, state, old.verdict, new.verdict, new.reason)
+        return "not run"
+    if new.verdict == old.verdict:
+        return "same"
+    if new.verdict == "pass":
+        return "improved"
+    if new.verdict == "skipped" and old.verdict in _JUDGED:
+        return "vanished"
+    if new.verdict == "error" or (old.verdict, new.verdict) == ("pass", "fail"):
+        return "regressed"
+    return "unclear" if old.verdict == "pass" else "changed"
 
 
 def _remarks(

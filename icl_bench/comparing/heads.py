@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from icl_bench.comparing.metrics import differing_settings
+from icl_bench.comparing.rounding import rounding_floor
 from icl_bench.measures.statistics import student_t
-from icl_bench.record import Measurement, RunRecord
+from icl_bench.record import Measurement, ModelInfo, RunRecord
 
 KINDS = ("induction", "previous_token")
 """Scores by which a head is one of the circuit's."""
 THRESHOLD = 0.4
 """Where the settings name none."""
 
-HeadState = Literal["died", "weaker", "kept", "stronger", "appeared"]
+HeadState = Literal["died", "gone", "weaker", "kept", "stronger", "appeared"]
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,10 @@ class HeadChange:
         kind: `induction` or `previous_token`.
         layer: the head's layer.
         head: its number in the layer.
-        state: `died` (fell below the threshold) fails a gate; all but `kept` are beyond noise.
+        state: `died` (fell below the threshold) and `gone` (has no score now) fail a gate; all but
+            `gone` and `kept` are changes beyond noise.
         baseline: score before, a probability.
-        value: score now.
+        value: score now; None when it is gone.
     """
 
     key: str
@@ -39,7 +42,7 @@ class HeadChange:
     head: int
     state: HeadState
     baseline: float
-    value: float
+    value: float | None
 
     @property
     def name(self) -> str:
@@ -47,8 +50,8 @@ class HeadChange:
         return f"{self.layer}.{self.head}"
 
 
-def compare_heads(baseline: RunRecord, record: RunRecord) -> list[HeadChange]:
-    """Compare heads above the threshold, score by score, where both records have them.
+def compare_heads(baseline: RunRecord, record: RunRecord) -> tuple[list[HeadChange], list[str]]:
+    """Compare heads above the threshold, score by score, where both records are of one shape.
 
     Scores of one head are compared by their standard errors as if on other tokens, which on the
     same tokens errs towards `kept`; the intervals of all heads compared hold together.
@@ -56,30 +59,48 @@ def compare_heads(baseline: RunRecord, record: RunRecord) -> list[HeadChange]:
     Args:
         baseline: what was before.
         record: what is now.
+
+    Returns:
+        the heads, and remarks on measurements whose heads are not compared.
     """
     found: list[HeadChange] = []
+    told: list[str] = []
+    floor = rounding_floor(baseline.model, record.model)
     for key, before in baseline.measurements.items():
         after = record.measurements.get(key)
-        if before.probe != "induction" or after is None or differing_settings(before, after):
+        if before.probe != "induction" or not before.heads:
             continue
-        if _shape(before) != _shape(after):
-            continue  # another model: its heads have other names
-        if any(change.key != key and _same(before, baseline, change.key) for change in found):
+        if any(change.key != key and _same(baseline, record, key, change.key) for change in found):
             continue  # two suites share a measurement
+        if after is None or (why := _differ(before, after, baseline.model, record.model)):
+            told.append(f"heads of {key} are not compared: {why if after else 'not measured now'}")
+            continue
         for kind in KINDS:
-            found += _compare_kind(key, kind, before, after)
-    return found
+            found += _compare_kind(key, kind, before, after, floor)
+    return found, told
+
+
+def _differ(before: Measurement, after: Measurement, old: ModelInfo, new: ModelInfo) -> str | None:
+    """Why heads of two measurements do not belong together; None where they do."""
+    if after.status != "measured":
+        return after.reason or after.status
+    if differing := differing_settings(before, after):
+        return f"settings differ ({differing})"
+    if _places(before) == _places(after):
+        return None
+    if None not in (old.layers, old.heads) and (old.layers, old.heads) == (new.layers, new.heads):
+        return None  # the same model's shape, from which rows are missing
+    return f"{_shape(before)} before, {_shape(after)} now"
 
 
 def _compare_kind(
-    key: str, kind: str, before: Measurement, after: Measurement
+    key: str, kind: str, before: Measurement, after: Measurement, floor: float
 ) -> Iterator[HeadChange]:
     bound = float(before.settings.get("threshold", THRESHOLD)) if kind == "induction" else THRESHOLD
-    now = {(row["layer"], row["head"]): row for row in after.heads}
+    now = {(row["layer"], row["head"]): row for row in after.heads if kind in row}
+    rows = [row for row in before.heads if kind in row]
     pairs = [
-        (row, now[row["layer"], row["head"]])
-        for row in before.heads
-        if kind in row and kind in now[row["layer"], row["head"]]
+        (row, new) for row in rows if (new := now.get((row["layer"], row["head"]))) is not None
     ]
     pairs = [(a, b) for a, b in pairs if max(a[kind], b[kind]) > bound]
     n = min(int(one.settings.get("sequences", 2)) for one in (before, after))
@@ -88,8 +109,11 @@ def _compare_kind(
         state: HeadState = "kept"
         if spread is not None:  # one sequence cannot tell
             half = student_t(max(n - 1, 1), comparisons=len(pairs)) * spread
-            state = _judge(old[kind], new[kind], half, bound)
+            state = _judge(old[kind], new[kind], max(half, floor), bound)
         yield HeadChange(key, kind, old["layer"], old["head"], state, old[kind], new[kind])
+    for row in rows:
+        if row[kind] > bound and (row["layer"], row["head"]) not in now:
+            yield HeadChange(key, kind, row["layer"], row["head"], "gone", row[kind], None)
 
 
 def _judge(old: float, new: float, half: float, bound: float) -> HeadState:
@@ -105,9 +129,28 @@ def _spread(old: dict[str, Any], new: dict[str, Any], kind: str) -> float | None
     return math.hypot(old[name], new[name]) if name in old and name in new else None
 
 
-def _shape(measurement: Measurement) -> list[tuple[int, int]]:
-    return [(row["layer"], row["head"]) for row in measurement.heads]
+def _places(measurement: Measurement) -> set[tuple[int, int]]:
+    return {(row["layer"], row["head"]) for row in measurement.heads}
 
 
-def _same(measurement: Measurement, record: RunRecord, key: str) -> bool:
-    return record.measurements[key].heads == measurement.heads
+def _shape(measurement: Measurement) -> str:
+    """`2 layers x 12 heads`, or how many heads in how many layers where layers differ."""
+    per_layer = Counter(layer for layer, _ in _places(measurement))
+    if not per_layer:
+        return "no heads"
+    layers = "1 layer" if len(per_layer) == 1 else f"{len(per_layer)} layers"
+    sizes = set(per_layer.values())
+    if len(sizes) == 1:
+        return f"{layers} x {sizes.pop()} heads"
+    return f"{per_layer.total()} heads in {layers}"
+
+
+def _same(baseline: RunRecord, record: RunRecord, key: str, other: str) -> bool:
+    """Whether two keys are of one measurement, in both records."""
+    after, others = record.measurements.get(key), record.measurements.get(other)
+    return (
+        baseline.measurements[key].heads == baseline.measurements[other].heads
+        and after is not None
+        and others is not None
+        and after.heads == others.heads
+    )

@@ -22,13 +22,15 @@ class Limit:
     Args:
         pattern: metric's name, `MEASUREMENT.METRIC` or `SUITE/MEASUREMENT.METRIC`; `*` stands for
             anything.
-        amount: allowed change for the worse, in the metric's unit, or a share when `relative`.
+        amount: allowed change for the worse, in the metric's unit, or a share when `relative`;
+            None for whatever noise and rounding make.
         relative: whether `amount` is a share of the baseline's value.
-        worse: the way that is limited; None for the metric's own, or both where it has none.
+        worse: the way that is limited, beside the metric's own; None for the metric's own, or
+            both where it has none.
     """
 
     pattern: str
-    amount: float = 0.0
+    amount: float | None = None
     relative: bool = False
     worse: Way | None = None
 
@@ -42,12 +44,20 @@ class Limit:
         names = (metric, f"{key.partition('/')[2]}.{metric}", f"{key}.{metric}")
         return any(fnmatchcase(name, self.pattern) for name in names)
 
-    def allowed(self, baseline: float) -> float:
+    @property
+    def is_exact(self) -> bool:
+        """Whether it names one metric, and does not stand for many."""
+        return not any(sign in self.pattern for sign in "*?[")
+
+    def allowed(self, baseline: float, rounding: float) -> float:
         """Return the allowed change for the worse, in the metric's unit.
 
         Args:
             baseline: the baseline's value.
+            rounding: what is allowed where no amount was given.
         """
+        if self.amount is None:
+            return rounding
         return abs(baseline) * self.amount if self.relative else self.amount
 
 
@@ -79,12 +89,34 @@ def parse_limit(text: str) -> Limit:
     return Limit(pattern, value / 100 if relative else value, relative, worse)
 
 
-def find_limit(limits: Sequence[Limit], key: str, metric: str) -> Limit | None:
-    """Return the last limit that is for a metric, or None.
+def allowances(
+    limits: Sequence[Limit],
+    key: str,
+    metric: str,
+    better: Way | None,
+    baseline: float,
+    rounding: float,
+) -> dict[Way, float]:
+    """Return how far a metric may change, for each way that is judged, in its own unit.
+
+    Judged is the metric's own way for the worse, both where it has none, and beside it each way
+    that a limit with a sign names. Of several limits of one way the last counts.
 
     Args:
         limits: in the order given.
         key: `SUITE/MEASUREMENT`.
         metric: the metric's name.
+        better: the metric's better way; None where neither is.
+        baseline: the baseline's value.
+        rounding: what is allowed where no amount was given.
     """
-    return next((limit for limit in reversed(limits) if limit.names(key, metric)), None)
+    fitting = [limit for limit in limits if limit.names(key, metric)]
+    signed = {limit.worse for limit in fitting}
+    own: set[Way] = {"up", "down"} - {better}  # type: ignore[assignment]
+    if better is None and None not in signed and signed:
+        own = set()  # a metric without a better way is judged the way that was asked for
+    found: dict[Way, float] = dict.fromkeys(sorted(own), rounding)
+    for limit in fitting:
+        for way in own if limit.worse is None else {limit.worse}:
+            found[way] = limit.allowed(baseline, rounding)
+    return found

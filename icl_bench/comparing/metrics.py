@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from icl_bench.comparing.limits import Limit, Way, find_limit
-from icl_bench.errors import IclError
+from icl_bench.comparing.limits import Limit, Way, allowances
+from icl_bench.comparing.rounding import rounding, rounding_floor
+from icl_bench.errors import IclError, SettingsError
 from icl_bench.measures.statistics import student_t
 from icl_bench.probes import MetricInfo, get_probe
 from icl_bench.probes.looks import comparable_settings, looks_of
@@ -31,7 +32,8 @@ class MetricChange:
         ci_low: lower end of the difference's interval; None when exact or unknown.
         ci_high: upper end.
         paired: whether the interval is that of differences on the same tokens.
-        allowed: change for the worse that is allowed beside noise.
+        allowed: change that is allowed beside noise, by a limit or else by rounding: the way it
+            went where that is judged, else for the worse.
         reason: why, where the numbers do not say it.
     """
 
@@ -51,7 +53,7 @@ class MetricChange:
 def compare_metrics(
     baseline: RunRecord, record: RunRecord, limits: Sequence[Limit] = ()
 ) -> list[MetricChange]:
-    """Compare every metric that a check of the baseline reads or a limit names.
+    """Compare every metric that a check of the baseline reads or a limit names exactly.
 
     A metric regresses when it is worse by more than its limit allows and the interval of the
     difference excludes 0. The intervals hold together: m metrics have 1 - 0.05/m each (Bonferroni),
@@ -60,16 +62,21 @@ def compare_metrics(
     Args:
         baseline: what was before.
         record: what is now.
-        limits: how much worse metrics may get; noise alone where none is given.
+        limits: how much worse metrics may get; noise and rounding alone where none is given.
+
+    Raises:
+        SettingsError: a limit names no metric that can be judged.
     """
     wanted = _wanted(baseline, limits)
+    floor = rounding_floor(baseline.model, record.model)
     return [
         _compare(
             key,
             name,
             baseline.measurements[key],
             record.measurements.get(key),
-            find_limit(limits, key, name) or Limit(name),
+            limits,
+            floor,
             1 - 0.05 / len(wanted),
         )
         for key, name in wanted
@@ -79,12 +86,26 @@ def compare_metrics(
 def _wanted(baseline: RunRecord, limits: Sequence[Limit]) -> list[tuple[str, str]]:
     """Metrics of the baseline that are judged, each once; p-values are judged by their checks."""
     read = {(check.measurement, check.metric) for check in baseline.checks}
-    return [
+    every = [
         (key, name)
         for key, measurement in baseline.measurements.items()
         for name in measurement.metrics
-        if find_limit(limits, key, name) or ((key, name) in read and not name.endswith("p_value"))
     ]
+    estimates = [one for one in every if "p_value" not in one[1]]
+    exact = [limit for limit in limits if limit.is_exact]
+    wanted = [one for one in estimates if one in read or any(limit.names(*one) for limit in exact)]
+    for limit in limits:
+        if any(limit.names(*one) for one in wanted):
+            continue
+        named = f"limit {limit.pattern!r} names"
+        if not any(limit.names(*one) for one in every):
+            raise SettingsError(f"{named} no metric of the baseline")
+        if not any(limit.names(*one) for one in estimates):
+            raise SettingsError(f"{named} p-values alone, which are judged by their checks")
+        raise SettingsError(
+            f"{named} no metric that a check of the baseline reads: without '*' it may name others"
+        )
+    return wanted
 
 
 def _look_up(probe: str, metric: str) -> MetricInfo | None:
@@ -100,7 +121,8 @@ def _compare(
     name: str,
     before: Measurement,
     after: Measurement | None,
-    limit: Limit,
+    limits: Sequence[Limit],
+    floor: float,
     confidence: float,
 ) -> MetricChange:
     old = before.metrics[name]
@@ -116,38 +138,48 @@ def _compare(
     # Both measured with as many looks: that is one of the settings.
     looks = looks_of(before.settings)
     half = _half_width(old, new, paired, 1 - (1 - confidence) / looks, looks)
-    difference, allowed = new.value - old.value, limit.allowed(old.value)
-    state: State
-    if half is None:
-        state = "unclear"
-    else:
-        better = info.direction if info else None
-        state = _judge(difference, half, allowed, limit.worse, better)
+    difference = new.value - old.value
+    rounded = rounding(floor, old.value, info)
+    better = info.direction if info else None
+    ways = allowances(limits, key, name, better, old.value, rounded)
+    went: Way = "up" if difference > 0 else "down"
+    allowed = ways.get(went)
     known = half is not None and half > 0
     return MetricChange(
         key,
         name,
-        state,
+        "unclear" if half is None else _judge(difference, half, allowed, better, rounded),
         old.value,
         new.value,
         difference,
         difference - half if known and half is not None else None,
         difference + half if known and half is not None else None,
         paired,
-        allowed,
+        next(iter(ways.values())) if allowed is None else allowed,
         "one sample has no standard error" if half is None else None,
     )
 
 
 def _judge(
-    difference: float, half: float, allowed: float, worse: Way | None, better: Way | None
+    difference: float, half: float, allowed: float | None, better: Way | None, rounded: float
 ) -> State:
-    if worse is None and better is not None:
-        worse = "down" if better == "up" else "up"
-    lost = abs(difference) if worse is None else difference * (1 if worse == "up" else -1)
-    if lost > allowed and lost - half > 0:
+    """Whether a difference is for the worse or for the better.
+
+    Args:
+        difference: now minus baseline.
+        half: half of its interval.
+        allowed: how far it may go the way it went; None where that way is not judged.
+        better: the metric's better way.
+        rounded: what rounding alone makes.
+    """
+    size = abs(difference)
+    if size <= half:
+        return "same"
+    if allowed is not None and size > allowed:
         return "regressed"
-    return "improved" if worse is not None and lost + half < 0 else "same"
+    return (
+        "improved" if better == ("up" if difference > 0 else "down") and size > rounded else "same"
+    )
 
 
 def _half_width(

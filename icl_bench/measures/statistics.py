@@ -101,7 +101,8 @@ def ratio_metric(
 ) -> Metric:
     """Ratio of two paired means, with the interval of its logarithm (both means positive).
 
-    stderr(log r) is the delta method's: the standard error of a/mean(a) - b/mean(b).
+    stderr(log r) is the delta method's: the standard error of a/mean(a) - b/mean(b). The samples
+    are those of the linearized ratio, see `linearize`.
 
     Args:
         numerator: one value per sample.
@@ -117,7 +118,7 @@ def ratio_metric(
         raise ValueError("a ratio needs positive means")
     ratio, n = mean_a / mean_b, int(a.size)
     if n == 1:
-        return Metric(value=ratio, n=1)
+        return Metric(value=ratio, n=1, samples=[ratio])
     influence = a / mean_a - b / mean_b
     log_error = float(influence.std(ddof=1)) / math.sqrt(n)
     below, above = error_bounds(influence, confidence)
@@ -127,6 +128,7 @@ def ratio_metric(
         ci_low=ratio * math.exp(-below),
         ci_high=ratio * math.exp(above),
         n=n,
+        samples=linearize(ratio, ratio * influence),
     )
 
 
@@ -137,6 +139,8 @@ def share_metric(
     confidence: float = CONFIDENCE,
 ) -> Metric:
     """Ratio of two paired means of either sign, with the delta method's interval.
+
+    The samples are those of the linearized ratio, see `linearize`.
 
     Args:
         part: one value per sample.
@@ -152,11 +156,27 @@ def share_metric(
         raise ValueError("a share of nothing")
     share, n = float(a.mean()) / mean_b, int(a.size)
     if n == 1:
-        return Metric(value=share, n=1)
+        return Metric(value=share, n=1, samples=[share])
     influence = (a - share * b) / mean_b
     stderr = float(influence.std(ddof=1)) / math.sqrt(n)
     below, above = error_bounds(influence, confidence)
-    return Metric(value=share, stderr=stderr, ci_low=share - below, ci_high=share + above, n=n)
+    low, high = share - below, share + above
+    kept = linearize(share, influence)
+    return Metric(value=share, stderr=stderr, ci_low=low, ci_high=high, n=n, samples=kept)
+
+
+def linearize(value: float, influence: np.ndarray) -> list[float]:
+    """Return samples whose mean is a ratio, and whose standard error is the delta method's.
+
+    A ratio of means is no mean, but to first order each sample moves it by its influence over n.
+    Differences of these samples therefore have the paired interval of the difference of two ratios
+    on the same sequences.
+
+    Args:
+        value: the ratio.
+        influence: of each sample on it, shape (n,), with mean 0.
+    """
+    return [float(one) for one in value + influence]
 
 
 def exact_metric(value: float, n: int | None = None) -> Metric:

@@ -20,6 +20,7 @@ STATES = {
     "regressed": "WORSE",
     "improved": "better",
     "same": "same",
+    "changed": "changed",
     "vanished": "GONE",
     "unclear": "UNCLEAR",
     "new": "new",
@@ -32,6 +33,15 @@ _COLORS: dict[str, Verdict] = {
     "vanished": "fail",
     "unclear": "inconclusive",
     "improved": "pass",
+}
+
+_HEAD_WORDS = {
+    "died": "died",
+    "gone": "is gone",
+    "appeared": "appeared",
+    "weaker": "is weaker",
+    "kept": "is what it was",
+    "stronger": "is stronger",
 }
 
 
@@ -114,9 +124,9 @@ def _markdown(comparison: Comparison, inconclusive_fails: bool) -> Iterator[str]
         yield "## Heads"
         yield ""
         yield from table(
-            ("Head", "Score", "Baseline", "Now", "Result"),
+            ("Measurement", "Head", "Score", "Baseline", "Now", "Result"),
             [
-                (h.name, h.kind, numbers.score(h.baseline), numbers.score(h.value), h.state)
+                (h.key, h.name, h.kind, *map(_score, (h.baseline, h.value)), h.state)
                 for h in comparison.heads
             ],
             ("Baseline", "Now"),
@@ -160,31 +170,44 @@ def describe_check(change: VerdictChange) -> str:
 
 
 def describe_heads(changes: list[HeadChange]) -> list[str]:
-    """Return sentences about heads that are not what they were.
+    """Return sentences about heads that are not what they were, with where each was measured.
 
     Args:
         changes: all heads that were compared.
     """
+    several = len({change.key for change in changes}) > 1
     lines = []
-    for kind in dict.fromkeys(change.kind for change in changes):
-        name = kind.replace("_", "-")
-        own = [change for change in changes if change.kind == kind and change.state != "kept"]
-        died = [change for change in own if change.state == "died"]
+    for key, kind in dict.fromkeys((change.key, change.kind) for change in changes):
+        own = [c for c in changes if (c.key, c.kind) == (key, kind) and c.state != "kept"]
+        lost = [change for change in own if change.state in ("died", "gone")]
         appeared = [change for change in own if change.state == "appeared"]
-        if len(died) == len(appeared) == 1:
-            lines.append(f"the {name} head moved from {died[0].name} to {appeared[0].name}")
-        words = {
-            "died": "died",
-            "appeared": "appeared",
-            "weaker": "is weaker",
-            "stronger": "is stronger",
-        }
-        lines += [
-            f"{name} head {change.name} {words[change.state]}: "
-            f"{change.baseline:.3f} -> {change.value:.3f}"
-            for change in own
-        ]
+        if len(lost) == len(appeared) == 1:
+            where = f"{key}: " if several else ""
+            name = _kind(kind)
+            lines.append(f"{where}the {name} head moved from {lost[0].name} to {appeared[0].name}")
+        lines += [describe_head(change, several) for change in own]
     return lines
+
+
+def describe_head(change: HeadChange, with_key: bool) -> str:
+    """Return a sentence about a head.
+
+    Args:
+        change: what became of it.
+        with_key: whether to say in which measurement, because there are several.
+    """
+    where = f"{change.key}: " if with_key else ""
+    now = "no score now" if change.value is None else f"{change.value:.3f}"
+    word = _HEAD_WORDS[change.state]
+    return f"{where}{_kind(change.kind)} head {change.name} {word}: {change.baseline:.3f} -> {now}"
+
+
+def _kind(kind: str) -> str:
+    return kind.replace("_", "-")
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else numbers.score(value)
 
 
 def verdict_line(comparison: Comparison, inconclusive_fails: bool = True) -> str:
@@ -194,12 +217,14 @@ def verdict_line(comparison: Comparison, inconclusive_fails: bool = True) -> str
         comparison: the comparison.
         inconclusive_fails: whether what cannot be told counts as worse.
     """
+    died = len({head.name for head in comparison.died})  # a head that two suites measured is one
     counts = [
         (comparison.count("regressed"), "worse"),
         (comparison.count("vanished"), "gone"),
-        (len(comparison.died), "head died" if len(comparison.died) == 1 else "heads died"),
+        (died, "head died" if died == 1 else "heads died"),
         (comparison.count("unclear"), "unclear"),
         (comparison.count("improved"), "better"),
+        (comparison.count("changed"), "changed"),
         (comparison.count("same"), "the same"),
     ]
     told = ", ".join(f"{count} {word}" for count, word in counts if count)
