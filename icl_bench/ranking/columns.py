@@ -58,7 +58,7 @@ class Column:
     @property
     def no_rank(self) -> str | None:
         """Why models are not ranked by it; None where they are."""
-        if self.metric.endswith("p_value"):
+        if "p_value" in self.metric:
             return (
                 "a p-value says whether an effect is beyond chance, not how large it is, and its "
                 "smallest value depends on how many heads a layer has: its check judges it"
