@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.arguments import check_file
-from icl_bench.comparing import Comparison, Limit, compare, parse_limit
+from icl_bench.comparing import Comparison, Limit, check_limits, compare, parse_limit
 from icl_bench.errors import IclError, SettingsError
 from icl_bench.record import RunRecord, read_record, write_atomically
 from icl_bench.render.logs import defuse
@@ -175,6 +175,7 @@ def read_baseline(
     record = None
     if source:
         record = read_record(folder / source)
+        check_limits(parsed, record)
         names = {suite.name for suite in record.suites}
         if not names & {suite.name for suite in suites}:
             raise SettingsError(

@@ -15,9 +15,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 from conftest import MINE, Stage
+from test_render_records import make_record
 
 import icl_bench
 from icl_bench.cli import main
+from icl_bench.record import SuiteRef
 from icl_bench.suite import document
 
 HERE = Path(__file__).parent
@@ -205,12 +207,14 @@ def test_run_is_compared_with_a_baseline_and_saved_as_one(
         (["--limit=level=1"], "--limit needs --baseline=FILE"),
         (["stub:bad", "--save-baseline=x"], "--save-baseline is for exactly one model"),
         (["--baseline=nowhere.json"], "nowhere.json: cannot be read"),
+        (["--baseline=old.json", "--limit=levle=1"], "'levle' names no metric of the baseline; "),
         (["--save-baseline=."], "--save-baseline=.: a folder"),
     ],
 )
 def test_mistakes_about_baselines_come_before_measuring(
     stubbed: Stage, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    make_record(suites=[SuiteRef(name="mine", sha256="0")]).write(stubbed.path / "old.json")
     assert call("run", "stub:good", "--suite=mine.yaml", *arguments) == 4
     assert message in capsys.readouterr().err and stubbed.log() == []
 

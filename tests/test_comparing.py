@@ -149,8 +149,15 @@ def test_limits_of_no_form_are_refused(text):
 
 
 def test_a_limit_that_names_nothing_is_refused():
-    with pytest.raises(SettingsError, match="'inductoin_max' names no metric"):
-        compare(record(), record(), [parse_limit("inductoin_max=0.1")])
+    for wrong, right in (
+        ("inductoin_max", "induction_max"),
+        ("repeats.induction_maxx", "mine/repeats.induction_max"),
+        ("mine/repeat.induction_max", "mine/repeats.induction_max"),
+    ):
+        with pytest.raises(SettingsError) as refused:
+            compare(record(), record(), [parse_limit(f"{wrong}=0.1")])
+        told = f"limit {wrong!r} names no metric of the baseline; did you mean {right!r}?"
+        assert str(refused.value) == told
 
 
 def test_what_is_gone_fails():
@@ -381,6 +388,10 @@ def test_under_xdist_the_controller_compares(stage: Stage) -> None:
         (["--icl-save-baseline=b.json"], "exactly one --icl-model; this run has 0"),
         ([GOOD, "--icl-limit=level=1"], "--icl-limit needs --icl-baseline"),
         ([GOOD, "--icl-baseline=base.json", "--icl-limit=level"], "needed is METRIC=AMOUNT"),
+        (
+            [GOOD, "--icl-baseline=base.json", "--icl-limit=inductoin_max=1"],
+            "limit 'inductoin_max' names no metric of the baseline; did you mean 'induction_max'?",
+        ),
         ([GOOD, "--icl-save-baseline=."], "a folder; a file's name is needed"),
     ],
 )

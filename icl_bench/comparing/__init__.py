@@ -4,7 +4,7 @@
 that died or appeared, `comparison` puts it together with the verdicts. Records only: no model.
 """
 
-from icl_bench.comparing.comparison import Comparison, VerdictChange, compare
+from icl_bench.comparing.comparison import Comparison, VerdictChange, check_limits, compare
 from icl_bench.comparing.heads import HeadChange
 from icl_bench.comparing.limits import Limit, parse_limit
 from icl_bench.comparing.metrics import MetricChange
@@ -15,6 +15,7 @@ __all__ = [
     "Limit",
     "MetricChange",
     "VerdictChange",
+    "check_limits",
     "compare",
     "parse_limit",
 ]

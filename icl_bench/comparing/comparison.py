@@ -9,7 +9,7 @@ from typing import Any, Literal
 from icl_bench.comparing.heads import HeadChange, compare_heads
 from icl_bench.comparing.limits import Limit
 from icl_bench.comparing.metrics import MetricChange, compare_metrics
-from icl_bench.errors import SettingsError
+from icl_bench.errors import SettingsError, nearest
 from icl_bench.record import Check, RunRecord, Verdict
 
 DESELECTED = "deselected"
@@ -109,13 +109,7 @@ def compare(
         raise SettingsError(
             f"nothing to compare: the baseline holds {_names(before)}, this run {_names(now)}"
         )
-    for limit in limits:
-        if not any(
-            limit.names(key, name)
-            for key, measurement in baseline.measurements.items()
-            for name in measurement.metrics
-        ):
-            raise SettingsError(f"limit {limit.pattern!r} names no metric of the baseline")
+    check_limits(limits, baseline)
     found = Comparison(baseline.model.spec, record.model.spec)
     found.checks = _compare_checks(baseline, record, deselected)
     found.metrics = compare_metrics(baseline, record, limits)
@@ -129,6 +123,29 @@ def compare(
     found.heads = compare_heads(baseline, record)
     found.remarks = list(_remarks(baseline, record, before, now))
     return found
+
+
+def check_limits(limits: Sequence[Limit], baseline: RunRecord) -> None:
+    """Refuse limits that are for no metric of the baseline.
+
+    Args:
+        limits: how much worse metrics may get.
+        baseline: what was before.
+
+    Raises:
+        SettingsError: a limit names no metric.
+    """
+    taken = baseline.measurements.items()
+    metrics = [(key, name) for key, one in taken for name in one.metrics]
+    for limit in limits:
+        if not any(limit.names(key, name) for key, name in metrics):
+            # Short names are shown, unless the limit names a measurement too.
+            whole = "." in limit.pattern or "/" in limit.pattern
+            known = {f"{key}.{name}" if whole else name for key, name in metrics}
+            raise SettingsError(
+                f"limit {limit.pattern!r} names no metric of the baseline; "
+                f"{nearest(limit.pattern, known)}"
+            )
 
 
 def _left_out(record: RunRecord) -> set[tuple[str, str]]:
