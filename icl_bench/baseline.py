@@ -64,8 +64,10 @@ class Baseline:
                 self._compare(records[0], folder)
             if self._target is not None:
                 self._save(records[0])
-        except (IclError, OSError) as error:
+        except IclError as error:
             self._trouble = str(error)
+        except OSError as error:
+            self._trouble = f"{error.filename}: cannot be written ({error.strerror or error})"
         if self._trouble:
             return False
         return self.comparison is None or self.comparison.passes(self._strict)

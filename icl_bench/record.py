@@ -325,8 +325,19 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> Path:
     Args:
         path: the file to write; missing parent folders are made.
         text: the new content.
+
+    Raises:
+        OSError: it cannot be written; `filename` is `path`, whatever failed on the way.
     """
     path = Path(path)
+    try:
+        _replace(path, text)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+    return path
+
+
+def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -340,7 +351,6 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> Path:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return path
 
 
 def _umask() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -414,3 +415,21 @@ def test_sweep_refuses_what_cannot_be_in_one_sentence(capsys):
     assert main(["sweep", "builtin:induction-2l", "--method=median"]) == 4
     assert "unknown method 'median'" in capsys.readouterr().err
     assert main(["sweep", "builtin:induction-3l"]) == 4
+    capsys.readouterr()
+    for file in (".", f"{__file__}/heads.csv"):  # before the model is opened, which is not there
+        assert main(["sweep", "builtin:induction-3l", f"--csv={file}"]) == 4
+        assert capsys.readouterr().err.startswith(f"icl-bench: --csv={file}: ")
+
+
+def test_sweep_prints_what_it_could_not_write(tmp_path, capsys, monkeypatch):
+    def fill_up(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), source, None, target)
+
+    monkeypatch.setattr(os, "replace", fill_up)
+    file = tmp_path / "heads.csv"
+    arguments = ["sweep", "builtin:induction-2l", "--sequences=2", "--period=12", "--top=2"]
+    assert main([*arguments, f"--csv={file}"]) == 1
+    out, err = capsys.readouterr()
+    told = f"icl-bench: --csv={file}: cannot be written (No space left on device)"
+    assert len(out.splitlines()) == 4 and err.splitlines()[-1] == told
+    assert list(tmp_path.glob("*.csv*")) == [] and "Traceback" not in err
