@@ -114,13 +114,7 @@ def check_report_dir(folder: Path, option: str) -> None:
     Raises:
         SettingsError: it is a file or below one, or it must not be written to.
     """
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    if not there.is_dir():
-        raise SettingsError(f"{option}={folder}: {there} is a file, not a folder")
-    if not os.access(there, os.W_OK):
-        raise SettingsError(f"{option}={folder}: {there} cannot be written")
+    _check_folder(folder, f"{option}={folder}")
 
 
 def check_file(path: Path, option: str) -> None:
@@ -133,9 +127,26 @@ def check_file(path: Path, option: str) -> None:
     Raises:
         SettingsError: it is a folder, or its folder cannot be written.
     """
-    if path.is_dir():
+    _check_folder(path.parent, f"{option}={path}")
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # no name of a file
+        raise SettingsError(f"{option}={path}: cannot be written ({error.strerror})") from None
+    if is_folder:
         raise SettingsError(f"{option}={path}: a folder; a file's name is needed")
-    check_report_dir(path.parent, option)
+
+
+def _check_folder(folder: Path, given: str) -> None:
+    there = folder.absolute()
+    try:
+        while not there.exists():
+            there = there.parent
+    except OSError as error:
+        raise SettingsError(f"{given}: cannot be written ({error.strerror})") from None
+    if not there.is_dir():
+        raise SettingsError(f"{given}: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK):
+        raise SettingsError(f"{given}: {there} cannot be written")
 
 
 def _without_repeats(suites: list[Suite], known: Sequence[Suite] = ()) -> list[Suite]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.arguments import check_file
-from icl_bench.comparing import Comparison, Limit, compare, parse_limit
+from icl_bench.comparing import Comparison, Limit, check_limits, compare, parse_limit
 from icl_bench.errors import IclError, SettingsError
 from icl_bench.record import RunRecord, read_record, write_atomically
 from icl_bench.render.logs import defuse
@@ -64,8 +64,10 @@ class Baseline:
                 self._compare(records[0], folder)
             if self._target is not None:
                 self._save(records[0])
-        except (IclError, OSError) as error:
+        except IclError as error:
             self._trouble = str(error)
+        except OSError as error:
+            self._trouble = f"{error.filename}: cannot be written ({error.strerror or error})"
         if self._trouble:
             return False
         return self.comparison is None or self.comparison.passes(self._strict)
@@ -175,6 +177,7 @@ def read_baseline(
     record = None
     if source:
         record = read_record(folder / source)
+        check_limits(parsed, record)
         names = {suite.name for suite in record.suites}
         if not names & {suite.name for suite in suites}:
             raise SettingsError(

@@ -5,7 +5,6 @@ Exit codes: 0 ok, 1 a check failed, 2 interrupted, 3 a fault of this program, 4 
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import traceback
@@ -30,11 +29,11 @@ from icl_bench.commands.parsing import (
     FAILED,
     INTERNAL,
     INTERRUPTED,
-    OK,
     USAGE,
     Parser,
     parse,
 )
+from icl_bench.commands.streams import lasting_streams
 from icl_bench.errors import IclError, InputError
 from icl_bench.render.logs import defuse
 
@@ -77,22 +76,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the command line without the program's name; None for the process's own.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A model's name may hold characters that the terminal cannot show.
-            stream.reconfigure(errors="replace")
+    with lasting_streams() as (output, _):
+        code = _carry_out(sys.argv[1:] if arguments is None else arguments)
+        output.flush()
+        if output.trouble:
+            _complain(f"standard output cannot be written ({output.trouble})")
+            return code or FAILED
+        return code
+
+
+def _carry_out(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; every error is told."""
     parser, names = make_parser()
     if "_ARGCOMPLETE" in os.environ:
         completion.offer(parser)  # a shell is asking; leaves the process
-    given = parse(parser, names, sys.argv[1:] if arguments is None else arguments)
+    given = parse(parser, names, arguments)
     command: Callable[[argparse.Namespace], int] | None = getattr(given, "command", None)
     if command is None:
         parser.print_help()
         return USAGE
     try:
-        code = command(given)
-        sys.stdout.flush()
-        return code
+        return command(given)
     except InputError as error:
         _complain(str(error))
         return USAGE
@@ -102,10 +106,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output left, as `head` does; what is still buffered has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
     except Exception:
         traceback.print_exc()
         _complain("this is a fault of icl_bench, please report it")

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from icl_bench.session import IclSession
 
 SESSION: pytest.StashKey[IclSession] = pytest.StashKey()
+ASKED = (
+    *("icl_model", "icl_suite", "icl_baseline", "icl_save_baseline", "icl_limit"),
+    *("icl_code_quality", "icl_openmetrics"),
+)
+"""Options that make a run one of icl_bench. Those that need a model are here too: without one they
+are refused, for a gate that compares nothing must not be green."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -101,7 +107,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Check options, suites and specs before anything runs; a mistake ends in exit code 4."""
     config.addinivalue_line("markers", "icl: a check of an icl_bench suite")
-    if config.getoption("icl_model") or config.getoption("icl_suite") or _names_suite(config):
+    if any(map(config.getoption, ASKED)) or _names_suite(config):
         from icl_bench.startup import open_session
 
         config.stash[SESSION] = open_session(config)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from icl_bench.errors import RecordError
+from icl_bench.rows import check_finite, check_heads
 from icl_bench.upgrades import upgrade
 
 SCHEMA = 1
@@ -79,7 +80,7 @@ class Measurement(Numbers):
     """What one probe measured on one model."""
 
     heads: list[dict[str, Any]] = Field(default_factory=list)
-    """One row per attention head: layer, head and its scores."""
+    """One row per attention head: layer, head and its scores, all of them finite numbers."""
     tables: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
     """Further rows: null draws, curves, answers to single questions."""
 
@@ -286,10 +287,13 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
     if path.is_dir():
         path /= RECORD
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        # Editors on Windows put a mark in front of what they save.
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise RecordError(f"{path}: not a run record: it is nested too deep") from None
+    except ValueError as error:
         where = f":{error.lineno}:{error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise RecordError(f"{path}{where}: not a JSON file ({error})") from None
     if not isinstance(data, dict) or "schema" not in data:
@@ -299,11 +303,20 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
     except RecordError as error:
         raise RecordError(f"{path}: {error}") from None
     try:
-        return RunRecord.model_validate(data)
+        record = RunRecord.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise RecordError(f"{path}: field {place}: {first['msg']}") from None
+    for key, measurement in record.measurements.items():
+        for name, check in (("heads", check_heads), ("tables", check_finite)):
+            try:
+                check(getattr(measurement, name))
+            except RecordError as error:
+                raise RecordError(f"{path}: field measurements.{key}.{name}.{error}") from None
+            except RecursionError:
+                raise RecordError(f"{path}: not a run record: it is nested too deep") from None
+    return record
 
 
 def write_atomically(path: str | os.PathLike[str], text: str) -> Path:
@@ -312,8 +325,19 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> Path:
     Args:
         path: the file to write; missing parent folders are made.
         text: the new content.
+
+    Raises:
+        OSError: it cannot be written; `filename` is `path`, whatever failed on the way.
     """
     path = Path(path)
+    try:
+        _replace(path, text)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+    return path
+
+
+def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -327,7 +351,6 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> Path:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return path
 
 
 def _umask() -> int:

@@ -271,17 +271,18 @@ class IclSession:
 
         quality, metrics = (self.config.getoption(option) for option in FILES)
         here = self.config.invocation_params.dir
-        try:
-            self.ci_lines = publish(
-                self.records,
-                self.baseline.comparison if self.baseline else None,
-                suites=self.plan.suites,
-                strict=not self.warn_inconclusive,
-                code_quality=here / quality if quality else None,
-                openmetrics=here / metrics if metrics else None,
-            )
-        except IclError as error:
-            self.trouble = self.trouble or f"for CI not all was written: {error}"
+        published = publish(
+            self.records,
+            self.baseline.comparison if self.baseline else None,
+            suites=self.plan.suites,
+            strict=not self.warn_inconclusive,
+            code_quality=here / quality if quality else None,
+            openmetrics=here / metrics if metrics else None,
+        )
+        self.ci_lines = published.commands
+        if published.troubles:
+            told = "; ".join(published.troubles)
+            self.trouble = self.trouble or f"for CI not all was written: {told}"
 
     def file_properties(self) -> list[tuple[str, str]]:
         """Name and value of what a JUnit file says of the whole run."""

@@ -204,9 +204,11 @@ def test_a_summary_that_cannot_be_written_fails_the_run_with_a_message(
     stage: Stage, on_github: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(stage.path))
-    result = stage.run("--icl-model=stub:good", "mine.yaml")
+    result = stage.run(BAD, "mine.yaml", "--icl-openmetrics=metrics.txt")
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["*cannot be written (Is a directory)*"])
+    result.stdout.fnmatch_lines(["*cannot be written (Is a directory)*", "::error *high*"])
+    assert (stage.path / "metrics.txt").exists()
+    assert stage.run("--icl-model=stub:good", "mine.yaml").ret == 1
 
 
 @pytest.mark.parametrize(
@@ -234,7 +236,7 @@ def test_names_give_no_orders(
         check.model_copy(update={"verdict": "fail", "reason": HOSTILE, "description": HOSTILE})
         for check in record.checks
     ]
-    for line in publish([record]):
+    for line in publish([record]).commands:
         [(name, _, message)] = obeyed(line)
         assert name == "error" and "\n" not in message
     # A word in the wrapped text comes to stand at the start of a line, at some width.

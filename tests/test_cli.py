@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -15,9 +16,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 from conftest import MINE, Stage
+from test_render_records import make_record
 
 import icl_bench
 from icl_bench.cli import main
+from icl_bench.record import SuiteRef
 from icl_bench.suite import document
 
 HERE = Path(__file__).parent
@@ -205,12 +208,14 @@ def test_run_is_compared_with_a_baseline_and_saved_as_one(
         (["--limit=level=1"], "--limit needs --baseline=FILE"),
         (["stub:bad", "--save-baseline=x"], "--save-baseline is for exactly one model"),
         (["--baseline=nowhere.json"], "nowhere.json: cannot be read"),
+        (["--baseline=old.json", "--limit=levle=1"], "'levle' names no metric of the baseline; "),
         (["--save-baseline=."], "--save-baseline=.: a folder"),
     ],
 )
 def test_mistakes_about_baselines_come_before_measuring(
     stubbed: Stage, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    make_record(suites=[SuiteRef(name="mine", sha256="0")]).write(stubbed.path / "old.json")
     assert call("run", "stub:good", "--suite=mine.yaml", *arguments) == 4
     assert message in capsys.readouterr().err and stubbed.log() == []
 
@@ -410,3 +415,21 @@ def test_sweep_refuses_what_cannot_be_in_one_sentence(capsys):
     assert main(["sweep", "builtin:induction-2l", "--method=median"]) == 4
     assert "unknown method 'median'" in capsys.readouterr().err
     assert main(["sweep", "builtin:induction-3l"]) == 4
+    capsys.readouterr()
+    for file in (".", f"{__file__}/heads.csv"):  # before the model is opened, which is not there
+        assert main(["sweep", "builtin:induction-3l", f"--csv={file}"]) == 4
+        assert capsys.readouterr().err.startswith(f"icl-bench: --csv={file}: ")
+
+
+def test_sweep_prints_what_it_could_not_write(tmp_path, capsys, monkeypatch):
+    def fill_up(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), source, None, target)
+
+    monkeypatch.setattr(os, "replace", fill_up)
+    file = tmp_path / "heads.csv"
+    arguments = ["sweep", "builtin:induction-2l", "--sequences=2", "--period=12", "--top=2"]
+    assert main([*arguments, f"--csv={file}"]) == 1
+    out, err = capsys.readouterr()
+    told = f"icl-bench: --csv={file}: cannot be written (No space left on device)"
+    assert len(out.splitlines()) == 4 and err.splitlines()[-1] == told
+    assert list(tmp_path.glob("*.csv*")) == [] and "Traceback" not in err

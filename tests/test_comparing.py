@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import json
+import os
 
 import numpy as np
 import pytest
@@ -280,14 +282,46 @@ def test_the_command_says_what_got_worse_and_writes_it(tmp_path, capsys):
     [
         (["missing.json", "{a}"], "missing.json: cannot be read"),
         (["{a}", "{a}", "--limit", "x"], "needed is METRIC=AMOUNT"),
-        (["{a}", "{a}", "--md", "{a}/x"], "cannot be written"),
+        (["{a}", "{a}", "--md", "{a}/x"], "--md={a}/x: {a} is a file, not a folder"),
+        (["{a}", "{a}", "--json", "."], "--json=.: a folder; a file's name is needed"),
+        (["{a}", "{a}", "--md", "x" * 300], "cannot be written (File name too long)"),
     ],
 )
 def test_mistakes_on_the_command_line_end_in_exit_code_4(tmp_path, capsys, more, told):
     path = tmp_path / "a.json"
     record().write(path)
     assert main(["compare", *(text.replace("{a}", str(path)) for text in more)]) == 4
-    assert told in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert told.replace("{a}", str(path)) in printed.err and printed.err.count("\n") == 1
+    assert not printed.out
+
+
+@pytest.mark.parametrize(("worse", "word"), [(0.02, "REGRESSION"), (0, "no regression")])
+def test_a_file_that_cannot_be_written_costs_only_this_file(
+    tmp_path, capsys, monkeypatch, worse, word
+):
+    before, after = tmp_path / "a.json", tmp_path / "b.json"
+    record().write(before)
+    record(BEFORE - worse).write(after)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
+    replace = os.replace
+
+    def fill_up(source, target):
+        if str(target).endswith("full.md"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), source, None, target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fill_up)
+    files = [f"--md={tmp_path / 'full.md'}", f"--json={tmp_path / 'c.json'}"]
+    assert main(["compare", str(before), str(after), *files]) == 1
+    printed = capsys.readouterr()
+    assert word in printed.out and (tmp_path / "c.json").exists()
+    assert printed.out.count("\n::error title=") == (2 if worse else 0)
+    assert printed.err.splitlines() == [
+        f"icl-bench: {tmp_path / 'full.md'}: cannot be written (No space left on device)",
+        f"icl-bench: {tmp_path}: cannot be written (Is a directory)",
+    ]
 
 
 GOOD, BAD = "--icl-model=stub:good", "--icl-model=stub:bad"
@@ -340,6 +374,10 @@ def test_under_xdist_the_controller_compares(stage: Stage) -> None:
         (["--icl-save-baseline=b.json"], "exactly one --icl-model; this run has 0"),
         ([GOOD, "--icl-limit=level=1"], "--icl-limit needs --icl-baseline"),
         ([GOOD, "--icl-baseline=base.json", "--icl-limit=level"], "needed is METRIC=AMOUNT"),
+        (
+            [GOOD, "--icl-baseline=base.json", "--icl-limit=inductoin_max=1"],
+            "limit 'inductoin_max' names no metric of the baseline; did you mean 'induction_max'?",
+        ),
         ([GOOD, "--icl-save-baseline=."], "a folder; a file's name is needed"),
     ],
 )

@@ -66,8 +66,15 @@ def test_limits_of_no_form_are_refused(text):
 
 
 def test_a_limit_that_names_nothing_is_refused():
-    with pytest.raises(SettingsError, match="'inductoin_max' names no metric"):
-        compare(record(), record(), [parse_limit("inductoin_max=0.1")])
+    for wrong, right in (
+        ("inductoin_max", "induction_max"),
+        ("repeats.induction_maxx", "mine/repeats.induction_max"),
+        ("mine/repeat.induction_max", "mine/repeats.induction_max"),
+    ):
+        with pytest.raises(SettingsError) as refused:
+            compare(record(), record(), [parse_limit(f"{wrong}=0.1")])
+        told = f"limit {wrong!r} names no metric of the baseline; did you mean {right!r}?"
+        assert str(refused.value) == told
 
 
 FLOORS = {

@@ -17,6 +17,8 @@ FILES = {
     "model.gguf": "not a model",
     "taken": "a file",
     "one.safetensors": "",
+    "others/test_other.py": "def test_it(icl_model): pass",
+    "others/mine.yaml": MINE,
 }
 
 MISTAKES = {
@@ -85,6 +87,26 @@ MISTAKES = {
         ["mine.yaml::high[stub-bad]"],
         "mine.yaml::high?stub-bad?: *give it with --icl-model=SPEC",
     ),
+    "a baseline of a folder's tests without a model": (
+        ["others", "--icl-baseline=none.json"],
+        "--icl-baseline is for exactly one --icl-model; this run has 0",
+    ),
+    "a baseline to be saved of a folder's tests without a model": (
+        ["others", "--icl-save-baseline=new.json"],
+        "--icl-save-baseline is for exactly one --icl-model; this run has 0",
+    ),
+    "a limit without a baseline or a model": (
+        ["others", "--icl-limit=level=1"],
+        "--icl-limit needs --icl-baseline=FILE",
+    ),
+    "a file for GitLab without a model": (
+        ["others", "--icl-code-quality=quality.json"],
+        "--icl-code-quality needs a model: --icl-model=SPEC",
+    ),
+    "a file of metrics without a model": (
+        ["others", "--icl-openmetrics=metrics.txt"],
+        "--icl-openmetrics needs a model: --icl-model=SPEC",
+    ),
     "an empty model spec": (["--icl-model="], "the model spec is empty; *"),
 }
 
@@ -104,6 +126,7 @@ def test_a_mistake_is_one_message_and_exit_code_4(stage: Stage, mistake: str) ->
         "a built-in model that is not there",
         "an unknown probe in a folder",
         "a folder that is not there",
+        "a baseline of a folder's tests without a model",
     ],
 )
 def test_the_same_holds_under_xdist(stage: Stage, mistake: str) -> None:

@@ -41,7 +41,7 @@ def test_every_model_gets_a_folder_with_all_reports(tmp_path: Path) -> None:
 def test_the_record_is_written_before_a_report_can_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(record: object, path: Path) -> Path:
+    def fail(record: object) -> str:
         raise ZeroDivisionError
 
     monkeypatch.setitem(files.REPORTS, "report.md", fail)
@@ -130,15 +130,12 @@ def test_a_slug_cannot_lead_out_of_the_report_folder(tmp_path: Path, slug: str) 
 
 
 def test_a_new_report_format_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(record: object, path: Path) -> Path:
-        path.write_text("html")
-        return path
-
-    monkeypatch.setitem(files.REPORTS, "report.html", write)
-    assert names(write_reports([make_record()], tmp_path)) == [*NAMES, "report.html"]
-    assert (
-        write_reports([make_record(status="partial")], tmp_path)[-1].name == "report.partial.html"
-    )
+    monkeypatch.setitem(files.REPORTS, "words.txt", lambda record: record.model.spec)
+    written = write_reports([make_record()], tmp_path)
+    assert {*names(written)} == {*NAMES, "words.txt"}
+    partial = write_reports([make_record(status="partial")], tmp_path)
+    assert "words.partial.txt" in names(partial)
+    assert (written[0].parent / "words.partial.txt").read_text() == "builtin:tiny"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +155,7 @@ def test_importing_the_rooms_loads_no_heavy_library(extra: str, clean: bool) -> 
 def test_records_are_there_although_a_report_cannot_be_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(record: RunRecord, path: Path) -> Path:
+    def fail(record: RunRecord) -> str:
         raise KeyError("a fault of a report")
 
     monkeypatch.setitem(files.REPORTS, "report.md", fail)

@@ -10,7 +10,7 @@ import pytest
 from test_render_records import make_record
 
 from icl_bench.cli import main
-from icl_bench.record import GateVerdict, RunRecord, write_atomically
+from icl_bench.record import GateVerdict, RunRecord
 from icl_bench.render.files import PAGES, REPORTS, write_reports
 from icl_bench.render.markdown import report
 
@@ -156,12 +156,33 @@ def test_a_record_that_no_renderer_takes_is_named_and_the_rest_is_rendered(
     write_reports([record_of("a"), record_of("b")], tmp_path)
     (tmp_path / "b" / "report.md").unlink()
 
-    def fail(record: RunRecord, path: Path) -> Path:
+    def fail(record: RunRecord) -> str:
         if record.model.slug == "a":
             raise KeyError("induction")
-        return write_atomically(path, report(record))
+        return report(record)
 
     monkeypatch.setitem(REPORTS, "report.md", fail)
     assert main(["report", str(tmp_path)]) == 1
     assert "cannot be rendered (KeyError: 'induction')" in capsys.readouterr().err
     assert (tmp_path / "b" / "report.md").is_file()
+
+
+@pytest.mark.parametrize("plotly", ["inline", "shared"])
+def test_a_record_that_cannot_be_rendered_leaves_the_old_reports_as_they_were(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    plotly: str,
+) -> None:
+    record_of("a").write(tmp_path / "a" / "results.json")
+    for name in (*REPORTS, *PAGES):
+        (tmp_path / "a" / name).write_text("old")
+
+    def fail(record: RunRecord, script: str | None) -> str:
+        raise TypeError("the last file of all")
+
+    monkeypatch.setitem(PAGES, "report.html", fail)
+    assert main(["report", str(tmp_path), f"--plotly={plotly}"]) == 4
+    assert "cannot be rendered (TypeError: the last file of all)" in capsys.readouterr().err
+    assert {(tmp_path / "a" / name).read_text() for name in (*REPORTS, *PAGES)} == {"old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icl_bench.ci import github, gitlab
 from icl_bench.ci.findings import find_places, of_comparison, of_records
 from icl_bench.ci.summary import job_summary
-from icl_bench.errors import SettingsError
 from icl_bench.record import RunRecord, write_atomically
 
 if TYPE_CHECKING:
     from icl_bench.comparing import Comparison
     from icl_bench.suite import Suite
+
+
+@dataclass
+class Published:
+    """What became of telling CI.
+
+    Args:
+        commands: workflow commands to print, each at the start of a line; none outside of GitHub.
+        troubles: files that could not be written, and why; all else was told.
+    """
+
+    commands: list[str] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
 
 
 def publish(
@@ -25,8 +38,10 @@ def publish(
     strict: bool = True,
     code_quality: Path | None = None,
     openmetrics: Path | None = None,
-) -> list[str]:
+) -> Published:
     """Write a job's summary on GitHub, and the files that were asked for.
+
+    A file that cannot be written keeps nothing else from being told.
 
     Args:
         records: one per model; without any, no file is written.
@@ -35,12 +50,6 @@ def publish(
         strict: whether what is inconclusive fails the run.
         code_quality: file for GitLab's Code Quality report.
         openmetrics: file for checked metrics as OpenMetrics text.
-
-    Returns:
-        workflow commands to print, each at the start of a line; none outside of GitHub.
-
-    Raises:
-        SettingsError: a file cannot be written.
     """
     places = find_places(suites)
     found = of_records(records, places, strict=strict)
@@ -48,16 +57,22 @@ def publish(
         told = {finding.name for finding in found}
         found += of_comparison(comparison, places, strict=strict, records=records, told=told)
     found.sort(key=lambda finding: finding.level != "error")
-    try:
-        # An empty list would say that all is well.
-        if code_quality is not None and records:
-            write_atomically(code_quality, gitlab.code_quality(found))
-        if openmetrics is not None and records:
-            write_atomically(openmetrics, gitlab.openmetrics(records))
-        if github.is_here() and (records or comparison is not None):
-            github.append_summary(job_summary(records, comparison, strict=strict))
-    except OSError as error:
-        raise SettingsError(
-            f"{error.filename}: cannot be written ({error.strerror or error})"
-        ) from None
-    return github.annotate(found) if github.is_here() else []
+    published = Published()
+
+    def attempt(write: Callable[[], object]) -> None:
+        try:
+            write()
+        except OSError as error:
+            why = error.strerror or str(error)
+            published.troubles.append(f"{error.filename}: cannot be written ({why})")
+
+    # An empty list would say that all is well.
+    if code_quality is not None and records:
+        attempt(lambda: write_atomically(code_quality, gitlab.code_quality(found)))
+    if openmetrics is not None and records:
+        attempt(lambda: write_atomically(openmetrics, gitlab.openmetrics(records)))
+    if github.is_here():
+        if records or comparison is not None:
+            attempt(lambda: github.append_summary(job_summary(records, comparison, strict=strict)))
+        published.commands = github.annotate(found)
+    return published

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from icl_bench.commands.parsing import (
@@ -16,7 +17,6 @@ from icl_bench.commands.parsing import (
     names_of,
     one_of,
 )
-from icl_bench.errors import SettingsError
 from icl_bench.render.logs import defuse
 
 DESCRIPTION = """\
@@ -78,26 +78,37 @@ def run(given: argparse.Namespace) -> int:
         given: the parsed command line.
 
     Raises:
-        InputError: a record or a limit is wrong.
+        InputError: a record or a limit is wrong, or a file cannot be written.
     """
+    from icl_bench.arguments import check_file
     from icl_bench.ci.publishing import publish
     from icl_bench.comparing import compare, parse_limit
     from icl_bench.record import read_record, write_atomically
     from icl_bench.render.comparison import comparison_markdown, comparison_text
     from icl_bench.render.outlet import outlet_of
 
+    for option, file in (("--md", given.md), ("--json", given.json)):
+        if file:
+            check_file(Path(file), option)
     limits = [parse_limit(text) for text in given.limit]
     found = compare(read_record(given.baseline), read_record(given.record), limits)
     strict = given.inconclusive == "fail"
     outlet = outlet_of(sys.stdout, given.color)
     print(defuse(comparison_text(found, **outlet.options(), inconclusive_fails=strict)))
-    try:
-        if given.md:
-            write_atomically(given.md, comparison_markdown(found, strict))
-        if given.json:
-            write_atomically(given.json, json.dumps(found.as_data(strict), indent=1) + "\n")
-    except OSError as error:
-        raise SettingsError(f"{error.filename}: cannot be written ({error.strerror})") from None
-    for line in publish([], found, strict=strict):
+    troubles = []
+    for file, text in (
+        (given.md, comparison_markdown(found, strict)),
+        (given.json, json.dumps(found.as_data(strict), indent=1) + "\n"),
+    ):
+        try:
+            if file:
+                write_atomically(file, text)
+        except OSError as error:
+            troubles.append(f"{file}: cannot be written ({error.strerror or error})")
+    published = publish([], found, strict=strict)
+    for line in published.commands:
         print(line)
-    return OK if found.passes(strict) else FAILED
+    troubles += published.troubles
+    for trouble in troubles:
+        print(defuse(f"icl-bench: {trouble}"), file=sys.stderr)
+    return OK if found.passes(strict) and not troubles else FAILED

@@ -15,7 +15,8 @@ OK, FAILED, INTERRUPTED, INTERNAL, USAGE = range(5)
 EXIT_CODES = """\
 exit codes:
   0  all is well
-  1  a check failed, something got worse, or one of several inputs was broken
+  1  a check failed, something got worse, one of several inputs was broken, or what came out
+     could not be written
   2  interrupted
   3  a fault of icl-bench itself
   4  wrong usage: nothing was done"""

@@ -15,7 +15,7 @@ from icl_bench.render.logs import defuse
 DESCRIPTION = """\
 Write the reports of records anew, as this version of icl-bench makes them, without a model and
 without measuring. Records themselves (results.json) are never changed. A record that cannot be read
-is named and the others are rendered.
+or rendered is named, keeps the reports that it had, and the others are rendered.
 
   icl-bench report reports/                  every record below, reports beside each
   icl-bench report old.json --output=here    into here/SLUG/"""

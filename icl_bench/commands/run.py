@@ -19,7 +19,6 @@ from icl_bench.commands.parsing import (
     names_of,
     one_of,
 )
-from icl_bench.errors import IclError
 from icl_bench.render.logs import defuse
 
 if TYPE_CHECKING:
@@ -211,18 +210,17 @@ def _tell(
         print("", *baseline.texts(outlet), sep="\n")
         if baseline.trouble:
             print(defuse(f"icl-bench: {baseline.trouble}"), file=sys.stderr)
-    try:
-        lines = publish(
-            records,
-            baseline.comparison if baseline else None,
-            suites=plan.suites,
-            strict=strict,
-            code_quality=Path(given.code_quality) if given.code_quality else None,
-            openmetrics=Path(given.openmetrics) if given.openmetrics else None,
-        )
-    except IclError as error:
-        print(defuse(f"icl-bench: {error}"), file=sys.stderr)
-        lines, code = [], FAILED
-    for line in lines:
+    published = publish(
+        records,
+        baseline.comparison if baseline else None,
+        suites=plan.suites,
+        strict=strict,
+        code_quality=Path(given.code_quality) if given.code_quality else None,
+        openmetrics=Path(given.openmetrics) if given.openmetrics else None,
+    )
+    for line in published.commands:
         print(line)
+    for trouble in published.troubles:
+        print(defuse(f"icl-bench: {trouble}"), file=sys.stderr)
+        code = FAILED
     return INTERRUPTED if interrupted else code

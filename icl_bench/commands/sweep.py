@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from icl_bench.commands import choices
 from icl_bench.commands.parsing import OK, add_color, add_command, completed_by, names_of
-from icl_bench.errors import SettingsError
+from icl_bench.errors import IclError, SettingsError
 
 DESCRIPTION = """\
 Switch every attention head off on its own, on repeated random tokens, and list those whose loss
@@ -55,8 +56,10 @@ def run(given: argparse.Namespace) -> int:
 
     Raises:
         InputError: the model or an option is wrong.
+        IclError: what was measured is printed, but could not be written.
     """
     import icl_bench
+    from icl_bench.arguments import check_file
     from icl_bench.progress.bars import command_progress
     from icl_bench.record import write_atomically
     from icl_bench.render.outlet import outlet_of
@@ -64,6 +67,8 @@ def run(given: argparse.Namespace) -> int:
 
     if given.top < 1:
         raise SettingsError(f"--top={given.top}: must be at least 1")
+    if given.csv:
+        check_file(Path(given.csv), "--csv")
     progress = command_progress([given.model], given.color)
     with progress.opening(given.model, given.model):
         model = icl_bench.load_model(given.model, device=given.device, dtype=given.dtype)
@@ -73,9 +78,14 @@ def run(given: argparse.Namespace) -> int:
         frame = icl_bench.ablation_sweep(
             model, tokens, given.method, not given.adaptive, top=given.top, advance=advance
         )
-    if given.csv:
-        write_atomically(given.csv, frame.to_csv(index=False))
     # Heads that were only screened come after those that are known.
     best = frame.sort_values(["sequences", "delta"], ascending=False).head(given.top)
     print(effects_text(best.to_dict("records"), **outlet_of(sys.stdout, given.color).options()))
+    if given.csv:
+        try:
+            write_atomically(given.csv, frame.to_csv(index=False))
+        except OSError as error:
+            raise IclError(
+                f"--csv={given.csv}: cannot be written ({error.strerror or error})"
+            ) from None
     return OK

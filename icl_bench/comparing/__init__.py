@@ -8,7 +8,7 @@ verdicts. Records only: no model.
 from icl_bench.comparing.comparison import Comparison, VerdictChange, compare
 from icl_bench.comparing.heads import HeadChange
 from icl_bench.comparing.limits import Limit, parse_limit
-from icl_bench.comparing.metrics import MetricChange
+from icl_bench.comparing.metrics import MetricChange, check_limits
 
 __all__ = [
     "Comparison",
@@ -16,6 +16,7 @@ __all__ = [
     "Limit",
     "MetricChange",
     "VerdictChange",
+    "check_limits",
     "compare",
     "parse_limit",
 ]

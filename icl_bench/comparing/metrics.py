@@ -9,7 +9,7 @@ from typing import Literal
 
 from icl_bench.comparing.limits import Limit, Way, allowances
 from icl_bench.comparing.rounding import rounding, rounding_floor
-from icl_bench.errors import IclError, SettingsError
+from icl_bench.errors import IclError, SettingsError, nearest
 from icl_bench.measures.statistics import student_t
 from icl_bench.probes import MetricInfo, get_probe
 from icl_bench.probes.looks import comparable_settings, looks_of
@@ -83,6 +83,19 @@ def compare_metrics(
     ]
 
 
+def check_limits(limits: Sequence[Limit], baseline: RunRecord) -> None:
+    """Refuse limits that would limit nothing.
+
+    Args:
+        limits: how much worse metrics may get.
+        baseline: what was before.
+
+    Raises:
+        SettingsError: a limit names no metric that can be judged.
+    """
+    _wanted(baseline, limits)
+
+
 def _wanted(baseline: RunRecord, limits: Sequence[Limit]) -> list[tuple[str, str]]:
     """Metrics of the baseline that are judged, each once; p-values are judged by their checks."""
     read = {(check.measurement, check.metric) for check in baseline.checks}
@@ -95,17 +108,20 @@ def _wanted(baseline: RunRecord, limits: Sequence[Limit]) -> list[tuple[str, str
     exact = [limit for limit in limits if limit.is_exact]
     wanted = [one for one in estimates if one in read or any(limit.names(*one) for limit in exact)]
     for limit in limits:
-        if any(limit.names(*one) for one in wanted):
-            continue
-        named = f"limit {limit.pattern!r} names"
-        if not any(limit.names(*one) for one in every):
-            raise SettingsError(f"{named} no metric of the baseline")
-        if not any(limit.names(*one) for one in estimates):
-            raise SettingsError(f"{named} p-values alone, which are judged by their checks")
-        raise SettingsError(
-            f"{named} no metric that a check of the baseline reads: without '*' it may name others"
-        )
+        if not any(limit.names(*one) for one in wanted):
+            raise SettingsError(f"limit {limit.pattern!r} names {_why(limit, every, estimates)}")
     return wanted
+
+
+def _why(limit: Limit, every: list[tuple[str, str]], estimates: list[tuple[str, str]]) -> str:
+    if any(limit.names(*one) for one in estimates):
+        return "no metric that a check of the baseline reads: without '*' it may name others"
+    if any(limit.names(*one) for one in every):
+        return "p-values alone, which are judged by their checks"
+    # Short names are offered, unless the limit names a measurement too.
+    whole = "." in limit.pattern or "/" in limit.pattern
+    known = {f"{key}.{name}" if whole else name for key, name in every}
+    return f"no metric of the baseline; {nearest(limit.pattern, known)}"
 
 
 def _look_up(probe: str, metric: str) -> MetricInfo | None:

@@ -57,26 +57,24 @@ _HEAD_COLUMNS = (
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def write_checks(record: RunRecord, path: str | os.PathLike[str]) -> Path:
-    """Write one row per check to a CSV file, atomically, and return the path.
+def checks_csv(record: RunRecord) -> str:
+    """Return one row per check as CSV.
 
     Args:
         record: the run.
-        path: the file to write.
     """
     rows = [
         {"model": record.model.spec} | {name: getattr(check, name) for name in _CHECK_COLUMNS}
         for check in record.checks
     ]
-    return write_rows(path, rows, ["model", *_CHECK_COLUMNS])
+    return _rows_csv(rows, ["model", *_CHECK_COLUMNS])
 
 
-def write_heads(record: RunRecord, path: str | os.PathLike[str]) -> Path:
-    """Write one row per head and measurement to a CSV file, atomically, and return the path.
+def heads_csv(record: RunRecord) -> str:
+    """Return one row per head and measurement as CSV.
 
     Args:
         record: the run; scores that a measurement does not have are empty cells.
-        path: the file to write.
     """
     rows = []
     for key, measurement in record.measurements.items():
@@ -86,15 +84,14 @@ def write_heads(record: RunRecord, path: str | os.PathLike[str]) -> Path:
     known = ["model", "suite", "measurement", *_HEAD_COLUMNS]
     found = dict.fromkeys(name for row in rows for name in row)
     present = [name for name in known if name in found or name in known[:6]]
-    return write_rows(path, rows, [*present, *(name for name in found if name not in known)])
+    return _rows_csv(rows, [*present, *(name for name in found if name not in known)])
 
 
-def write_steps(record: RunRecord, path: str | os.PathLike[str]) -> Path:
-    """Write one row per measurement, step and metric to a CSV file, atomically; return the path.
+def steps_csv(record: RunRecord) -> str:
+    """Return one row per measurement, step and metric as CSV.
 
     Args:
         record: the run on a series of checkpoints.
-        path: the file to write.
     """
     rows = []
     for key, measurement in record.measurements.items():
@@ -106,7 +103,7 @@ def write_steps(record: RunRecord, path: str | os.PathLike[str]) -> Path:
                 ends = {end: row.get(f"{metric}_{end}") for end in ENDS}
                 rows.append(place | shown | ends)
     columns = ("model", "suite", "measurement", "step", "metric", "value", *ENDS)
-    return write_rows(path, rows, columns)
+    return _rows_csv(rows, columns)
 
 
 def write_rows(
@@ -119,12 +116,16 @@ def write_rows(
         rows: column -> cell; what a row lacks is an empty cell.
         columns: names in the order of the file.
     """
+    return write_atomically(path, _rows_csv(rows, columns))
+
+
+def _rows_csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
     import pandas
 
     cells = [[_cell(row.get(name)) for name in columns] for row in rows]
     # Type object keeps whole numbers whole in a column that also has empty cells.
     frame = pandas.DataFrame(cells, columns=[_cell(name) for name in columns], dtype=object)
-    return write_atomically(path, frame.to_csv(index=False, lineterminator="\n"))
+    return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
 def _cell(value: Any) -> Any:

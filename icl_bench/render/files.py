@@ -13,21 +13,21 @@ from pathlib import Path
 from icl_bench.errors import RecordError, SettingsError
 from icl_bench.record import RECORD, RunRecord, read_record, write_atomically
 from icl_bench.render import badge, csv, markdown
-from icl_bench.render.html.page import Plotly, share_plotly
+from icl_bench.render.html.page import Plotly, plotly_name, share_plotly
 from icl_bench.render.html.report import report_page
 
-REPORTS: dict[str, Callable[[RunRecord, Path], Path]] = {
-    "report.md": lambda record, path: write_atomically(path, markdown.report(record)),
-    "checks.csv": csv.write_checks,
-    "heads.csv": csv.write_heads,
-    "badge.json": lambda record, path: write_atomically(path, badge.badge(record)),
+REPORTS: dict[str, Callable[[RunRecord], str]] = {
+    "report.md": markdown.report,
+    "checks.csv": csv.checks_csv,
+    "heads.csv": csv.heads_csv,
+    "badge.json": badge.badge,
 }
-"""File name -> what writes it. A new report format is one row here."""
+"""File name -> what returns its text. A new report format is one row here."""
 
 PAGES: dict[str, Callable[[RunRecord, str | None], str]] = {"report.html": report_page}
 """File name -> what returns that HTML page, given the address of the charting script."""
 
-SERIES_REPORTS: dict[str, Callable[[RunRecord, Path], Path]] = {"steps.csv": csv.write_steps}
+SERIES_REPORTS: dict[str, Callable[[RunRecord], str]] = {"steps.csv": csv.steps_csv}
 """The same, of files that only a series of checkpoints has."""
 
 
@@ -74,13 +74,13 @@ def _render(
     record: RunRecord, folder: Path, place: Callable[[str], str], plotly: Plotly
 ) -> list[Path]:
     reports = REPORTS | (SERIES_REPORTS if record.model.steps else {})
-    written = [write(record, folder / place(name)) for name, write in reports.items()]
-    script = None
+    # All texts first: a report that cannot be made must not leave old ones beside new ones.
+    texts = {name: make(record) for name, make in reports.items()}
+    script = f"../{plotly_name()}" if plotly == "shared" else None
+    texts |= {name: make(record, script) for name, make in PAGES.items()}
     if plotly == "shared":
-        script = f"../{share_plotly(folder.parent).name}"
-    for name, make in PAGES.items():
-        written.append(write_atomically(folder / place(name), make(record, script)))
-    return written
+        share_plotly(folder.parent)
+    return [write_atomically(folder / place(name), text) for name, text in texts.items()]
 
 
 def render_again(
