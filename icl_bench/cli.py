@@ -53,6 +53,7 @@ A first run, offline and within a minute:
                                              did this change break a circuit?
 
 The same suites run as tests under pytest: pytest --icl-model=SPEC
+
 `icl-bench COMMAND --help` has examples of each command."""
 
 COMMANDS = (

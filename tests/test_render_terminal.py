@@ -92,6 +92,18 @@ def test_more_models_than_fit_side_by_side_get_a_table_each() -> None:
     assert widest(text) <= 80
 
 
+@pytest.mark.parametrize("width", [54, 60, 66])
+def test_on_a_narrow_terminal_words_give_way_and_no_number_does(width: int) -> None:
+    record = make_record()
+    whole, narrow = (summary([record], width=columns) for columns in (80, width))
+    assert widest(narrow) <= width < widest(whole)
+
+    def numbers(text: str) -> list[str]:
+        return re.findall(r"[\d.]+", re.sub(r"\S*[^\W\d]\S*", "", text.partition("Reports")[0]))
+
+    assert numbers(narrow) == numbers(whole)
+
+
 def test_models_get_a_table_each_when_the_width_is_too_small_for_one() -> None:
     text = summary([of_model(f"model-{index}") for index in range(4)], width=60)
     assert text.count("Verdict") == 4

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from icl_bench.commands.helping import HelpFormatter
 from icl_bench.errors import nearest
 from icl_bench.render.logs import defuse
 
@@ -15,8 +16,8 @@ OK, FAILED, INTERRUPTED, INTERNAL, USAGE = range(5)
 EXIT_CODES = """\
 exit codes:
   0  all is well
-  1  a check failed, something got worse, one of several inputs was broken, or what came out
-     could not be written
+  1  a check failed, something got worse, one of several inputs was broken, or what came \
+out could not be written
   2  interrupted
   3  a fault of icl-bench itself
   4  wrong usage: nothing was done"""
@@ -29,7 +30,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **rest: Any) -> None:
         rest.setdefault("allow_abbrev", False)
-        rest.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        rest.setdefault("formatter_class", HelpFormatter)
         super().__init__(**rest)
         self.register("action", None, _Once)
         self.register("action", "store", _Once)

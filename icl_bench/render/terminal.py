@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from icl_bench.record import RunRecord, Verdict
+from icl_bench.record import Check, RunRecord, Verdict
 from icl_bench.render import phases, steps, tables
 from icl_bench.render.page import Page
 from icl_bench.render.text import WORDS, count_cached, count_verdicts, one_line
@@ -19,6 +19,10 @@ _TIGHT = ("", "Value", "Stderr")
 """Titles of columns with one space before them."""
 _SHRINK = {"Asks": 24, "Check": 18, "Metric": 16, "Rule": 14}
 """Column -> its smallest width, in the order in which columns are made narrower."""
+_SHRINK_MORE = {"Check": 12, "Metric": 12}
+"""The same, where that is not enough."""
+_SHORT = {"Induction": "Ind.", "Previous": "Prev.", "Duplicate": "Dup."}
+"""Titles over columns of heads where the whole ones do not fit."""
 
 
 def summary(
@@ -109,9 +113,22 @@ def _add_checks(page: Page, record: RunRecord) -> None:
         else:
             done = False
         if not done:
-            rows = [tables.check_row(check) for check in checks]
-            _add_check_table(page, tables.CHECK_HEADER, rows, [check.verdict for check in checks])
+            _add_narrow_checks(page, checks)
         page.add()
+
+
+def _add_narrow_checks(page: Page, checks: Sequence[Check]) -> None:
+    """Add the table of checks; words give way to the numbers, which are never cut."""
+    header, verdicts = [*tables.CHECK_HEADER], [check.verdict for check in checks]
+    rows = [tables.check_row(check) for check in checks]
+    for shrink in (_SHRINK, _SHRINK | _SHRINK_MORE):
+        if _add_check_table(page, header, rows, verdicts, must_fit=True, shrink=shrink):
+            return
+    # The last resort is a table without the metrics' names.
+    place = header.index("Metric")
+    for row in (header, *rows):
+        del row[place]
+    _add_check_table(page, header, rows, verdicts, shrink=_SHRINK | _SHRINK_MORE)
 
 
 def _add_check_table(
@@ -120,6 +137,7 @@ def _add_check_table(
     rows: Sequence[Sequence[str]],
     verdicts: Sequence[Verdict | None],
     must_fit: bool = False,
+    shrink: Mapping[str, int] = _SHRINK,
 ) -> bool:
     return page.table(
         header,
@@ -127,7 +145,7 @@ def _add_check_table(
         ["right" if title in _RIGHT else "left" for title in header],
         [1 if title in _TIGHT else 2 for title in header[1:]],
         {header.index("Verdict"): verdicts},
-        shrink={header.index(title): least for title, least in _SHRINK.items() if title in header},
+        shrink={header.index(title): least for title, least in shrink.items() if title in header},
         must_fit=must_fit,
     )
 
@@ -181,13 +199,12 @@ def _add_steps(page: Page, record: RunRecord) -> None:
     rows = steps.curve_rows(record)
     if rows:
         page.wrap("", f"Over {steps.describe_steps(record)}", 0)
-        page.table(
-            steps.CURVE_HEADER,
-            rows,
-            ["right" if title in steps.CURVE_RIGHT else "left" for title in steps.CURVE_HEADER],
-            [2] * (len(steps.CURVE_HEADER) - 1),
-            shrink={0: 14, 1: 16},
-        )
+        align = ["right" if title in steps.CURVE_RIGHT else "left" for title in steps.CURVE_HEADER]
+        gaps = len(align) - 1
+        if not page.table(
+            steps.CURVE_HEADER, rows, align, [2] * gaps, shrink={0: 14, 1: 16}, must_fit=True
+        ):
+            page.table(steps.CURVE_HEADER, rows, align, [1] * gaps, shrink={0: 8, 1: 10})
         page.add()
     broken = dict(steps.broken_steps(record))
     for told in broken:
@@ -206,7 +223,9 @@ def _add_heads(page: Page, record: RunRecord, top: int, top_previous: int) -> No
     header, rows = tables.head_table(measurement.heads, top, top_previous)
     gaps = [1 if title in ("", "Stderr") else 2 for title in header[1:]]
     align = ["left" if title in tables.HEAD_LEFT else "right" for title in header]
-    page.table(header, rows, align, gaps)
+    if not page.table(header, rows, align, gaps, must_fit=True):
+        short = [_SHORT.get(title, title) for title in header]
+        page.table(short, rows, align, [1] * len(gaps))
     page.add()
 
 
