@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,3 +80,7 @@ class Visit:
     def close(self) -> None:
         """Close the page."""
         self.page.context.close()
+
+
+Open = Callable[..., Visit]
+"""The fixture `visit`: opens a record's report, in a width and a theme."""

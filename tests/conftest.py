@@ -1,18 +1,23 @@
-"""Fixtures for tests of the pytest plugin through pytester."""
+"""Fixtures for tests of the pytest plugin through pytester, and of HTML reports in a browser."""
 
 from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from browser import Open, Visit, open_browser
 
 import icl_bench
 from icl_bench.probes import PROBES
 from icl_bench.record import RunRecord
 from icl_bench.runner import ModelRun
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytest_plugins = ["pytester"]
 
@@ -155,6 +160,33 @@ def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium; where there is none the test is skipped."""
+    with open_browser() as found:
+        yield found
+
+
+@pytest.fixture
+def visit(browser: Browser, tmp_path: Path) -> Iterator[Open]:
+    """Opens reports: a record, and the browser's `width` and whether it is `dark`."""
+    from icl_bench.render.html.page import plotly_name, share_plotly
+    from icl_bench.render.html.report import report_page
+
+    visits = []
+
+    def open_record(record: RunRecord, **how: int | bool) -> Visit:
+        file = tmp_path / "report.html"
+        share_plotly(tmp_path)
+        file.write_text(report_page(record, plotly_name()), encoding="utf-8")
+        visits.append(Visit(browser, file, **how))  # type: ignore[arg-type]
+        return visits[-1]
+
+    yield open_record
+    for one in visits:
+        one.close()
 
 
 def plain(record: RunRecord) -> dict[str, Any]:

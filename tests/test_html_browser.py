@@ -3,47 +3,22 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browser import Visit, open_browser
+from browser import Open, Visit
 from html_pages import HOSTILE, make_hostile, sample
 
 from icl_bench.record import Measurement, RunRecord
 from icl_bench.render import numbers
 from icl_bench.render.files import write_reports
-from icl_bench.render.html.page import plotly_name, share_plotly
 from icl_bench.render.html.report import report_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 MODEL = "builtin-induction-2l"
-Open = Callable[..., Visit]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as found:
-        yield found
-
-
-@pytest.fixture
-def visit(browser: Browser, tmp_path: Path) -> Iterator[Open]:
-    visits = []
-
-    def open_record(record: RunRecord, **how: int | bool) -> Visit:
-        file = tmp_path / "report.html"
-        share_plotly(tmp_path)
-        file.write_text(report_page(record, plotly_name()), encoding="utf-8")
-        visits.append(Visit(browser, file, **how))  # type: ignore[arg-type]
-        return visits[-1]
-
-    yield open_record
-    for one in visits:
-        one.close()
 
 
 def example_of(record: RunRecord) -> Measurement:

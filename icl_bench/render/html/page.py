@@ -51,7 +51,8 @@ def make_page(
         template: name of a file in `templates/` that extends `base.html.j2`.
         title: of the browser's tab, plain text.
         data: what the scripts draw from, as JSON; read there as `icl.data`.
-        scripts: names of files in `assets/` that come after `base.js`, in this order.
+        scripts: names of files in `assets/` that come after `base.js`, in this order, each in an
+            element of its own.
         styles: names of files in `assets/` that come after `base.css`.
         plotly: relative address of the charting script; None packs it into the page.
         context: what the template reads; plain text is escaped there.
@@ -64,7 +65,7 @@ def make_page(
         .render(
             title=title,
             style=Markup("\n".join(_asset(name) for name in ("base.css", *styles))),
-            script=Markup("\n".join(_asset(name) for name in ("base.js", *scripts))),
+            scripts=[Markup(_asset(name)) for name in ("base.js", *scripts)],
             data=embed(data),
             plotly_src=plotly,
             plotly_packed=_packed_plotly() if plotly is None else None,

@@ -54,7 +54,15 @@ const icl = (() => {
     String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
   // A token so that one sees where it begins and ends.
   const showToken = (text) =>
-    text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "·") || "∅";
+    text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "·").replace(UNSEEN, escape) || "∅";
+  // What has no shape, or turns the direction of its surroundings, is shown by its number.
+  const UNSEEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
+  const escape = (sign) => {
+    const code = sign.codePointAt(0).toString(16);
+    return code.length > 4 ? `\\u{${code}}` : `\\u${code.padStart(4, "0")}`;
+  };
+  // Text that is written from the right leaves its surroundings alone: <bdi>, where no element may be.
+  const isolate = (text) => `\u2068${text}\u2069`;
 
   // ---- theme --------------------------------------------------------------------------------------
   const themed = [];
@@ -76,6 +84,22 @@ const icl = (() => {
     remember.set(next);
     setTheme(next);
   });
+  // Paper is white and narrow: charts are drawn light and at a page's width, then as they were.
+  let chosen;
+  window.addEventListener("beforeprint", () => {
+    if (root.dataset.paper) return;
+    chosen = root.dataset.theme;
+    root.dataset.paper = "yes";
+    setTheme("light");
+  });
+  window.addEventListener("afterprint", () => {
+    if (!root.dataset.paper) return;
+    delete root.dataset.paper;
+    if (chosen) root.dataset.theme = chosen; else delete root.dataset.theme;
+    for (const draw of themed) draw();
+    window.dispatchEvent(new Event("resize")); // The charts take their places' widths again.
+  });
+  const rgb = (hex) => [1, 3, 5].map((place) => parseInt(hex.slice(place, place + 2), 16));
   const color = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
 
   // ---- charts -------------------------------------------------------------------------------------
@@ -134,12 +158,14 @@ const icl = (() => {
     const draw = () => {
       if (charting === null) {
         if (root.dataset.charts === "missing") box.replaceChildren(el("p", { class: "note" },
-          `${missing()} The numbers are in the tables.`));
+          `${missing()} ${root.dataset.numbers}`));
         else if (!waiting.includes(draw)) waiting.push(draw);
         return Promise.resolve();
       }
       const made = make();
-      return charting.react(box, made.traces, layout(made.layout), CONFIG).then(() => {
+      // A chart that is there already measures its place anew only when the window changes.
+      const width = root.dataset.paper ? { width: box.clientWidth } : {};
+      return charting.react(box, made.traces, layout({ ...made.layout, ...width }), CONFIG).then(() => {
         box.dataset.drawn = "yes";
       });
     };
@@ -148,6 +174,6 @@ const icl = (() => {
     return draw;
   }
 
-  return { data, el, svg, byId, number, unpack, plain, showToken, color, isDark, narrow, chart, onTheme: (f) => themed.push(f),
+  return { data, el, svg, byId, number, unpack, plain, showToken, isolate, color, rgb, isDark, narrow, chart, onTheme: (f) => themed.push(f),
     plotlyShared: ready };
 })();

@@ -5,9 +5,14 @@
   const TONES = ["c1", "c2", "c3", "c4", "c5", "c6"];
   const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
   const fade = (tone) => {
-    const hex = icl.color(tone).replace("#", "");
-    return `rgba(${[0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)).join(",")},0.18)`;
+    return `rgba(${icl.rgb(icl.color(tone)).join(",")},0.18)`;
   };
+  // A logarithmic axis has no place for 0: what was measured there is told in words.
+  function beside(panel) {
+    const found = panel.log ? panel.series.flatMap((line) =>
+      line.x.flatMap((x, place) => (x > 0 ? [] : [`${line.name} ${icl.number(line.y[place])} at ${x}`]))) : [];
+    return found.length ? `The axis is logarithmic and cannot show ${panel.x} 0: ${found.join(", ")}.` : "";
+  }
 
   function lines(panel) {
     const traces = [];
@@ -41,7 +46,7 @@
       const chart = el("div", { class: "chart", role: "img", "aria-label": `${panel.title}. ${words}.` });
       const bands = [...new Set(panel.series.map((line) => line.band).filter(Boolean))];
       box.append(el("div", { class: "panel" }, el("h3", {}, panel.title), chart,
-        el("p", { class: "note" }, bands.length ? `Bands: ${bands.join(", ")}.` : "")));
+        el("p", { class: "note" }, [bands.length ? `Bands: ${bands.join(", ")}.` : "", beside(panel)].join(" ").trim())));
       icl.chart(chart, () => lines(panel));
     }
   }
@@ -56,7 +61,7 @@
       layout: { height: 240, barmode: "overlay", showlegend: true, bargap: 0.05,
         xaxis: { title: { text: "loss ratio" }, range: [Math.min(0, ...everything), 1.08 * Math.max(...everything)] }, yaxis: { title: { text: "draws" } },
         shapes: [{ type: "line", x0: found.observed, x1: found.observed, yref: "paper", y0: 0, y1: 1, line: { color: icl.color("c2"), width: 3 } }],
-        annotations: [{ x: found.observed, yref: "paper", y: 0.95, text: "chosen heads", showarrow: false, xanchor: "right", font: { color: icl.color("c2") } }] },
+        annotations: [{ x: found.observed, yref: "paper", y: 0.95, text: "chosen heads", showarrow: false, xanchor: "right", font: { color: icl.color("ink") } }] },
     }));
   });
 })();

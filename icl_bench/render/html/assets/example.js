@@ -1,14 +1,15 @@
 "use strict";
 // The worked example: step through a text and see which position each head reads.
 (() => {
-  const { el, byId, number, plain, pins, showToken: shown } = icl;
+  const { el, byId, number, plain, pins, rgb, showToken: shown } = icl;
   const example = icl.data.example;
-  const first = () => { // The strongest induction head is pinned to begin with.
+  // The strongest induction head is pinned to begin with; without such a score, the map's strongest.
+  const first = () => {
     const heads = icl.data.heads;
     if (!heads) return null;
     let best = null;
-    const grid = heads.scores[0].values;
-    grid.forEach((row, layer) => row.forEach((value, head) => {
+    const score = heads.scores.find((one) => one.name === "induction") || heads.scores[0];
+    score.values.forEach((row, layer) => row.forEach((value, head) => {
       if (value !== null && (!best || value > best.value)) best = { layer, head, value };
     }));
     return best && { layer: best.layer, head: best.head };
@@ -56,7 +57,7 @@
   let now = copies[0] ?? repeats[0] ?? size - 1;
   const boxes = tokens.map((token) => {
     const box = el("span", { class: "token", role: "option", id: `token-${token.position}`,
-      onclick: () => go(token.position) }, shown(token.token), el("small", {}));
+      onclick: () => go(token.position) }, el("bdi", {}, shown(token.token)), el("small", {}));
     list.append(box);
     return box;
   });
@@ -77,46 +78,54 @@
     event.preventDefault();
   });
 
+  const told = (position) => el("bdi", {}, shown(tokens[position].token));
   const most = (row) => row.reduce((best, value, index) => (value > row[best] ? index : best), 0);
   function reads(name, role) {
     const rows = pattern(name);
     if (!rows) return null;
     const row = rows[now], best = most(row), token = tokens[now];
     const wanted = role === "induction" ? token.source : role === "previous_token" && now > 0 ? now - 1 : undefined;
-    const hit = wanted === undefined ? "" : best === wanted ? "✓ as the theory says" : `theory: ${shown(tokens[wanted].token)} (${wanted}), which gets ${number(row[wanted], 2)}`;
-    return el("tr", {}, el("td", {}, el("button", { type: "button", class: "pin mono", onclick: () => pins.pin(pins.parse(name)) }, name)),
-      el("td", {}, words[role] || ""), el("td", { class: "mono" }, `${shown(tokens[best].token)} (${best})`),
+    const hit = wanted === undefined ? "" : best === wanted ? "✓ as the theory says"
+      : ["theory: ", told(wanted), ` (${wanted}), which gets ${number(row[wanted], 2)}`];
+    return el("tr", {}, el("td", {}, el("button", { type: "button", class: "pin mono", "data-head": name, onclick: () => pins.pin(pins.parse(name)) }, name)),
+      el("td", {}, words[role] || ""), el("td", { class: "mono" }, told(best), ` (${best})`),
       el("td", { class: "num" }, number(row[best], 2)), el("td", {}, hit));
   }
 
   function sentence(name) {
     const token = tokens[now], parts = [];
-    parts.push(`Position ${now}: ${shown(token.token)}.`);
+    parts.push(`Position ${now}: `, told(now), ". ");
     if (token.source !== undefined) {
-      parts.push(`It stood at position ${token.repeats_at} before, and ${shown(tokens[token.source].token)} followed (position ${token.source}): that is what an induction head reads here.`);
+      parts.push(`It stood at position ${token.repeats_at} before, and `, told(token.source),
+        ` followed (position ${token.source}): that is what an induction head reads here. `);
       const row = pattern(name);
-      if (row) parts.push(`Head ${name} gives it ${number(row[now][token.source], 2)} of its attention.`);
+      if (row) parts.push(`Head ${name} gives it ${number(row[now][token.source], 2)} of its attention. `);
     } else {
-      parts.push("It did not occur before, so there is nothing to copy from.");
+      parts.push("It did not occur before, so there is nothing to copy from. ");
     }
     const next = tokens[now + 1];
     if (next && next.probability !== undefined) {
-      parts.push(`The model gives the token that comes next, ${shown(next.token)}, a probability of ${number(next.probability)}.`);
+      parts.push("The model gives the token that comes next, ", told(now + 1), `, a probability of ${number(next.probability)}.`);
     }
-    return parts.join(" ");
+    return parts;
   }
 
+  // WCAG's relative luminance. At 0.179 black and white are equally legible, at a contrast of 4.58.
+  const luminance = (tone) => tone.map((value) => value / 255)
+    .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, value, place) => sum + value * [0.2126, 0.7152, 0.0722][place], 0);
   function shade(share) {
-    const [r, g, b] = icl.isDark() ? [86, 180, 233] : [0, 114, 178];
-    return share < 0.004 ? "" : `rgba(${r}, ${g}, ${b}, ${(0.06 + 0.84 * share).toFixed(3)})`;
+    if (share < 0.004) return { background: "", color: "" };
+    const full = icl.isDark() ? [86, 180, 233] : [0, 114, 178], part = 0.06 + 0.84 * share;
+    const tone = rgb(icl.color("card")).map((under, place) => Math.round(under + part * (full[place] - under)));
+    return { background: `rgb(${tone.join(", ")})`, color: luminance(tone) > 0.179 ? "#000" : "#fff" };
   }
   function show() {
     const name = pins.name(pins.get());
     const rows = pattern(name), row = rows ? rows[now] : null, token = tokens[now];
     boxes.forEach((box, position) => {
       const share = row && position <= now ? row[position] : 0;
-      box.style.background = shade(share);
-      box.style.color = share > 0.5 ? (icl.isDark() ? "#10151a" : "#fff") : "";
+      Object.assign(box.style, shade(share));
       box.classList.toggle("now", position === now);
       box.classList.toggle("source", position === token.source);
       box.classList.toggle("later", position > now);
@@ -124,12 +133,18 @@
       box.lastChild.textContent = share >= 0.05 ? share.toFixed(2) : "";
     });
     list.setAttribute("aria-activedescendant", `token-${now}`);
-    byId("told").textContent = sentence(name);
+    byId("told").replaceChildren(...sentence(name));
+    byId("reads-from").replaceChildren(`position ${now}, `, told(now));
     const lines = example.circuit.map((one) => reads(one.head, one.role)).filter(Boolean);
     if (name && !circuit.has(name)) lines.push(reads(name, ""));
+    const focused = byId("reads").contains(document.activeElement) ? document.activeElement.dataset.head : null;
     byId("reads").replaceChildren(el("table", {}, el("thead", {}, el("tr", {},
       ...["Head", "Kind", "Reads most", "Attention", ""].map((text) => el("th", { scope: "col", class: text === "Attention" ? "num" : null }, text)))),
       el("tbody", {}, lines.filter(Boolean))));
+    // The rows are new; whoever was at one of their buttons stays there.
+    for (const button of byId("reads").querySelectorAll("button")) {
+      if (button.dataset.head === focused) button.focus();
+    }
     draw();
   }
 
@@ -155,7 +170,10 @@
   pins.on((head) => {
     const name = pins.name(head);
     byId("pattern-name").textContent = name;
-    if ([...choice.options].some((option) => option.value === name)) choice.value = name;
+    if (![...choice.options].some((option) => option.value === name)) {
+      choice.append(el("option", { value: name }, `${name} (its pattern was not kept)`));
+    }
+    choice.value = name;
     show();
   });
   const start = example.circuit.find((one) => one.role === "induction") || example.circuit[0];

@@ -45,8 +45,15 @@ icl.pins = (() => {
   }
   const box = byId("map"), told = byId("map-told"), choice = byId("score");
   heads.scores.forEach((score, index) => choice.append(el("option", { value: index }, score.label)));
+  choice.value = String(Math.max(heads.scores.findIndex((score) => score.name === "induction"), 0));
   let cursor = { layer: 0, head: 0 };
   const current = () => heads.scores[Number(choice.value)];
+  // Which score it is stands above the map: paper shows no select.
+  const name = () => {
+    const { label } = current();
+    byId("score-name").textContent = label;
+    box.setAttribute("aria-label", `Heat map, layer by head: ${label}. Arrow keys move, Enter pins.`);
+  };
   const at = (grid, head) => (grid && grid[head.layer] ? grid[head.layer][head.head] : null) ?? null;
 
   function describe(score, head) {
@@ -57,13 +64,17 @@ icl.pins = (() => {
     return error !== null ? `${number(value)} ± ${number(error, 2)}` : number(value);
   }
 
-  // Scores between 0 and 1 on one scale that colour-blind people read too; signed ones around 0.
+  // Shares on one scale that colour-blind people read too; around 0 what has a sign by its
+  // definition, so that a score has the same scale on every model. What has no bound ends at its
+  // largest value, a difference of probabilities too, which is far below its bound.
+  const SIGNED = { ov_eigenvalue: 1, ov_behaviour: 1, induction_excess: 1,
+    function_vector: null, delta: null, logit: null };
   function scale(score) {
     const known = score.values.flat().filter((value) => value !== null);
     const low = Math.min(...known), high = Math.max(...known);
-    if (low >= -0.05 && high <= 1.05) return { zmin: 0, zmax: 1, colorscale: "Cividis" };
-    if (low >= 0) return { zmin: 0, zmax: high, colorscale: "Cividis" };
-    const size = Math.max(-low, high);
+    const bound = SIGNED[score.name.split(" · ")[0]];
+    if (bound === undefined && low >= 0) return { zmin: 0, zmax: Math.max(high, 1), colorscale: "Cividis" };
+    const size = bound ?? (Math.max(-low, high) || 1);
     const middle = icl.isDark() ? "#24292e" : "#f4f4f2";
     return { zmin: -size, zmax: size,
       colorscale: [[0, "#b35806"], [0.25, "#f1a340"], [0.5, middle], [0.75, "#5aa4d8"], [1, "#0b4f8a"]] };
@@ -88,11 +99,16 @@ icl.pins = (() => {
         yaxis: { title: { text: "layer" }, dtick: heads.layers > 16 ? 4 : 1, showgrid: false, zeroline: false } },
     };
   });
-  choice.addEventListener("change", draw);
 
   function say(head) {
-    told.textContent = `Head ${pins.name(head)}: ${describe(current(), head)}`;
+    told.textContent = `Head ${pins.name(head)}: ${describe(current(), head)} on “${current().label}”`;
   }
+  choice.addEventListener("change", () => {
+    name();
+    say(cursor);
+    draw();
+  });
+  name();
   box.addEventListener("keydown", (event) => {
     const moves = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
     if (event.key === "Enter" || event.key === " ") { event.preventDefault(); pins.pin({ ...cursor }); return; }

@@ -1,12 +1,19 @@
 "use strict";
 // Break it: every combination of switches was measured; this looks the numbers up.
 (() => {
-  const { el, byId, number, plain, showToken: shown } = icl;
+  const { el, byId, number, plain, isolate, showToken: shown } = icl;
   const panel = icl.data.switches;
   if (!panel) return;
+  const BARS = 7;
+  const cut = (text) => (text.length > 24 ? `${text.slice(0, 23)}…` : text); // Beside a bar; whole when it is hovered over.
   const key = (off) => [...off].sort((a, b) => a - b).join(",");
   const rows = new Map(panel.rows.map((row) => [key(row.off), row]));
   const clean = rows.get("");
+  if (!clean) {
+    byId("switch-tiles").append(el("p", {}, "The model with nothing off was not measured, so there is nothing to compare with."));
+    document.querySelector("#switches .two").remove();
+    return;
+  }
   const off = new Set();
   const current = () => rows.get(key(off));
 
@@ -22,10 +29,12 @@
   });
 
   const asked = byId("asked");
+  const before = new Map(); // position -> the text up to it
   const tokens = icl.data.example ? icl.data.example.tokens : [];
   for (const one of clean.predictions || []) {
-    const text = tokens.slice(Math.max(one.position - 2, 0), one.position + 1).map((token) => token.token).join("");
-    asked.append(el("option", { value: one.position }, `… ${shown(text)} (${one.position})`));
+    const text = tokens.slice(Math.max(one.position - 2, 0), one.position + 1).map((token) => shown(token.token)).join(" ");
+    before.set(String(one.position), text);
+    asked.append(el("option", { value: one.position }, `… ${isolate(text)} (${one.position})`));
   }
   if (asked.options.length) asked.selectedIndex = asked.options.length - 1;
   if (asked.options.length > 1) { // The last one that has an answer to compare with tells most.
@@ -65,10 +74,18 @@
       shapes: panel.period ? [{ type: "line", x0: panel.period, x1: panel.period, yref: "paper", y0: 0, y1: 1, line: { color: icl.color("line-strong"), dash: "dot" } }] : [] } };
   });
 
+  // The token that the text goes on with, always, and the likeliest others, from the smallest on.
+  function likeliest(a, b, answer) {
+    const larger = (name) => Math.max(a.get(name) ?? 0, b.get(name) ?? 0);
+    const ranked = [...new Set([...a.keys(), ...b.keys()])].sort((x, y) => larger(y) - larger(x));
+    const others = ranked.filter((name) => name !== answer).slice(0, answer === null ? BARS : BARS - 1);
+    return ranked.filter((name) => name === answer || others.includes(name)).reverse();
+  }
+
   const top = icl.chart("switch-top", () => {
     const find = (row) => row && (row.predictions || []).find((one) => String(one.position) === asked.value);
-    const before = find(clean), after = find(current());
-    if (!before) return { traces: [], layout: { annotations: [{ text: "no prediction was kept", showarrow: false }] } };
+    const intact = find(clean), after = find(current());
+    if (!intact) return { traces: [], layout: { annotations: [{ text: "no prediction was kept", showarrow: false }] } };
     const shares = (one) => { // Two tokens may read alike: each has a bar of its own.
       const found = new Map();
       for (const [text, share] of one ? one.top : []) {
@@ -79,19 +96,25 @@
       if (one && one.next && !found.has(one.next[0])) found.set(...one.next);
       return found;
     };
-    const a = shares(before), b = shares(after);
-    const names = [...new Set([...a.keys(), ...b.keys()])].sort((x, y) => Math.max(a.get(x) || 0, b.get(x) || 0) - Math.max(a.get(y) || 0, b.get(y) || 0)).slice(-7);
-    const labels = names.map((name) => plain(shown(name)) + (before.next && name === before.next[0] ? " ◂" : ""));
+    const a = shares(intact), b = shares(after);
+    const names = likeliest(a, b, intact.next ? intact.next[0] : null);
+    const labels = names.map((name) => plain(cut(shown(name))) + (intact.next && name === intact.next[0] ? " ◂" : ""));
     const bar = (name, from, tone, pattern) => ({ type: "bar", orientation: "h", name, y: names.map((_, i) => i), x: names.map((n) => from.get(n) ?? 0),
       marker: { color: icl.color(tone), pattern: { shape: pattern } }, text: names.map((n) => (from.has(n) ? number(from.get(n)) : "below its top 5")),
-      hovertemplate: "%{text}<extra>" + name + "</extra>", textposition: "none" });
+      customdata: names.map((n) => plain(shown(n))), hovertemplate: "%{customdata}: %{text}<extra>" + name + "</extra>", textposition: "none" });
     const traces = [bar("clean", a, "c1", "")];
     if (off.size && after) traces.unshift(bar("switched", b, "c2", "/"));
-    return { traces, layout: { height: 300, barmode: "group", xaxis: { title: { text: "probability (◂ what the text goes on with)" }, range: [0, 1] },
+    return { traces, layout: { height: 300, barmode: "group", xaxis: { title: { text: "probability<br>◂ what the text goes on with" }, range: [0, 1] },
       yaxis: { tickvals: names.map((_, i) => i), ticktext: labels }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", traceorder: "reversed" } } };
   });
 
   function show() {
+    // What was chosen is said in words too: paper shows neither switches nor the select.
+    const named = panel.switches.filter((one) => off.has(one.switch)).map((one) => one.label);
+    byId("switch-off").textContent = `Off: ${named.join(", ") || "nothing"}`;
+    if (before.has(asked.value)) {
+      byId("asked-told").replaceChildren("after … ", el("bdi", {}, before.get(asked.value)), ` (${asked.value})`);
+    }
     panel.switches.forEach((one, index) => toggles[index].setAttribute("aria-checked", String(!off.has(one.switch))));
     byId("switch-tiles").replaceChildren(...tiles());
     losses();
