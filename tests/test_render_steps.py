@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from test_render_records import make_check
 
-from icl_bench.record import Environment, Measurement, Metric, ModelInfo, RunRecord, SuiteRef
+from icl_bench.record import (
+    Environment,
+    Measurement,
+    Metric,
+    ModelInfo,
+    RunRecord,
+    SuiteRef,
+    read_record,
+)
 from icl_bench.render import markdown
 from icl_bench.render.files import write_reports
 from icl_bench.render.steps import (
@@ -18,6 +27,7 @@ from icl_bench.render.steps import (
     steps_table,
 )
 from icl_bench.render.terminal import summary
+from icl_bench.render.text import columns
 
 STEPS = (1, 10, 100, 1000)
 
@@ -78,6 +88,15 @@ def test_the_terminal_shows_the_curves_of_what_checks_are_on() -> None:
     assert "Not measured: step 50: it was | cut" in text
     plain = summary([make_series()], unicode=False)
     assert "_:+#" in plain and plain.isascii()
+
+
+def test_on_a_narrow_terminal_no_bar_of_a_curve_is_lost() -> None:
+    folder = Path(__file__).parents[1] / "reports" / "samples" / "builtin-induction-2l--"
+    record = read_record(folder)
+    wide, narrow = (summary([record], width=width) for width in (100, 60))
+    assert max(map(columns, narrow.splitlines())) <= 60
+    curves = [re.findall("[▁-█–]{8,}", text) for text in (wide, narrow)]
+    assert curves[0] == curves[1] != []
 
 
 def test_the_report_has_a_table_by_step() -> None:
