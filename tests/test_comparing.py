@@ -24,6 +24,7 @@ from icl_bench.record import (
     RunRecord,
     SuiteRef,
 )
+from icl_bench.render import numbers
 from icl_bench.render.comparison import comparison_markdown, comparison_text
 
 RNG = np.random.default_rng(5)
@@ -388,3 +389,16 @@ def test_mistakes_are_found_before_anything_is_measured(
     result = stage.run("mine.yaml", *arguments)
     assert result.ret == 4 and stage.log() == []
     assert told in str(result.stderr)
+
+
+@pytest.mark.parametrize("width", [60, 72, 80, 120])
+def test_a_narrow_terminal_costs_no_number(width):
+    found = compare(record(), record(BEFORE - 0.2))
+    text = comparison_text(found, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    change = of(found, "induction_max")
+    for number in (change.baseline, change.value):
+        assert numbers.number(number) in text
+    for number in (change.ci_low, change.ci_high):
+        assert numbers.number(number, 2) in text

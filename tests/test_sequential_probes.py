@@ -133,6 +133,9 @@ def test_every_interval_of_a_look_is_the_rules(tmp_path, model, probe):
             below, above = reach(metric.samples, 1 - 0.05 / 4)
             inside = info[name].unit in ("probability",) or "accuracy" in name
             low, high = metric.value - below, metric.value + above
+            if name == "loss_ratio":  # Its interval is that of its logarithm.
+                below, above = reach([one / metric.value for one in metric.samples], 1 - 0.05 / 4)
+                low, high = metric.value * np.exp(-below), metric.value * np.exp(above)
             if probe == "copying" or (inside and name != "induction_excess_max"):
                 bottom = -1 if probe == "copying" else 0
                 if name != "peak_margin":

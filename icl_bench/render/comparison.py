@@ -65,12 +65,8 @@ def comparison_text(
     page = Page(width, color, unicode)
     page.wrap("", one_line(f"{comparison.model} against the baseline {comparison.baseline}"), 0)
     page.add()
-    rows = _metric_rows(comparison.metrics)
-    if rows:
-        states = [_COLORS.get(change.state) for change in comparison.metrics]
-        align = ("left", "right", "right", "right", "left", "left")
-        gaps = (2, 2, 2, 2, 2)
-        page.table(METRIC_HEADER, rows, align, gaps, {5: states}, shrink={0: 18, 4: 0})
+    if comparison.metrics:
+        _add_metrics(page, comparison.metrics)
         page.add()
     for line in describe_heads(comparison.heads):
         page.wrap("", one_line(line), 0)
@@ -84,6 +80,29 @@ def comparison_text(
         page.wrap("", one_line(f"note: {remark}"), 0)
     page.wrap("", verdict_line(comparison, inconclusive_fails), 0)
     return page.text()
+
+
+def _add_metrics(page: Page, changes: list[MetricChange]) -> None:
+    """The table of metrics, as much of it as there is room for; no number is cut."""
+    states = [_COLORS.get(change.state) for change in changes]
+    align = ("left", "right", "right", "right", "left", "left")
+    rows = _metric_rows(changes)
+    if page.table(METRIC_HEADER, rows, align, (2,) * 5, {5: states}, shrink={0: 24}, must_fit=True):
+        return
+    paired = sum(change.paired for change in changes)
+    told = f"{paired} of {len(changes)} paired on the same tokens, sample by sample."
+    rows = _metric_rows(changes, short=True)
+    if page.table(METRIC_HEADER, rows, align, (2,) * 5, {5: states}, shrink={0: 16}, must_fit=True):
+        page.wrap("", told, 0)
+        return
+    # Intervals only of what is not the same, in lines of their own.
+    kept = [[*row[:4], row[5]] for row in rows]
+    header = [*METRIC_HEADER[:4], METRIC_HEADER[5]]
+    page.table(header, kept, [*align[:4], align[5]], (1,) * 4, {4: states}, shrink={0: 12})
+    page.wrap("", told, 0)
+    for row, change in zip(rows, changes):
+        if change.state != "same" and row[4]:
+            page.wrap("", f"{row[0]}: {row[3]}, interval {row[4]}", 0)
 
 
 def comparison_markdown(comparison: Comparison, inconclusive_fails: bool = True) -> str:
@@ -133,17 +152,21 @@ def _markdown(comparison: Comparison, inconclusive_fails: bool) -> Iterator[str]
         )
 
 
-def _metric_rows(changes: list[MetricChange]) -> list[list[str]]:
+def _metric_rows(changes: list[MetricChange], short: bool = False) -> list[list[str]]:
     """Cells under `METRIC_HEADER`; the suite is left out where there is only one."""
     several = len({change.key.partition("/")[0] for change in changes}) > 1
-    return [_metric_row(change, several) for change in changes]
+    return [_metric_row(change, several, short) for change in changes]
 
 
-def _metric_row(change: MetricChange, with_suite: bool) -> list[str]:
+def _metric_row(change: MetricChange, with_suite: bool, short: bool) -> list[str]:
     interval = ""
     if change.ci_low is not None and change.ci_high is not None:
         interval = numbers.interval(change.ci_low, change.ci_high, (0.0,))
-        interval += " paired" if change.paired else ""
+        if short:
+            ends = (numbers.number(end, 2) for end in (change.ci_low, change.ci_high))
+            interval = f"[{', '.join(ends)}]"
+        elif change.paired:
+            interval += " paired"
     key = change.key if with_suite else change.key.partition("/")[2]
     return [
         one_line(f"{key}.{change.metric}"),

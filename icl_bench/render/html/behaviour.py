@@ -91,8 +91,10 @@ def _minimal_set(
 
 
 def _named(key: str, one: Measurement) -> str:
+    """The measurement, and how heads were switched off where any were."""
     method = sweeps.describe_method(one)
-    return f"{key}, {method}" if method else key
+    switched = one.probe in ("sweep", "minimal_set") or one.settings.get("heads")
+    return f"{key}, {method} ablation" if method and switched else key
 
 
 def _table(title: str, header: list[str], rows: list[list[str]], words: str = "") -> dict[str, Any]:
