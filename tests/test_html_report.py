@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -202,3 +204,13 @@ def test_text_that_turns_the_direction_of_reading_is_shown_without_turning() -> 
     page = without_plotly(record)
     assert "evil text" in page and "\u202e" not in page
     assert example.show_token("\u202ea\r\ud800 b") == "\\u202ea\\u000d\\ud800·b"
+
+
+def test_writing_a_page_leaves_warnings_as_they_were() -> None:
+    """Old versions of the charting library change how a process writes all its warnings."""
+    code = (
+        "import warnings; kept = warnings.formatwarning\n"
+        "from icl_bench.render.html.page import plotly_name\n"
+        "plotly_name(); assert warnings.formatwarning is kept"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

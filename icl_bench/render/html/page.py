@@ -13,6 +13,7 @@ import gzip
 import json
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -105,16 +106,23 @@ def share_plotly(folder: str | os.PathLike[str]) -> Path:
 
 def plotly_name() -> str:
     """Return the file name of the shared charting script; it holds the script's version."""
-    from plotly.offline import get_plotlyjs_version
+    return f"plotly-{_offline().get_plotlyjs_version()}.min.js"
 
-    return f"plotly-{get_plotlyjs_version()}.min.js"
+
+@functools.cache
+def _offline() -> Any:
+    kept = warnings.formatwarning
+    try:
+        from plotly import offline
+    finally:
+        # Plotly 5 changes how the whole process writes its warnings.
+        warnings.formatwarning = kept
+    return offline
 
 
 @functools.cache
 def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return str(get_plotlyjs())
+    return str(_offline().get_plotlyjs())
 
 
 @functools.cache
