@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from typing import TYPE_CHECKING, Any
 
 from icl_bench import __version__
 from icl_bench.render import numbers
+from icl_bench.render.html.packing import pack
 from icl_bench.render.html.page import make_page
 from icl_bench.render.leaderboard import (
     APART,
@@ -186,12 +186,8 @@ def _pairs(group: Group) -> dict[str, Any] | None:
         "centre": pairs.centre[above],
         "half": pairs.half[above],
     }
-    packed = {name: _base64(values.astype("<f4").tobytes()) for name, values in told.items()}
+    packed = {name: pack(values.astype("<f4").tobytes()) for name, values in told.items()}
     if np.array_equal(told["difference"], told["centre"]):
         packed["centre"] = ""
     bits = {"paired": pairs.paired[above], "apart": np.abs(told["centre"]) > told["half"]}
-    return packed | {name: _base64(np.packbits(on).tobytes()) for name, on in bits.items()}
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()
+    return packed | {name: pack(np.packbits(on).tobytes()) for name, on in bits.items()}

@@ -8,10 +8,19 @@ from collections.abc import Sequence
 from sys import byteorder
 
 
+def pack(content: bytes) -> str:
+    """Return bytes as base64; `icl.bytes` in `base.js` reads them back.
+
+    Args:
+        content: of float32 numbers little-endian, for `icl.floats`.
+    """
+    return base64.b64encode(content).decode()
+
+
 def pack_grid(grid: Sequence[Sequence[float | None]]) -> str:
     """Return rows of numbers as base64 of little-endian float32, row after row.
 
-    Written out as text they would take twice the room; `icl.unpack` in `base.js` reads them back.
+    Written out as text they would take twice the room; `icl.grid` reads them back.
 
     Args:
         grid: a row a layer; None where there is no number.
@@ -19,4 +28,4 @@ def pack_grid(grid: Sequence[Sequence[float | None]]) -> str:
     packed = array("f", (float("nan") if v is None else v for row in grid for v in row))
     if byteorder == "big":
         packed.byteswap()
-    return base64.b64encode(packed.tobytes()).decode()
+    return pack(packed.tobytes())

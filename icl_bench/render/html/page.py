@@ -7,7 +7,6 @@ forbids the page to fetch anything.
 
 from __future__ import annotations
 
-import base64
 import functools
 import gzip
 import json
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from icl_bench.record import write_atomically
+from icl_bench.render.html.packing import pack
 from icl_bench.render.text import legible
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _plotly() -> str:
 @functools.cache
 def _packed_plotly() -> str:
     """The charting script as base64 of gzip, which a browser unpacks: two fifths of its size."""
-    return base64.b64encode(gzip.compress(_plotly().encode(), 6, mtime=0)).decode()
+    return pack(gzip.compress(_plotly().encode(), 6, mtime=0))
 
 
 @functools.cache

@@ -36,16 +36,16 @@ const icl = (() => {
       ? text.replace(/0+$/, "").replace(/\.$/, "") : text;
   }
 
-  // A grid of render/html/packing.py: rows of `width` numbers, null where there is none.
-  function unpack(packed, width) {
-    const bytes = Uint8Array.from(atob(packed), (sign) => sign.charCodeAt(0));
-    const view = new DataView(bytes.buffer);
+  // What render/html/packing.py packed: bytes, float32 numbers, or a grid of them in rows of `width`
+  // with null where there is no number.
+  const bytes = (packed) => Uint8Array.from(atob(packed), (sign) => sign.charCodeAt(0));
+  const floats = (packed) => new Float32Array(bytes(packed).buffer);
+  function grid(packed, width) {
     const rows = [];
-    for (let at = 0; at < bytes.length; at += 4) {
-      const value = view.getFloat32(at, true);
-      if ((at / 4) % width === 0) rows.push([]);
+    floats(packed).forEach((value, at) => {
+      if (at % width === 0) rows.push([]);
       rows[rows.length - 1].push(Number.isNaN(value) ? null : Number(value.toPrecision(6)));
-    }
+    });
     return rows;
   }
 
@@ -110,9 +110,8 @@ const icl = (() => {
     root.dataset.charts = charting ? "ready" : "missing";
     waiting.splice(0).forEach((draw) => draw());
   }
-  async function unpackScript(packed) {
-    const bytes = Uint8Array.from(atob(packed), (sign) => sign.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  async function unpack(packed) {
+    const stream = new Blob([bytes(packed)]).stream().pipeThrough(new DecompressionStream("gzip"));
     const script = document.createElement("script");
     script.textContent = await new Response(stream).text();
     document.head.append(script);
@@ -124,7 +123,7 @@ const icl = (() => {
   };
   const packed = byId("icl-plotly");
   if (packed) {
-    unpackScript(packed.textContent).catch((error) => console.warn("charts:", error)).finally(ready);
+    unpack(packed.textContent).catch((error) => console.warn("charts:", error)).finally(ready);
   }
 
   const narrow = () => window.innerWidth < 640;
@@ -174,6 +173,6 @@ const icl = (() => {
     return draw;
   }
 
-  return { data, el, svg, byId, number, unpack, plain, showToken, isolate, color, rgb, isDark, narrow, chart, onTheme: (f) => themed.push(f),
+  return { data, el, svg, byId, number, bytes, floats, grid, plain, showToken, isolate, color, rgb, isDark, narrow, chart, onTheme: (f) => themed.push(f),
     plotlyShared: ready };
 })();

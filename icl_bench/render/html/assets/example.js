@@ -23,7 +23,7 @@
       const packed = example.patterns[name];
       let rows = null;
       if (packed) {
-        const bytes = Uint8Array.from(atob(packed), (sign) => sign.charCodeAt(0));
+        const bytes = icl.bytes(packed);
         rows = [];
         for (let query = 0, from = 0; query < size; from += ++query) {
           rows.push(Array.from(bytes.subarray(from, from + query + 1), (byte) => byte / 255));

@@ -40,7 +40,7 @@ icl.pins = (() => {
   if (!heads) return;
   for (const score of heads.scores) {
     for (const name of ["values", "stderr", "low", "high"]) {
-      if (score[name]) score[name] = icl.unpack(score[name], heads.heads);
+      if (score[name]) score[name] = icl.grid(score[name], heads.heads);
     }
   }
   const box = byId("map"), told = byId("map-told"), choice = byId("score");

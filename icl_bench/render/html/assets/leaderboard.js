@@ -1,7 +1,7 @@
 "use strict";
 // The leaderboard: sort, filter, choose a metric, and compare any two models.
 (() => {
-  const { data, el, byId, number, color, narrow, chart } = icl;
+  const { data, el, byId, number, bytes, floats, color, narrow, chart } = icl;
   const CHARTED = 60;
   const tables = [...document.querySelectorAll("table.board")];
   let metric = data.score;
@@ -232,8 +232,6 @@
   // ---- two models -------------------------------------------------------------------------------
   const first = byId("first");
   const second = byId("second");
-  const bytes = (text) => Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
-  const floats = (text) => new Float32Array(bytes(text).buffer);
   const unpacked = new Map();
   function pairsOf(place) {
     if (!unpacked.has(place)) {
