@@ -13,7 +13,8 @@ from icl_bench.errors import SettingsError
 from icl_bench.measures.tokens import RepeatedTokens, draw_repeated
 from icl_bench.models.model import Model
 from icl_bench.models.opening import open_model, wrap
-from icl_bench.models.spec import ModelSpec, check_spec, parse_spec, slugs
+from icl_bench.models.spec import ModelSpec, check_spec, parse_spec
+from icl_bench.naming import plain_name
 from icl_bench.options import RunOptions
 from icl_bench.plan import make_plan
 from icl_bench.probes.replacement import Method
@@ -37,7 +38,7 @@ def load_model(
 
     Args:
         spec: `builtin:NAME`, hub id, local folder, `FILE.gguf` or `package.module:callable`; one
-            checkpoint of a series by `@STEP`.
+            checkpoint of a series by `@STEP`; `NAME=` before it names the model in reports.
         device: auto, cpu, cuda, cuda:N, or split (over all devices, then memory, then disk).
         dtype: auto, float32, bfloat16 or float16.
         batch_size: rows of a forward pass; None to choose.
@@ -61,7 +62,7 @@ def load_model(
         allow_pickle=allow_pickle,
     )
     options.validate()
-    return open_model(parsed, slugs([parsed])[0], options)
+    return open_model(parsed, plain_name(parsed), options)
 
 
 def repeated_tokens(
@@ -151,8 +152,8 @@ def run(
     if isinstance(model, str):
         spec = parse_spec(model)
         found = check_spec(spec)
-        return start_run(spec, slugs([spec])[0], plan, options, found, cache=kept).run()
-    spec = ModelSpec(model.spec, "callable", model.spec, model.revision)
+        return start_run(spec, plain_name(spec), plan, options, found, cache=kept).run()
+    spec = ModelSpec(model.spec, "object", model.spec, model.revision)
     return ModelRun(spec, model.slug, plan, options, model=model, cache=kept).run()
 
 

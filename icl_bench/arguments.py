@@ -10,7 +10,7 @@ import pytest
 
 from icl_bench.errors import SettingsError, nearest
 from icl_bench.models.loading import check_device, check_dtype
-from icl_bench.options import RunOptions
+from icl_bench.options import RunOptions, refuse_url
 from icl_bench.suite import Suite, find_suite, is_suite, load_suite, shipped_suites
 
 DEFAULT_SUITE = "core"
@@ -104,36 +104,44 @@ def _read_int(option: str, text: str) -> int:
         raise SettingsError(f"{option}={text}: a whole number is needed") from None
 
 
-def check_report_dir(folder: Path, option: str) -> None:
-    """Refuse a report folder that cannot be written, before an hour of measuring.
+def check_report_dir(given: str, option: str, start: Path = Path()) -> Path:
+    """Refuse a report folder that cannot be written, before an hour of measuring; return it.
 
     Args:
-        folder: the folder; it need not be there.
+        given: the folder; it need not be there.
         option: the option that named it.
+        start: what a relative path is relative to.
 
     Raises:
-        SettingsError: it is a file or below one, or it must not be written to.
+        SettingsError: it is a URL, a file or below one, or it must not be written to.
     """
-    _check_folder(folder, f"{option}={folder}")
+    refuse_url(given, option)
+    folder = start / given
+    _check_folder(folder, f"{option}={given}")
+    return folder
 
 
-def check_file(path: Path, option: str) -> None:
-    """Refuse a file that cannot be written, before an hour of measuring.
+def check_file(given: str, option: str, start: Path = Path()) -> Path:
+    """Refuse a file that cannot be written, before an hour of measuring; return it.
 
     Args:
-        path: the file; it need not be there.
+        given: the file; it need not be there.
         option: the option that named it.
+        start: what a relative path is relative to.
 
     Raises:
-        SettingsError: it is a folder, or its folder cannot be written.
+        SettingsError: it is a URL or a folder, or its folder cannot be written.
     """
-    _check_folder(path.parent, f"{option}={path}")
+    refuse_url(given, option)
+    path = start / given
+    _check_folder(path.parent, f"{option}={given}")
     try:
         is_folder = path.is_dir()
     except OSError as error:  # no name of a file
-        raise SettingsError(f"{option}={path}: cannot be written ({error.strerror})") from None
+        raise SettingsError(f"{option}={given}: cannot be written ({error.strerror})") from None
     if is_folder:
-        raise SettingsError(f"{option}={path}: a folder; a file's name is needed")
+        raise SettingsError(f"{option}={given}: a folder; a file's name is needed")
+    return path
 
 
 def _check_folder(folder: Path, given: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from icl_bench.arguments import check_file
 from icl_bench.comparing import Comparison, Limit, check_limits, compare, parse_limit
 from icl_bench.errors import IclError, SettingsError
+from icl_bench.options import refuse_url
 from icl_bench.record import RunRecord, read_record, write_atomically
 from icl_bench.render.logs import defuse
 from icl_bench.render.outlet import Outlet
@@ -176,6 +177,7 @@ def read_baseline(
     parsed = [parse_limit(text) for text in limits]
     record = None
     if source:
+        refuse_url(source, f"{prefix}baseline")
         record = read_record(folder / source)
         check_limits(parsed, record)
         names = {suite.name for suite in record.suites}
@@ -184,8 +186,5 @@ def read_baseline(
                 f"{prefix}baseline={source} holds suite {', '.join(sorted(names))}; this run has "
                 f"{', '.join(suite.name for suite in suites) or 'none'}"
             )
-    path = None
-    if target:
-        path = folder / target
-        check_file(path, f"{prefix}save-baseline")
+    path = check_file(target, f"{prefix}save-baseline", folder) if target else None
     return Baseline(record, parsed, path, strict, deselected=deselected, prefix=prefix)

@@ -34,6 +34,7 @@ def describe_model(
     return ModelInfo(
         spec=spec.public,
         slug=slug,
+        origin=spec.origin or model.origin,
         revision=model.revision,
         # Not the model's own, remembered one: whoever wraps a model may train it between two runs.
         fingerprint=weights or fingerprint(model.model),
@@ -86,7 +87,8 @@ def describe_again(known: KnownModel, spec: ModelSpec, slug: str) -> tuple[Model
     environment = describe_environment()
     for name in ("torch", "transformers", "device", "threads"):
         setattr(environment, name, getattr(known.environment, name))
-    return known.model.model_copy(update={"spec": spec.public, "slug": slug}), environment
+    told = {"spec": spec.public, "slug": slug, "origin": spec.origin}
+    return known.model.model_copy(update=told), environment
 
 
 def _git_commit() -> str | None:

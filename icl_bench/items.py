@@ -179,7 +179,7 @@ class CheckItem(pytest.Item):
     def command(self) -> str:
         """The command that runs this check alone, under the options that can change a number."""
         assert self.slug is not None
-        words = ["pytest", f"--icl-model={self.icl.specs[self.slug].text}"]
+        words = ["pytest", f"--icl-model={self.icl.specs[self.slug].given}"]
         for option in ("device", "dtype", "seed"):
             value = self.config.getoption(f"icl_{option}")
             if value not in (None, "auto"):
@@ -197,9 +197,10 @@ class CheckItem(pytest.Item):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 
-    def reportinfo(self) -> tuple[Path, None, str]:
+    def reportinfo(self) -> tuple[Path, int, str]:
         """Where pytest says the item is: under its own id, also when it lies elsewhere."""
-        return self.config.rootpath / self.nodeid.split("::")[0], None, self.name
+        line = self.suite.lines.get(self.spec.id, 1)
+        return self.config.rootpath / self.nodeid.split("::")[0], line - 1, self.name
 
 
 def group_by_model(items: list[pytest.Item], slugs: Sequence[str]) -> None:

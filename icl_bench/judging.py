@@ -45,7 +45,7 @@ class Judged(ABC):
     ) -> None:
         self.spec, self.slug, self.plan, self.options = spec, slug, plan, options
         self.progress = progress or RunProgress()
-        self.results = Results(ModelInfo(spec=spec.public, slug=slug))
+        self.results = Results(ModelInfo(spec=spec.public, slug=slug, origin=spec.origin))
         self._expected: Collection[tuple[str, str]] | None = None
 
     @abstractmethod

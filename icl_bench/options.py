@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from icl_bench.errors import SettingsError
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+"""How a URL begins; `Path` leaves one of its slashes. One letter is a drive of Windows."""
+
+
+def refuse_url(path: str | os.PathLike[str], option: str) -> None:
+    """Refuse a URL where a local folder or file is needed: it would become a folder `s3:`.
+
+    Args:
+        path: what was given.
+        option: what it was given for.
+
+    Raises:
+        SettingsError: it is a URL.
+    """
+    found = _URL.match(os.fspath(path))
+    if found:
+        text = os.fspath(path)
+        url = text if "://" in text else f"{found[1]}://{text[found.end() :]}"
+        raise SettingsError(
+            f"{option}={url}: a URL; reports, baselines and the cache are local files, so give a "
+            "path on this machine and copy from there"
+        )
 
 
 @dataclass(frozen=True)
@@ -42,3 +67,5 @@ class RunOptions:
             raise SettingsError(f"batch size {self.batch_size}: must be at least 1")
         if self.seed is not None and self.seed < 0:
             raise SettingsError(f"seed {self.seed}: must not be negative")
+        if self.cache_dir is not None:
+            refuse_url(self.cache_dir, "cache folder")

@@ -33,7 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         metavar="SPEC",
         help="model to test: builtin:NAME, hub id (with @REVISION), local folder, FILE.gguf, or "
-        "package.module:callable; with @* all checkpoints of a training run; repeatable",
+        "package.module:callable; with @* all checkpoints of a training run; NAME=SPEC to name it "
+        "yourself; repeatable",
     )
     add(
         "--icl-suite",
@@ -185,13 +186,23 @@ class _Gathering:
     def __init__(self, icl: IclSession) -> None:
         self._icl = icl
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker of xdist what the models are called; fires before it starts."""
+        from icl_bench.session import NAMES
+
+        node.workerinput[NAMES] = self._icl.names
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what an item measured; fires for every phase of every item, also of workers."""
         self._icl.gather(report)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Write the reports and compare; a run that cannot write them, or got worse, fails."""
+        """Write the reports and compare.
+
+        A run that cannot write them, that decided no check, or that got worse fails.
+        """
         stopped = bool(session.shouldfail or session.shouldstop)
         good = self._icl.finish(exitstatus, stopped=stopped)
         if not good and session.exitstatus == pytest.ExitCode.OK:
@@ -222,7 +233,7 @@ class _Describing:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the tables after the last item."""
     icl = config.stash.get(SESSION, None)
-    if icl is not None and (icl.records or icl.baseline or icl.trouble):
+    if icl is not None and (icl.records or icl.baseline or icl.trouble or icl.undecided):
         icl.print_summary(terminalreporter)
 
 

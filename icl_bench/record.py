@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from icl_bench.errors import RecordError
+from icl_bench.options import refuse_url
 from icl_bench.rows import check_finite, check_heads
 from icl_bench.upgrades import upgrade
 
@@ -136,7 +138,10 @@ class ModelInfo(_Part):
     spec: str
     """The spec as given; of a local path only its last component."""
     slug: str
-    """The spec made fit for ids and folder names."""
+    """The model's name in ids, folders and tables: the user's own, or one made of the spec."""
+    origin: str | None = None
+    """12 hex digits of the SHA-256 of the resolved path, hub id or callable, to tell models of one
+    name apart; None for a model that was open already."""
     revision: str | None = None
     """Revision or commit, when the model has one."""
     fingerprint: str | None = None
@@ -162,6 +167,15 @@ class ModelInfo(_Part):
     steps: list[int] | None = None
     """Of a series the optimizer steps that were measured, ascending; all else here is about the
     last of them. None for a single model."""
+
+    @property
+    def label(self) -> str:
+        """How tables call the model: its spec, where its name says no more than that."""
+        if self.origin is None:
+            return self.spec
+        spec = self.spec[: -len(".gguf")] if self.spec.lower().endswith(".gguf") else self.spec
+        same = re.sub(r"\W", "", spec) == re.sub(r"\W", "", self.slug)
+        return self.spec if same else self.slug
 
 
 class Environment(_Part):
@@ -328,7 +342,9 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> Path:
 
     Raises:
         OSError: it cannot be written; `filename` is `path`, whatever failed on the way.
+        SettingsError: `path` is a URL.
     """
+    refuse_url(path, "file")
     path = Path(path)
     try:
         _replace(path, text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Literal
@@ -30,6 +32,9 @@ class Results:
     checks: dict[tuple[str, str], Check] = field(default_factory=dict)
 
 
+DESELECTED = "deselected"
+"""Why a check that the user left out was not judged."""
+
 Lost = dict[tuple[str, str], tuple[Literal["skipped", "error"], str]]
 """(suite, id) of a check that gave no verdict -> what became of it, and why."""
 
@@ -39,7 +44,7 @@ def assemble(
     plan: Plan,
     *,
     interrupted: bool = False,
-    missing: str = "deselected",
+    missing: str = DESELECTED,
     lost: Lost | None = None,
 ) -> RunRecord:
     """Make a record of what is known; checks that were not judged are skipped with a reason.
@@ -79,6 +84,20 @@ def assemble(
         measurements=dict(sorted(results.measurements.items())),
         checks=checks,
     )
+
+
+def explain_undecided(outcomes: Collection[tuple[str, str | None]]) -> str | None:
+    """Return why a run has decided none of the checks that it was asked for; None if it has.
+
+    Of checks that are inconclusive or broken the run's end is decided elsewhere.
+
+    Args:
+        outcomes: verdict and reason of each check that was asked for, on each model.
+    """
+    if not outcomes or any(verdict != "skipped" for verdict, _ in outcomes):
+        return None
+    [(reason, _)] = Counter(why or "no reason was given" for _, why in outcomes).most_common(1)
+    return f"no check was decided: {len(outcomes)} skipped ({reason})"
 
 
 def counts_as_failure(record: RunRecord, inconclusive_fails: bool = True) -> bool:

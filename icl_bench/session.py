@@ -15,6 +15,7 @@ from icl_bench.cache import Cache
 from icl_bench.errors import IclError
 from icl_bench.judging import Judged
 from icl_bench.models.spec import ModelSpec
+from icl_bench.naming import tell_names
 from icl_bench.options import RunOptions
 from icl_bench.plan import Plan
 from icl_bench.progress import RunProgress
@@ -22,7 +23,7 @@ from icl_bench.progress.earlier import earlier_seconds
 from icl_bench.progress.hooks import show_progress
 from icl_bench.record import Check, Environment, Measurement, ModelInfo, RunRecord
 from icl_bench.render.logs import defuse
-from icl_bench.results import Lost, Results, assemble
+from icl_bench.results import Lost, Results, assemble, explain_undecided
 from icl_bench.runner import close_others
 from icl_bench.series_run import start_run
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 Found: TypeAlias = "HubModel | tuple[Checkpoint, ...] | None"
 FILES = ("icl_code_quality", "icl_openmetrics")
 """Options that name a file for CI."""
+NAMES = "icl_bench_names"
+"""Key under which xdist's workers are told what the models are called."""
 PAYLOAD = "icl_bench_payload"
 """Attribute of a test report that carries results from a worker to the process that reports."""
 
@@ -87,11 +90,14 @@ class IclSession:
             for slug, spec in specs.items()
         }
         self.gathered = {
-            slug: Results(ModelInfo(spec=spec.public, slug=slug)) for slug, spec in specs.items()
+            slug: Results(ModelInfo(spec=spec.public, slug=slug, origin=spec.origin))
+            for slug, spec in specs.items()
         }
         self.records: list[RunRecord] = []
         self.paths: list[Path] = []
         self.trouble: str | None = None
+        self.undecided: str | None = None
+        self.names: list[str] = []
         self.ci_lines: list[str] = []
         self.baseline: Baseline | None = None
         self._lost: dict[str, Lost] = {slug: {} for slug in specs}
@@ -108,8 +114,9 @@ class IclSession:
         """Lines for pytest's header."""
         names = ", ".join(suite.name for suite in self.plan.suites) or "none"
         named = [f"{slug}{count_checkpoints(self.found.get(slug))}" for slug in self.slugs]
-        models = ", ".join(named) or "none given (--icl-model): checks are skipped"
+        models = ", ".join(named) or "none given (--icl-model)"
         lines = [f"icl_bench: model {models}; suite {names}"]
+        lines += tell_names(self.specs, self.report_dir)
         if self.only_suites:
             lines.append("icl_bench: only the suites are collected; name paths to add other tests")
         return lines
@@ -225,7 +232,8 @@ class IclSession:
             stopped: whether the run ended itself early, as by `-x`.
 
         Returns:
-            False when they could not be written, or the run is worse than its baseline.
+            False when they could not be written, when no check was decided, or when the run is
+            worse than its baseline.
         """
         broken_off = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
         # Under xdist, -x ends in the exit code of an interruption.
@@ -263,7 +271,14 @@ class IclSession:
         folder = self.paths[0].parent if self.paths else None
         no_worse = self.baseline is None or self.baseline.judge(self.records, folder)
         self._tell_ci()
-        return self.trouble is None and no_worse
+        self.undecided = None if interrupted else explain_undecided(self._outcomes())
+        return self.trouble is None and no_worse and self.undecided is None
+
+    def _outcomes(self) -> list[tuple[str, str | None]]:
+        """Verdict and reason of every check that was asked for, on every model."""
+        judged = [one for gathered in self.gathered.values() for one in gathered.checks.values()]
+        lost = [one for lost in self._lost.values() for one in lost.values()]
+        return [*((check.verdict, check.reason) for check in judged), *lost]
 
     def _tell_ci(self) -> None:
         """Write what CI reads; what it obeys in the log is printed with the summary."""
@@ -306,9 +321,8 @@ class IclSession:
                 paths=[os.path.relpath(path) for path in self.paths],
             )
             terminalreporter.write_line(defuse(text))
-        if self.trouble:
-            trouble = printable(self.trouble)
-            terminalreporter.write_line(trouble, red=True)
+        for trouble in filter(None, (self.undecided, self.trouble)):
+            terminalreporter.write_line(printable(trouble), red=True)
         if self.baseline:
             self.baseline.print_section(terminalreporter, outlet)
         for line in self.ci_lines:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from icl_bench import arguments
 from icl_bench.baseline import read_baseline
 from icl_bench.cache import open_cache
 from icl_bench.errors import InputError, SettingsError
-from icl_bench.models.spec import check_spec, parse_spec, slugs
+from icl_bench.models.spec import check_spec, parse_spec
+from icl_bench.naming import name_models
 from icl_bench.plan import Plan, make_plan
 from icl_bench.render.logs import defuse
-from icl_bench.session import FILES, Found, IclSession
+from icl_bench.session import FILES, NAMES, Found, IclSession
 
 
 def open_session(config: pytest.Config) -> IclSession:
@@ -34,7 +33,10 @@ def _open(config: pytest.Config) -> IclSession:
     with_paths = config.args_source is pytest.Config.ArgsSource.ARGS
     suites = arguments.choose_suites(config, with_paths)
     plan = make_plan(suites, seed=options.seed) if suites else Plan([])
-    by_slug = dict(zip(slugs(specs), specs))
+    # A worker calls models as the controller does, whatever has been written since.
+    folder = config.invocation_params.dir / config.getoption("icl_report_dir")
+    names = getattr(config, "workerinput", {}).get(NAMES) or name_models(specs, folder)
+    by_slug = dict(zip(names, specs))
     arguments.check_ids(config, suites, list(by_slug))
     found: dict[str, Found] = {}
     baseline = None
@@ -43,8 +45,9 @@ def _open(config: pytest.Config) -> IclSession:
         for slug, spec in by_slug.items():
             found[slug] = check_spec(spec, allow_pickle=options.allow_pickle)
         if specs and not config.getoption("collectonly", False):
-            folder = Path(config.getoption("icl_report_dir"))
-            arguments.check_report_dir(folder, "--icl-report-dir")
+            arguments.check_report_dir(
+                config.getoption("icl_report_dir"), "--icl-report-dir", config.invocation_params.dir
+            )
         baseline = read_baseline(
             config.getoption("icl_baseline"),
             config.getoption("icl_save_baseline"),
@@ -59,7 +62,13 @@ def _open(config: pytest.Config) -> IclSession:
                 name = "--" + option.replace("_", "-")
                 if not specs:
                     raise SettingsError(f"{name} needs a model: --icl-model=SPEC")
-                arguments.check_file(config.invocation_params.dir / file, name)
+                arguments.check_file(file, name, config.invocation_params.dir)
+        if not specs and not _only_tells(config):
+            named = ", ".join(repr(suite.name) for suite in suites) or "what is asked for"
+            raise SettingsError(
+                f"no model is given for {named}: --icl-model=SPEC (builtin:induction-2l is one "
+                "that needs no network)"
+            )
         if config.getoption("collectonly", False):
             baseline = None
     session = IclSession(
@@ -71,5 +80,11 @@ def _open(config: pytest.Config) -> IclSession:
         found=found,
         cache=open_cache(options),
     )
-    session.baseline = baseline
+    session.baseline, session.names = baseline, names
     return session
+
+
+def _only_tells(config: pytest.Config) -> bool:
+    """Whether pytest will run nothing, but list what there is."""
+    listing = ("collectonly", "markers", "showfixtures", "show_fixtures_per_test")
+    return any(config.getoption(option, False) for option in ("help", "version", *listing))

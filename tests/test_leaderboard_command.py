@@ -81,7 +81,8 @@ def test_a_broken_file_is_named_at_the_end_and_exits_with_1(reports, capsys):
         (["reports", "--score", "induction_mx"], "did you mean 'induction_max'"),
         (["reports", "--suite", "cor"], "did you mean 'core'"),
         (["reports", "--score", "induction_heads_"], "induction_heads"),
-        (["reports", "--output", "file"], "cannot be written"),
+        (["reports", "--output", "file"], "is a file, not a folder"),
+        (["reports", "--output", "s3://bucket/x"], "--output=s3://bucket/x: a URL"),
     ],
 )
 def test_a_mistake_exits_with_4_and_one_message(
@@ -214,7 +215,7 @@ def test_a_file_where_the_shared_script_belongs_is_a_mistake_not_a_fault(reports
     (tmp_path / "file").write_text("")
     arguments = ["--plotly=shared", "--html", f"--output={tmp_path / 'file'}"]
     assert main(["leaderboard", str(reports), *arguments]) == 4
-    assert "cannot be written" in capsys.readouterr().err
+    assert "is a file, not a folder" in capsys.readouterr().err
 
 
 def test_numbers_measured_in_another_way_are_marked(tmp_path, monkeypatch, capsys):

@@ -84,13 +84,18 @@ def test_a_suite_through_a_link_is_the_suite(stage: Stage) -> None:
     ]
 
 
-def test_without_a_model_named_suites_are_skipped_with_the_reason(stage: Stage) -> None:
-    for arguments in (["mine.yaml"], ["--icl-suite=mine.yaml"], ["."]):
-        result = stage.run("-rs", *arguments)
-        result.assert_outcomes(skipped=3)
-        assert result.ret == 0
-        result.stdout.fnmatch_lines(["SKIPPED*no model given: use --icl-model=SPEC"])
+def test_without_a_model_suites_of_a_folder_are_skipped_with_the_reason(stage: Stage) -> None:
+    result = stage.run("-rs", ".")
+    result.assert_outcomes(skipped=3)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["SKIPPED*no model given: use --icl-model=SPEC"])
     assert not (stage.path / "reports").exists()
+
+
+@pytest.mark.parametrize("option", ["--collect-only", "--markers", "--fixtures", "--help"])
+def test_what_there_is_can_be_listed_without_a_model(stage: Stage, option: str) -> None:
+    stage.write("pytest.ini", "[pytest]\naddopts = --icl-suite=mine.yaml")
+    assert stage.run_apart(option).ret == 0
 
 
 def test_ids_do_not_depend_on_rootdir(stage: Stage) -> None:
@@ -230,7 +235,8 @@ def test_slugs_that_clash_are_told_apart(stage: Stage, monkeypatch: pytest.Monke
     monkeypatch.setattr(startup, "check_spec", lambda spec, allow_pickle: None)
     found = ids(stage, "--icl-model=a/model", "--icl-model=b/model", "mine.yaml")
     assert len(set(found)) == 6
-    assert all("[model-" in one for one in found)
+    assert all("[a-model]" in one for one in found[:3])
+    assert all("[b-model]" in one for one in found[3:])
 
 
 def test_the_same_model_twice_counts_once(stage: Stage) -> None:

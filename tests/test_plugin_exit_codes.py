@@ -107,6 +107,35 @@ MISTAKES = {
         ["others", "--icl-openmetrics=metrics.txt"],
         "--icl-openmetrics needs a model: --icl-model=SPEC",
     ),
+    "a suite without a model": (["mine.yaml"], "no model is given for 'mine': --icl-model=SPEC *"),
+    "a suite by option without a model": (
+        ["others", "--icl-suite=gate"],
+        "no model is given for 'mine', 'gate': --icl-model=SPEC *",
+    ),
+    "a shipped suite's check without a model": (
+        ["suites/core.yaml::has-induction-heads"],
+        "no model is given for 'core': --icl-model=SPEC *",
+    ),
+    "a report folder that is a URL": (
+        [GOOD, "mine.yaml", "--icl-report-dir=s3://bucket/reports"],
+        "--icl-report-dir=s3://bucket/reports: a URL; reports, baselines and the cache are local *",
+    ),
+    "a cache folder that is a URL": (
+        [GOOD, "mine.yaml", "--icl-cache-dir=gs://bucket/cache"],
+        "cache folder=gs://bucket/cache: a URL; *",
+    ),
+    "a baseline that is a URL": (
+        [GOOD, "mine.yaml", "--icl-baseline=https://host/good.json"],
+        "--icl-baseline=https://host/good.json: a URL; *",
+    ),
+    "a baseline to be saved at a URL": (
+        [GOOD, "mine.yaml", "--icl-save-baseline=s3://bucket/good.json"],
+        "--icl-save-baseline=s3://bucket/good.json: a URL; *",
+    ),
+    "a file for GitLab at a URL": (
+        [GOOD, "mine.yaml", "--icl-code-quality=file:///tmp/quality.json"],
+        "--icl-code-quality=file:///tmp/quality.json: a URL; *",
+    ),
     "an empty model spec": (["--icl-model="], "the model spec is empty; *"),
 }
 
@@ -127,6 +156,10 @@ def test_a_mistake_is_one_message_and_exit_code_4(stage: Stage, mistake: str) ->
         "an unknown probe in a folder",
         "a folder that is not there",
         "a baseline of a folder's tests without a model",
+        "a suite without a model",
+        "a suite by option without a model",
+        "a report folder that is a URL",
+        "a baseline to be saved at a URL",
     ],
 )
 def test_the_same_holds_under_xdist(stage: Stage, mistake: str) -> None:

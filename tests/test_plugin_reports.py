@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import pytest
+import stub
 from conftest import MINE, Stage
+
+from icl_bench import startup
 
 GOOD = "--icl-model=stub:good"
 BAD = "--icl-model=stub:bad"
@@ -35,7 +40,7 @@ def test_a_test_that_changes_the_working_directory_does_not_move_the_reports(sta
     assert set(stage.verdicts("stub-good").values()) == {"pass"}
 
 
-@pytest.mark.parametrize("arguments", [["mine.yaml"], [GOOD, "mine.yaml", "--collect-only"]])
+@pytest.mark.parametrize("arguments", [["."], [GOOD, "mine.yaml", "--collect-only"]])
 def test_nothing_is_written_without_a_model_or_when_only_collecting(
     stage: Stage, arguments: list[str]
 ) -> None:
@@ -140,3 +145,42 @@ def test_a_run_inside_a_test_does_not_take_the_outer_results(stage: Stage) -> No
     )
     stage.run_apart(GOOD, "test_it.py", "mine.yaml").assert_outcomes(passed=5)
     assert set(stage.verdicts("stub-good").values()) == {"pass"}
+
+
+def test_models_of_one_name_keep_reports_of_their_own(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "check_spec", lambda spec, allow_pickle: None)
+    monkeypatch.setattr(stub, "LEVELS", defaultdict(lambda: 1.0))
+    for folder in ("a", "b"):
+        stage.write(f"{folder}/it.gguf", folder)
+    for folder, name in (("a", "it"), ("b", "b-it"), ("a", "it")):
+        result = stage.run(f"--icl-model={folder}/it.gguf", "mine.yaml")
+        assert result.ret == 0
+        assert stage.record(name).model.origin
+    both = stage.run("--icl-model=a/it.gguf", "--icl-model=b/it.gguf", "mine.yaml")
+    both.assert_outcomes(passed=6)
+    origins = {stage.record(name).model.origin for name in ("it", "b-it")}
+    assert len(origins) == 2
+    assert sorted(path.name for path in (stage.path / "reports").iterdir() if path.is_dir()) == [
+        "b-it",
+        "it",
+    ]
+
+
+@pytest.mark.parametrize("more", [[], ["-n", "2"]], ids=["", "xdist"])
+def test_a_name_of_the_users_own_is_in_ids_folders_and_records(
+    stage: Stage, more: list[str]
+) -> None:
+    stage.write("test_it.py", "def test_it(icl_model): pass")
+    named = ["--icl-model=первая=stub:good", "--icl-model=b=stub:bad"]
+    result = stage.run_apart(*named, "mine.yaml", "test_it.py", "-v", *more)
+    result.stdout.fnmatch_lines(["*mine.yaml::high[[]первая] *"])
+    assert stage.record("первая").model.spec == "stub:good"
+    assert stage.record("b").model.slug == "b"
+    assert len(stage.processes("good")) == 1
+    result.stdout.fnmatch_lines(["*pytest --icl-model=b=stub:bad *"])
+    # What a worker calls a model is what the controller does, whatever was written in between.
+    again = stage.run_apart("--icl-model=b=stub:good", "mine.yaml", "-v", *more)
+    again.stdout.fnmatch_lines(["*mine.yaml::high[[]b-??????]*"])
+    assert stage.record("b").model.spec == "stub:bad"

@@ -182,3 +182,10 @@ def test_the_command_runs_a_series_too(series_stage: Stage) -> None:
     command = [sys.executable, "-m", "icl_bench.cli", "sweep", "runs@*"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 4 and "one model is needed here: give '@STEP'" in done.stderr
+
+
+def test_a_suite_for_series_decides_nothing_on_one_checkpoint(real_stage: Stage) -> None:
+    one = "--icl-model=builtin:induction-2l@700"
+    result = real_stage.run(one, "--icl-suite=phase-change", "-k", "induction-forms")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["no check was decided: 1 skipped (needs a series of checkpoints*"])

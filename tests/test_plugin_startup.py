@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from conftest import TINY
 
 HEAVY = ("torch", "transformers", "pandas", "pydantic", "scipy", "numpy")
 
@@ -51,9 +52,9 @@ def test_a_suite_without_a_model_imports_no_torch(pytester: pytest.Pytester) -> 
     pytester.makepyfile(
         test_it="import sys\ndef test_it(): assert not {'torch', 'transformers'} & {*sys.modules}"
     )
-    result = pytester.runpytest_subprocess("--icl-suite=core", "test_it.py")
-    outcomes = result.parseoutcomes()
-    assert outcomes["passed"] == 1 and outcomes["skipped"] > 1 and "failed" not in outcomes
+    pytester.makefile(".yaml", mine=TINY)
+    result = pytester.runpytest_subprocess(".")
+    result.assert_outcomes(passed=1, skipped=2)
     assert not (pytester.path / "reports").exists()
 
 

@@ -167,7 +167,7 @@ def test_a_measurement_that_breaks_is_an_error_of_its_own_checks(stage: Stage) -
 
 
 def test_what_a_model_does_not_have_is_skipped_with_the_reason(stage: Stage) -> None:
-    result = stage.run(GOOD, "-rs", "-k", "has-induction-heads")
+    result = stage.run(GOOD, "-rs", "mine.yaml", "--icl-suite=core", "-k", "has-induction or high")
     assert result.ret == 0 and result.parseoutcomes()["skipped"] == 1
     result.stdout.fnmatch_lines(["SKIPPED ?1? *core.yaml: a stub has no heads"])
 
@@ -179,6 +179,37 @@ def test_a_check_for_another_model_is_skipped_without_measuring(stage: Stage) ->
     result.assert_outcomes(skipped=1, deselected=2)
     result.stdout.fnmatch_lines(["SKIPPED*applies only to stub-good"])
     assert stage.log("measured") == []
+
+
+@pytest.mark.parametrize("more", [[], ["-n", "2"]], ids=["", "xdist"])
+def test_a_run_in_which_no_check_was_decided_fails(stage: Stage, more: list[str]) -> None:
+    text = MINE.replace("metric: level", "models: [else*], metric: level")
+    text = text.replace("metric: exact", "models: [else*], metric: exact")
+    stage.write("mine.yaml", text)
+    result = stage.run_apart(GOOD, "mine.yaml", *more)
+    result.assert_outcomes(skipped=3)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["no check was decided: 3 skipped (applies only to else[*])"])
+    # The record is there all the same, and one model that is judged is enough.
+    assert set(stage.verdicts("stub-good").values()) == {"skipped"}
+    stage.write("mine.yaml", text.replace("else*", "stub-good", 1))
+    assert stage.run_apart(GOOD, BAD, "mine.yaml", *more).ret == 0
+    # Where checks were left out on purpose, nothing was asked for.
+    stage.write("test_it.py", "def test_it(): pass")
+    assert stage.run_apart(GOOD, "test_it.py", "mine.yaml", "-k", "test_it", *more).ret == 0
+    assert stage.run_apart(GOOD, "mine.yaml", "-k", "nothing", *more).ret == 5
+
+
+def test_checks_that_another_plugin_skips_are_not_decided(stage: Stage) -> None:
+    stage.write(
+        "conftest.py",
+        "import pytest\n"
+        "def pytest_collection_modifyitems(items):\n"
+        "    for item in items: item.add_marker(pytest.mark.skip(reason='not today'))\n",
+    )
+    result = stage.run_apart(GOOD, "mine.yaml")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["no check was decided: 3 skipped (*not today)"])
 
 
 def test_a_measurement_is_taken_once_for_all_its_checks(stage: Stage) -> None:

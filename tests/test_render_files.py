@@ -106,6 +106,18 @@ def test_the_same_spec_or_the_same_weights_are_the_same_model(
     assert names(write_reports([new], tmp_path)) == (PARTIAL if protected else NAMES)
 
 
+def test_the_record_of_another_model_is_never_replaced(tmp_path: Path) -> None:
+    """Not even where two runs began at once, and neither could see the other's name."""
+    one, other = make_record(), make_record()
+    one.model.origin, other.model.origin = "1" * 12, "2" * 12
+    first = write_reports([one], tmp_path)[0]
+    second = write_reports([other], tmp_path)[0]
+    assert second.parent.name == f"{first.parent.name}-222222"
+    assert read_record(first).model.origin == "1" * 12
+    assert read_record(second).model.slug == second.parent.name
+    assert write_reports([one], tmp_path)[0] == first
+
+
 def test_only_a_complete_run_replaces_a_record_that_cannot_be_read(tmp_path: Path) -> None:
     place = tmp_path / "builtin-tiny" / "results.json"
     place.parent.mkdir()

@@ -16,7 +16,8 @@ from icl_bench import reference
 from icl_bench.checks import applies
 from icl_bench.errors import SpecError
 from icl_bench.models.series import find_steps, read_training_loss, step_of
-from icl_bench.models.spec import check_spec, parse_spec, slugs
+from icl_bench.models.spec import check_spec, parse_spec
+from icl_bench.naming import name_models
 from icl_bench.suite import CheckSpec
 
 STEPS = (1, 64, 500, 2000)
@@ -133,7 +134,7 @@ def test_one_checkpoint_is_an_ordinary_model() -> None:
         spec = parse_spec(text)
         assert (spec.kind, spec.series, spec.public) == ("folder", None, text)
         assert spec.target == str(Path("runs/step000500").absolute())
-        assert slugs([spec]) == [text.replace("@", "-")]
+        assert name_models([spec]) == [text.replace("@", "-")]
     assert parse_spec(f"{Path('runs').absolute()}@1").public == "runs@1"
 
 
@@ -191,7 +192,7 @@ def test_a_built_in_models_training_is_a_series(trained: None) -> None:
     spec = parse_spec("builtin:induction-2l@*")
     assert (spec.kind, spec.target, spec.series) == ("builtin", "induction-2l", "*")
     assert spec.public == "builtin:induction-2l@*"
-    assert slugs([spec]) == ["builtin-induction-2l--"]
+    assert name_models([spec]) == ["builtin-induction-2l--"]
     assert [one.step for one in find_steps(spec)] == list(STEPS)
     assert find_steps(spec)[1].spec == parse_spec("builtin:induction-2l@64")
     assert list(steps("builtin:induction-2l@1,2000")) == [1, 2000]
@@ -218,9 +219,9 @@ def test_a_step_that_is_not_shipped_is_refused(trained: None, text: str, message
 def test_the_slug_of_a_series_follows_its_spec() -> None:
     make("runs", "step1", "step2")
     make("other/runs", "step1", "step2")
-    assert slugs([parse_spec("runs@*"), parse_spec("runs@1,2")]) == ["runs--", "runs-1-2"]
-    both = slugs([parse_spec("runs@*"), parse_spec("other/runs@*")])
-    assert len(set(both)) == 2 and all(slug.startswith("runs---") for slug in both)
+    assert name_models([parse_spec("runs@*"), parse_spec("runs@1,2")]) == ["runs--", "runs-1-2"]
+    both = name_models([parse_spec("runs@*"), parse_spec("other/runs@*")])
+    assert len(set(both)) == 2 and both[1] == "other-runs--"
 
 
 def test_a_check_names_a_series_by_its_spec_or_a_pattern() -> None:
@@ -287,7 +288,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
 def test_the_revisions_of_a_repository_are_a_series(hub: HubServer) -> None:
     spec = parse_spec("org/run@*")
     assert (spec.kind, spec.target, spec.series) == ("hub", "org/run", "*")
-    assert spec.public == "org/run@*" and slugs([spec]) == ["org-run--"]
+    assert spec.public == "org/run@*" and name_models([spec]) == ["org-run--"]
     found = check_spec(spec)
     assert isinstance(found, tuple)
     assert [(one.step, one.spec.text) for one in found] == [

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from icl_bench.errors import SpecError
-from icl_bench.models.spec import parse_spec, slugs
+from icl_bench.models.spec import parse_spec
 
 
 @pytest.fixture(autouse=True)
@@ -145,37 +145,3 @@ def test_a_mistyped_path_or_builtin_names_what_is_near(tmp_path: Path) -> None:
         parse_spec("outputs/run 1")
     with pytest.raises(SpecError, match="did you mean 'builtin:induction-2l'"):
         parse_spec("induction 2l")
-
-
-def test_a_slug_holds_only_characters_fit_for_ids_and_folders() -> None:
-    texts = ["builtin:induction-2l", "org/name@step1", "/a/b/My Model.gguf", "/a/ü"]
-    assert slugs([parse_spec(text) for text in texts]) == [
-        "builtin-induction-2l",
-        "org-name-step1",
-        "My-Model",
-        "-",
-    ]
-
-
-def test_a_clash_of_slugs_is_settled_by_the_spec_not_by_its_place() -> None:
-    first, second, other = parse_spec("/a/model"), parse_spec("/b/model"), parse_spec("gpt2")
-    one, two, three = slugs([first, second, other])
-    assert re.fullmatch(r"model-[0-9a-f]{6}", one) and re.fullmatch(r"model-[0-9a-f]{6}", two)
-    assert one != two and three == "gpt2"
-    assert slugs([other, second, first]) == [three, two, one]
-
-
-def test_slugs_that_differ_in_case_only_clash() -> None:
-    assert (
-        len({slug.lower() for slug in slugs([parse_spec("org/GPT"), parse_spec("org/gpt")])}) == 2
-    )
-
-
-def test_the_same_spec_twice_has_one_slug() -> None:
-    assert slugs([parse_spec("gpt2"), parse_spec("gpt2")]) == ["gpt2", "gpt2"]
-
-
-def test_a_slug_is_never_a_relative_folder_and_never_too_long() -> None:
-    for text in ("/", "/a/...", f"/a/{'x' * 200}"):
-        (slug,) = slugs([parse_spec(text)])
-        assert slug.strip(".") and len(slug) <= 120

@@ -35,7 +35,7 @@ def _lines(
     if comparison is not None:
         yield comparison_markdown(comparison, strict)
     for record in records:
-        yield f"# icl_bench: {escape(record.model.spec)}"
+        yield f"# icl_bench: {escape(record.model.label)}"
         yield ""
         yield f"**{overall(record.checks)}**: {count_verdicts(record.checks)}"
         if record.status != "complete":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from icl_bench.commands.parsing import (
@@ -89,7 +88,7 @@ def run(given: argparse.Namespace) -> int:
 
     for option, file in (("--md", given.md), ("--json", given.json)):
         if file:
-            check_file(Path(file), option)
+            check_file(file, option)
     limits = [parse_limit(text) for text in given.limit]
     found = compare(read_record(given.baseline), read_record(given.record), limits)
     strict = given.inconclusive == "fail"

@@ -73,10 +73,13 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         InputError: nothing can be read, or an option is wrong.
     """
+    from icl_bench.arguments import check_report_dir
     from icl_bench.ranking import rank, read_entries
     from icl_bench.render.leaderboard import leaderboard_text
     from icl_bench.render.outlet import outlet_of
 
+    if given.output:
+        check_report_dir(given.output, "--output")
     found = read_entries(given.paths)
     board = rank(found.read, given.score, given.suite, found.broken)
     outlet = outlet_of(sys.stdout, given.color)

@@ -56,7 +56,7 @@ def run(given: argparse.Namespace) -> int:
     from icl_bench.render.text import one_line
 
     if given.output:
-        check_report_dir(Path(given.output), "--output")
+        check_report_dir(given.output, "--output")
     rendered = broken = 0
     taken: set[Path] = set()
     for path in dict.fromkeys(found for text in given.records for found in find_records(text)):

@@ -138,8 +138,8 @@ def run(given: argparse.Namespace) -> int:
     )
     for option, file in (("code-quality", given.code_quality), ("openmetrics", given.openmetrics)):
         if file:
-            check_file(Path(file), f"--{option}")
-    check_report_dir(Path(given.report_dir), "--report-dir")
+            check_file(file, f"--{option}")
+    check_report_dir(given.report_dir, "--report-dir")
     records, paths, interrupted = _measure(given, plan, options)
     return _tell(given, plan, records, paths, baseline, strict=strict, interrupted=interrupted)
 
@@ -149,20 +149,25 @@ def _measure(
 ) -> tuple[list[RunRecord], list[Path], bool]:
     """Measure every model and write its reports; also whether that was interrupted."""
     from icl_bench.cache import open_cache
-    from icl_bench.models.spec import check_spec, parse_spec, slugs
+    from icl_bench.models.spec import check_spec, parse_spec
+    from icl_bench.naming import name_models, tell_names
     from icl_bench.progress.bars import command_progress
     from icl_bench.progress.earlier import earlier_seconds
     from icl_bench.render.files import write_reports
     from icl_bench.series_run import start_run
 
-    specs = [parse_spec(text) for text in given.model]
-    found = [check_spec(spec, allow_pickle=given.allow_pickle) for spec in specs]
+    parsed = [parse_spec(text) for text in given.model]
+    specs = dict(zip(name_models(parsed, given.report_dir), parsed))
+    found = [check_spec(spec, allow_pickle=given.allow_pickle) for spec in specs.values()]
+    for line in tell_names(specs, given.report_dir):
+        print(defuse(line), file=sys.stderr)
     records: list[RunRecord] = []
     paths: list[Path] = []
     cache = open_cache(options)
-    names = slugs(specs)
-    progress = command_progress(names, given.color, earlier_seconds(plan, Path(given.report_dir)))
-    for spec, slug, place in zip(specs, names, found):
+    progress = command_progress(
+        list(specs), given.color, earlier_seconds(plan, Path(given.report_dir))
+    )
+    for (slug, spec), place in zip(specs.items(), found):
         interrupted = False
         run = start_run(spec, slug, plan, options, place, progress=progress, cache=cache)
         progress.announce(slug, run.to_measure(), len(place) if isinstance(place, tuple) else 0)
@@ -195,7 +200,7 @@ def _tell(
     from icl_bench.leaderboard import update_leaderboard
     from icl_bench.render.outlet import outlet_of
     from icl_bench.render.terminal import summary
-    from icl_bench.results import counts_as_failure
+    from icl_bench.results import counts_as_failure, explain_undecided
 
     code = FAILED if any(counts_as_failure(record, strict) for record in records) else OK
     if interrupted:
@@ -204,6 +209,10 @@ def _tell(
         paths = [*paths, *update_leaderboard(given.report_dir, given.plotly)]
     outlet = outlet_of(sys.stdout, given.color)
     print(defuse(summary(records, **outlet.options(), paths=paths)))
+    outcomes = [(check.verdict, check.reason) for record in records for check in record.checks]
+    if not interrupted and (undecided := explain_undecided(outcomes)):
+        print(defuse(f"icl-bench: {undecided}"), file=sys.stderr)
+        code = FAILED
     if baseline is not None:
         if not baseline.judge(records, paths[0].parent if paths else None):
             code = FAILED

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from icl_bench.commands import choices
@@ -68,7 +67,7 @@ def run(given: argparse.Namespace) -> int:
     if given.top < 1:
         raise SettingsError(f"--top={given.top}: must be at least 1")
     if given.csv:
-        check_file(Path(given.csv), "--csv")
+        check_file(given.csv, "--csv")
     progress = command_progress([given.model], given.color)
     with progress.opening(given.model, given.model):
         model = icl_bench.load_model(given.model, device=given.device, dtype=given.dtype)

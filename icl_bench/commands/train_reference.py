@@ -61,7 +61,7 @@ def run(given: argparse.Namespace) -> int:
 
     if given.steps < 1 or given.seed < 0:
         raise SettingsError("train-reference: --steps must be at least 1, --seed at least 0")
-    check_report_dir(Path(given.output), "DIR")
+    check_report_dir(given.output, "DIR")
     import torch
 
     from icl_bench.reference.training import train_reference

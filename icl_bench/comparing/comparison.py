@@ -119,7 +119,7 @@ def compare(
         raise SettingsError(
             f"nothing to compare: the baseline holds {_names(before)}, this run {_names(now)}"
         )
-    found = Comparison(baseline.model.spec, record.model.spec)
+    found = Comparison(baseline.model.label, record.model.label)
     found.checks = _compare_checks(baseline, record, deselected)
     found.metrics = compare_metrics(baseline, record, limits)
     if deselected:

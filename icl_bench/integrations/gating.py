@@ -12,8 +12,9 @@ from typing import Any, Literal, get_args
 
 from icl_bench.errors import RecordError, SettingsError, TrainingGateError, nearest
 from icl_bench.integrations.gates import Gate
-from icl_bench.models.spec import ModelSpec, slugs
-from icl_bench.options import RunOptions
+from icl_bench.models.spec import ModelSpec
+from icl_bench.naming import plain_name
+from icl_bench.options import RunOptions, refuse_url
 from icl_bench.plan import Plan, make_plan
 from icl_bench.record import GateVerdict, RunRecord, Verdict, read_record
 
@@ -118,6 +119,8 @@ class TrainingGate:
         stop_on: Collection[Verdict] = FAILED,
     ) -> None:
         check_choices(every, on_failure, stop_on)
+        if folder is not None:
+            refuse_url(folder, "folder")
         self.plan = plan_gates(suites, gates, seed)
         self.gates, self.every = tuple(gates), every
         self.folder = None if folder is None else Path(folder)
@@ -203,10 +206,10 @@ class TrainingGate:
         from icl_bench.integrations.untouched import left_as_it_was
         from icl_bench.runner import ModelRun
 
-        spec = ModelSpec(f"{self.name}@{step}", "callable", self.name)
+        spec = ModelSpec(f"{self.name}@{step}", "object", self.name)
         options = RunOptions(seed=self.seed, cache=False)
         with left_as_it_was(self._module):
-            run = ModelRun(spec, slugs([spec])[0], self.plan, options, model=self._model)
+            run = ModelRun(spec, plain_name(spec), self.plan, options, model=self._model)
             record = run.run()
         return record.model_copy(update={"step": step})
 

@@ -23,6 +23,7 @@ from icl_bench.models.silence import silenced
 from icl_bench.models.spec import ModelSpec, check_spec
 from icl_bench.models.tokenizer import find_fault, load_tokenizer, tokenizer_files
 from icl_bench.models.weights import check_finite, check_loading_info, explain_failure
+from icl_bench.options import refuse_url
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +67,7 @@ def default_cache_dir() -> Path:
     """Return where copies and results are kept: $ICL_BENCH_CACHE, else the user's cache folder."""
     chosen = os.environ.get("ICL_BENCH_CACHE")
     if chosen:
+        refuse_url(chosen, "$ICL_BENCH_CACHE")
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "icl_bench"

@@ -39,7 +39,8 @@ class Model:
         model: a causal language model; left as it was after every call.
         tokenizer: its tokenizer, or None (text items are then skipped).
         spec: how the user named it.
-        slug: the spec made fit for ids and folders.
+        slug: its name in ids and folders.
+        origin: where it comes from, as in `ModelSpec.origin`; None for a model that was open.
         revision: revision or commit, when it has one.
         batch_size: rows of a forward pass, or None to choose.
         tokenizer_note: why there is no tokenizer.
@@ -56,6 +57,7 @@ class Model:
         *,
         spec: str = "wrapped",
         slug: str = "wrapped",
+        origin: str | None = None,
         revision: str | None = None,
         batch_size: int | None = None,
         tokenizer_note: str | None = None,
@@ -63,7 +65,7 @@ class Model:
         self.model = model
         self.tokenizer_note = tokenizer_note or "the model has no tokenizer"
         self.tokenizer = tokenizer
-        self.spec, self.slug, self.revision = spec, slug, revision
+        self.spec, self.slug, self.origin, self.revision = spec, slug, origin, revision
         self.runner = Runner(model)
         self.vocabulary = usable_ids(model, tokenizer)
         if len(self.vocabulary) < 2:

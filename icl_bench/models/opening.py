@@ -72,6 +72,7 @@ def make_model(parts: LoadedParts, spec: ModelSpec, slug: str, options: RunOptio
         parts.tokenizer,
         spec=spec.public,
         slug=slug,
+        origin=spec.origin,
         revision=parts.revision,
         batch_size=options.batch_size,
         tokenizer_note=parts.tokenizer_note,

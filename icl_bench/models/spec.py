@@ -11,24 +11,23 @@ import hashlib
 import importlib
 import os
 import re
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from icl_bench.errors import SpecError, nearest
+from icl_bench.naming import explain_name, is_name
 
 if TYPE_CHECKING:
     from icl_bench.models.hub import HubModel
     from icl_bench.models.series import Checkpoint
 
-Kind = Literal["builtin", "hub", "folder", "gguf", "callable"]
+Kind = Literal["builtin", "hub", "folder", "gguf", "callable", "object"]
 
 FORMS = (
     "a model is builtin:NAME, a hub id (NAME or ORG/NAME, with @REVISION if wanted), a local "
     "folder, FILE.gguf, or package.module:callable; '@*' after a name, id or folder makes it a "
-    "series of checkpoints"
+    "series of checkpoints, and 'NAME=' before it gives it a name of your own"
 )
 MANY = "names several checkpoints, and one model is needed here: give '@STEP'"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".json", ".onnx")
@@ -36,7 +35,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".json
 
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
 _WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|.*\\")
-_SLUG_LENGTH = 120
+_ORIGIN_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,14 @@ class ModelSpec:
     """A model, or a series of checkpoints of one model, as the user named it.
 
     Args:
-        text: the spec as given.
-        kind: what sort of thing it names.
+        text: the spec as given, without `NAME=`.
+        kind: what sort of thing it names; `object` for a model that is already open.
         target: builtin name, repository id, absolute path, or `package.module:callable`.
         revision: branch, tag or commit of a hub id, step of a built-in model, or name of a
             checkpoint in a folder of several, if one was given.
         series: of a series what stands after the '@': `*`, a pattern, or names with commas
             between; its target is then what holds the checkpoints.
+        name: the user's own name for it (`NAME=SPEC`), or None.
     """
 
     text: str
@@ -58,6 +58,33 @@ class ModelSpec:
     target: str
     revision: str | None = None
     series: str | None = None
+    name: str | None = None
+
+    @property
+    def given(self) -> str:
+        """The spec with the user's own name for it, as an option takes it."""
+        return self.text if self.name is None else f"{self.name}={self.text}"
+
+    @property
+    def origin(self) -> str | None:
+        """12 hex digits that stand for where the model comes from; None for an open model.
+
+        Two folders of one name differ in it; a folder that is trained further does not. It is the
+        SHA-256 of the resolved path, hub id (with its revision) or callable.
+        """
+        if self.kind == "object":
+            return None
+        text = self.target
+        if self.kind in ("folder", "gguf"):
+            text = os.path.realpath(text)
+        elif self.kind == "builtin":
+            text = f"builtin:{text}"
+        local_step = self.kind == "folder" and self.series is None
+        selection = None if local_step else self.series or self.revision
+        if selection is not None:
+            text = f"{text}@{selection}"
+        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()[:_ORIGIN_DIGITS]
 
     @property
     def public(self) -> str:
@@ -86,12 +113,25 @@ def parse_spec(text: str) -> ModelSpec:
         SpecError: it has none of the accepted forms, or names something unknown.
     """
     text = text.strip()
-    if not text:
+    name, spec = _split_name(text)
+    if not spec:
         raise SpecError(f"the model spec is empty; {FORMS}")
     try:
-        return _parse(text)
+        if name is not None and (why := explain_name(name)):
+            raise SpecError(f"the name {name!r} {why}")
+        return replace(_parse(spec), name=name)
     except SpecError as error:
         raise SpecError(f"model {text!r}: {error}") from None
+
+
+def _split_name(text: str) -> tuple[str | None, str]:
+    """`NAME=SPEC` as name and spec. A path that has an '=' in it has no name before it."""
+    name, equals, spec = text.partition("=")
+    folder = text.rpartition("@")[0]
+    paths = (os.path.expanduser(path) for path in (text, folder) if path)
+    if not equals or not is_name(name) or any(os.path.exists(path) for path in paths):
+        return None, text
+    return name, spec.strip()
 
 
 def _parse(text: str) -> ModelSpec:
@@ -269,37 +309,3 @@ def check_spec(
             hint = " (in the local folder of that name, which wins over a hub id)"
         raise SpecError(f"model {spec.text!r}: {error}{hint}") from None
     return None
-
-
-def slugs(specs: Sequence[ModelSpec]) -> list[str]:
-    """Return a name for each spec that is fit for test ids and folder names.
-
-    A clash is settled by a digest of the spec's text, so a spec's slug depends on which specs it
-    is run with, never on their order. The same text gives the same slug.
-
-    Args:
-        specs: the models of one run.
-    """
-    plain = [_slug(spec) for spec in specs]
-    # Folder names that differ in case only are one folder on some file systems.
-    texts = Counter(slug.lower() for slug, _ in {(s, spec.text) for s, spec in zip(plain, specs)})
-    return [
-        f"{slug}-{_digest(spec.text)}" if texts[slug.lower()] > 1 else slug
-        for slug, spec in zip(plain, specs)
-    ]
-
-
-def _slug(spec: ModelSpec) -> str:
-    name = spec.public
-    if spec.kind == "gguf":
-        name = name[: -len(".gguf")]
-    slug = re.sub(r"[^A-Za-z0-9._-]", "-", name)
-    if not slug.strip("."):
-        return f"model-{_digest(spec.text)}"
-    if len(slug) > _SLUG_LENGTH:
-        return f"{slug[: _SLUG_LENGTH - 7]}-{_digest(spec.text)}"
-    return slug
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:6]

@@ -165,7 +165,7 @@ def _order(entries: Sequence[Entry], column: Column) -> list[Entry]:
 def _name(entry: Entry) -> str:
     model = entry.model
     single = model.revision and not model.steps
-    return model.spec + (f"@{model.revision}" if single else "")
+    return model.label + (f"@{model.revision}" if single else "")
 
 
 def _unique_names(entries: Sequence[Entry]) -> list[str]:

@@ -64,7 +64,7 @@ def checks_csv(record: RunRecord) -> str:
         record: the run.
     """
     rows = [
-        {"model": record.model.spec} | {name: getattr(check, name) for name in _CHECK_COLUMNS}
+        {"model": record.model.label} | {name: getattr(check, name) for name in _CHECK_COLUMNS}
         for check in record.checks
     ]
     return _rows_csv(rows, ["model", *_CHECK_COLUMNS])
@@ -79,7 +79,7 @@ def heads_csv(record: RunRecord) -> str:
     rows = []
     for key, measurement in record.measurements.items():
         suite, _, name = key.partition("/")
-        place = {"model": record.model.spec, "suite": suite, "measurement": name}
+        place = {"model": record.model.label, "suite": suite, "measurement": name}
         rows += [{**row, **place} for row in measurement.heads]
     known = ["model", "suite", "measurement", *_HEAD_COLUMNS]
     found = dict.fromkeys(name for row in rows for name in row)
@@ -96,7 +96,7 @@ def steps_csv(record: RunRecord) -> str:
     rows = []
     for key, measurement in record.measurements.items():
         suite, _, name = key.partition("/")
-        place = {"model": record.model.spec, "suite": suite, "measurement": name}
+        place = {"model": record.model.label, "suite": suite, "measurement": name}
         for row in measurement.tables.get("steps", []):
             for metric in metrics_of(row):
                 shown = {"step": row["step"], "metric": metric, "value": row[metric]}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from icl_bench.errors import RecordError, SettingsError
+from icl_bench.naming import add_origin, clean, is_of_another
 from icl_bench.record import RECORD, RunRecord, read_record, write_atomically
 from icl_bench.render import badge, csv, markdown
 from icl_bench.render.html.page import Plotly, plotly_name, share_plotly
@@ -38,7 +39,8 @@ def write_reports(
 
     A partial or interrupted run does not replace a complete record of the same model and suites:
     its files are then called `results.partial.json`, `report.partial.md` and so on, until the next
-    complete run takes their place.
+    complete run takes their place. Nor does any replace the record of another model: where one lies
+    in the folder of its name, the name gets six digits of the model's origin, in the record too.
 
     Args:
         records: one record per model.
@@ -48,6 +50,7 @@ def write_reports(
     Raises:
         SettingsError: the folder cannot be written.
     """
+    records = [_own_name(record, Path(report_dir)) for record in records]
     folders = [Path(report_dir) / folder_name(record.model.slug) for record in records]
     written: list[Path] = []
     folder = Path(report_dir)
@@ -68,6 +71,14 @@ def write_reports(
             f"report folder {folder}: cannot be written ({error.strerror or error})"
         ) from None
     return written
+
+
+def _own_name(record: RunRecord, report_dir: Path) -> RunRecord:
+    """The record under a name that no other model has in the report folder by now."""
+    if not is_of_another(record.model, report_dir / folder_name(record.model.slug)):
+        return record
+    slug = add_origin(record.model.slug, record.model.origin)
+    return record.model_copy(update={"model": record.model.model_copy(update={"slug": slug})})
 
 
 def _render(
@@ -145,8 +156,10 @@ def _same_subject(one: RunRecord, other: RunRecord) -> bool:
     if {(s.name, s.sha256) for s in one.suites} != {(s.name, s.sha256) for s in other.suites}:
         return False
     fingerprint = one.model.fingerprint
-    same_weights = fingerprint is not None and fingerprint == other.model.fingerprint
-    return same_weights or one.model.spec == other.model.spec
+    if fingerprint is not None and fingerprint == other.model.fingerprint:
+        return True
+    origins = one.model.origin, other.model.origin
+    return origins[0] == origins[1] if all(origins) else one.model.spec == other.model.spec
 
 
 def _partial_name(name: str) -> str:
@@ -162,4 +175,4 @@ def folder_name(slug: str) -> str:
     Args:
         slug: the model's.
     """
-    return re.sub(r"[^A-Za-z0-9._-]", "-", slug).lstrip(".") or "model"
+    return clean(slug).lstrip(".") or "model"

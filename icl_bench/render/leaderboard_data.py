@@ -89,6 +89,8 @@ def _row(board: Board, group: Group, row: Row) -> dict[str, Any]:
         "rank": row.cells[board.score].rank,
         "record": record_name(row),
         "spec": entry.model.spec,
+        "slug": entry.model.slug,
+        "origin": entry.model.origin,
         "revision": entry.model.revision,
         "fingerprint": entry.model.fingerprint,
         **{name: getattr(entry.model, name) for name in _MODEL},

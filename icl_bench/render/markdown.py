@@ -47,7 +47,7 @@ def report(record: RunRecord) -> str:
 
 
 def _glance(record: RunRecord) -> Iterator[str]:
-    yield f"# icl_bench: {escape(record.model.spec)}"
+    yield f"# icl_bench: {escape(record.model.label)}"
     yield ""
     yield f"**{overall(record.checks)}**: {count_verdicts(record.checks)}"
     yield ""

@@ -82,7 +82,7 @@ def _add_header(page: Page, record: RunRecord, prefix: str = "") -> None:
     if told := steps.describe_steps(record):
         facts.append(told)
     single = model.revision and not model.steps
-    name = model.spec + (f"@{model.revision}" if single else "")
+    name = model.label + (f"@{model.revision}" if single else "")
     body = " — ".join(filter(None, [name, ", ".join(filter(None, facts))]))
     page.wrap(prefix, one_line(body), len(prefix))
     if model.attention_note:

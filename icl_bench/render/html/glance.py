@@ -42,7 +42,7 @@ def glance(record: RunRecord) -> dict[str, Any]:
     missed = [check for verdict in _MISSED for check in record.checks if check.verdict == verdict]
     verdict: Verdict = next((v for v, text in WORDS.items() if text == word), "skipped")
     return {
-        "spec": one_line(model.spec) + (f"@{model.revision}" if _single(record) else ""),
+        "spec": one_line(model.label) + (f"@{model.revision}" if _single(record) else ""),
         "verdict": {**verdict_cell(verdict), "word": word},
         "counts": [(verdict_cell(one), counts[one]) for one in WORDS if counts[one]],
         "missed": [_missed(record, check) for check in missed[:_MOST_MISSED]],

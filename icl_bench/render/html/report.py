@@ -53,7 +53,7 @@ def report_page(record: RunRecord, plotly: str | None = None) -> str:
     data = {name: part.pop("data") for name, part in parts.items() if "data" in part}
     return make_page(
         "report.html.j2",
-        title=f"{one_line(record.model.spec)} · icl_bench",
+        title=f"{one_line(record.model.label)} · icl_bench",
         data=data,
         scripts=SCRIPTS,
         styles=("report.css",),
