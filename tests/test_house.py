@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "errors": set(),
     "provenance": set(),
     "upgrades": {"errors"},
-    "rows": {"errors"},
+    "rows": set(),
     "record": {"errors", "rows", "upgrades"},
     "series": {"record"},
     "measures": {"errors", "record"},
@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "results": {"record", "probes", "plan", "checks", "description"},
     "progress": {"errors", "record", "render", "probes", "plan"},
     "judging": {
-        *("errors", "options", "record", "probes", "models", "plan", "checks", "results"),
+        *("errors", "options", "record", "rows", "probes", "models", "plan", "checks", "results"),
         "progress",
     },
     "runner": {
