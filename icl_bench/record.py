@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from icl_bench.errors import RecordError
-from icl_bench.rows import check_heads, check_plain, is_number, refuse
+from icl_bench.rows import check_heads, check_plain, is_number, refuse_number
 from icl_bench.upgrades import upgrade
 
 SCHEMA = 1
@@ -102,10 +102,10 @@ class Numbers(_Part):
             numbers = (metric.value, metric.stderr, metric.ci_low, metric.ci_high)
             for field, number in zip(("value", "stderr", "ci_low", "ci_high"), numbers):
                 if not (is_number(number) or (number is None and field != "value")):
-                    refuse((name, field), number, "not a finite number")
+                    refuse_number((name, field), number)
             for place, number in enumerate(metric.samples or ()):
                 if not is_number(number):
-                    refuse((name, "samples", place), number, "not a finite number")
+                    refuse_number((name, "samples", place), number)
         return metrics
 
 

@@ -53,7 +53,7 @@ def check_heads(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 value = row[name] = _plain_number(value)
                 if not is_number(value):
                     head = f"{row['layer']}.{row['head']}"
-                    refuse((place, name), value, f"{_show(value)} is not a finite number", head)
+                    refuse_number((place, name), value, head)
         for name in unknown:
             del row[name]
     return rows
@@ -78,7 +78,7 @@ def check_plain(value: Any) -> Any:
         refuse(place, found, f"{type(found).__name__} is no plain data")
     if not _is_finite(plain):
         place, found = _find(plain, _is_finite)
-        refuse(place, found, f"{_show(found)} is not a finite number")
+        refuse_number(place, found)
     return plain
 
 
@@ -111,6 +111,20 @@ def refuse(place: Place, value: Any, why: str, head: str | None = None) -> NoRet
     kind = PydanticCustomError("not_plain", "{why}", {"why": why, "head": head})
     details = InitErrorDetails(type=kind, loc=place, input=value)
     raise ValidationError.from_exception_data("data", [details])
+
+
+def refuse_number(place: Place, value: Any, head: str | None = None) -> NoReturn:
+    """Raise the ValidationError of what should be a finite number.
+
+    Args:
+        place: where in what is validated.
+        value: what stands there.
+        head: LAYER.HEAD of the row that it is in.
+
+    Raises:
+        ValidationError: always.
+    """
+    refuse(place, value, f"{_show(value)} is not a finite number", head)
 
 
 def explain(error: ValidationError) -> str:
