@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import ValidationError
+
 from icl_bench.checks import applies, evaluate
 from icl_bench.errors import IclError, NotMeasurable
 from icl_bench.models.spec import ModelSpec
@@ -16,8 +18,9 @@ from icl_bench.options import RunOptions
 from icl_bench.plan import Plan
 from icl_bench.probes import get_probe
 from icl_bench.progress import RunProgress
-from icl_bench.record import Check, Measurement, ModelInfo, RunRecord
+from icl_bench.record import Check, Measurement, ModelInfo, RunRecord, settle
 from icl_bench.results import Results, assemble
+from icl_bench.rows import explain
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
@@ -159,6 +162,9 @@ class Judged(ABC):
 def attempt(probe: str, settings: object, measure: Callable[[], Measurement]) -> Measurement:
     """Return what is measured, or why nothing could be.
 
+    What is returned can be written and is read again as it was: a number that is NaN makes the
+    measurement an error.
+
     Args:
         probe: name of the probe.
         settings: its settings.
@@ -166,11 +172,15 @@ def attempt(probe: str, settings: object, measure: Callable[[], Measurement]) ->
     """
     status: Literal["skipped", "error"]
     try:
-        return measure()
+        return settle(measure())
     except NotMeasurable as error:
         status, reason = "skipped", str(error)
     except IclError as error:
         status, reason = "error", str(error)
+    except ValidationError as error:
+        status, reason = "error", f"probe {probe!r}: {explain(error)}"
+        if error.title not in ("Measurement", "data"):  # the part does not know what it is of
+            reason += f" ({find_place(error)})"
     except Exception as error:
         # A fault of this program or of the model's code: named with its place, not hidden.
         status, reason = "error", f"probe {probe!r} broke: {name_place(error)}"
@@ -185,6 +195,8 @@ def timed(measure: Callable[[], Measurement]) -> Measurement:
     """
     started = time.perf_counter()
     taken = measure()
+    if not isinstance(taken, Measurement):
+        raise TypeError(f"it returned {type(taken).__name__}, not a Measurement")
     taken.seconds = round(time.perf_counter() - started, 3)
     return taken
 
@@ -195,9 +207,19 @@ def name_place(error: Exception) -> str:
     Args:
         error: what was raised.
     """
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    name = Path(place.filename).name
-    return f"{type(error).__name__}: {error} ({name}:{place.lineno})"
+    return f"{type(error).__name__}: {error} ({find_place(error)})"
+
+
+def find_place(error: Exception) -> str:
+    """Return FILE:LINE of where an error was raised; of pydantic's, where it was called.
+
+    Args:
+        error: what was raised.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "pydantic" not in Path(frame.filename).parts]
+    place = (own or frames)[-1]
+    return f"{Path(place.filename).name}:{place.lineno}"
 
 
 def settings_of(settings: object) -> dict[str, object]:

@@ -11,13 +11,20 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from icl_bench.errors import RecordError
 from icl_bench.options import refuse_url
-from icl_bench.rows import check_finite, check_heads
+from icl_bench.rows import check_heads, check_plain, is_number, refuse_number
 from icl_bench.upgrades import upgrade
 
 SCHEMA = 1
@@ -26,16 +33,29 @@ RECORD = "results.json"
 """Name of a record's file in its report folder."""
 
 Verdict = Literal["pass", "fail", "inconclusive", "skipped", "error"]
+Plain = AfterValidator(check_plain)
+"""Any data that JSON can say, all numbers of it finite."""
 
 
 class _Part(BaseModel):
     """A part of a record: fields of later versions are ignored, NaN and infinity are refused."""
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="ignore",
+        allow_inf_nan=False,
+        # The default is null, which would be read as "not measured".
+        ser_json_inf_nan="constants",
+        protected_namespaces=(),
+    )
 
 
 class Metric(_Part):
-    """One number with its uncertainty."""
+    """One number with its uncertainty.
+
+    It may be NaN or infinite only until it becomes part of a measurement, which knows its name.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=True)
 
     value: float
     """The estimate, in the unit that the probe's table of metrics states."""
@@ -62,7 +82,7 @@ class Numbers(_Part):
     """`skipped` and `error` carry a reason and no metrics."""
     reason: str | None = None
     """Why it was skipped or failed, or a remark on what was measured."""
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: Annotated[dict[str, Any], Plain] = Field(default_factory=dict)
     """Every setting that could change a number, defaults included."""
     tokens_sha256: str | None = None
     """Digest of all token ids that were fed to the model."""
@@ -77,13 +97,28 @@ class Numbers(_Part):
     unmeasured: dict[str, str] = Field(default_factory=dict)
     """Metric name -> why this one metric is absent although the rest was measured."""
 
+    @field_validator("metrics")
+    @classmethod
+    def _are_finite(cls, metrics: dict[str, Metric]) -> dict[str, Metric]:
+        for name, metric in metrics.items():
+            numbers = (metric.value, metric.stderr, metric.ci_low, metric.ci_high)
+            for field, number in zip(("value", "stderr", "ci_low", "ci_high"), numbers):
+                if not (is_number(number) or (number is None and field != "value")):
+                    refuse_number((name, field), number)
+            for place, number in enumerate(metric.samples or ()):
+                if not is_number(number):
+                    refuse_number((name, "samples", place), number)
+        return metrics
+
 
 class Measurement(Numbers):
     """What one probe measured on one model."""
 
-    heads: list[dict[str, Any]] = Field(default_factory=list)
+    heads: Annotated[list[dict[str, Any]], AfterValidator(check_heads)] = Field(
+        default_factory=list
+    )
     """One row per attention head: layer, head and its scores, all of them finite numbers."""
-    tables: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
+    tables: Annotated[dict[str, list[dict[str, Any]]], Plain] = Field(default_factory=dict)
     """Further rows: null draws, curves, answers to single questions."""
 
 
@@ -112,7 +147,7 @@ class Check(_Part):
     """Upper end of its 95% interval."""
     rule: str
     """above, below, between, equals, at_least, at_most, or supports (quiz)."""
-    threshold: Any = None
+    threshold: Annotated[Any, Plain] = None
     """The rule's number or numbers."""
     verdict: Verdict
     """The result; `error` when the measurement failed."""
@@ -232,18 +267,33 @@ class RunRecord(_Part):
     gates: list[GateVerdict] = Field(default_factory=list)
     """The training run's gates as they stood at that step."""
 
-    model_config = ConfigDict(
-        extra="ignore", allow_inf_nan=False, populate_by_name=True, protected_namespaces=()
-    )
+    model_config = ConfigDict(populate_by_name=True)
 
     def to_json(self) -> str:
-        """Return the record as JSON text."""
-        data = self.model_dump(mode="json", by_alias=True)
-        return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        """Return the record as JSON text.
+
+        Raises:
+            RecordError: `read_record` would refuse it, as after a field was set to NaN.
+        """
+        record = _validate(self.model_dump(by_alias=True, warnings=False))
+        data = record.model_dump(by_alias=True)
+        try:
+            return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        except ValueError as error:  # a whole number of more digits than Python reads
+            raise RecordError(str(error)) from None
 
     def write(self, path: str | os.PathLike[str]) -> Path:
-        """Write the record to `path` atomically and return the path."""
-        return write_atomically(path, self.to_json())
+        """Write the record to `path` atomically and return the path.
+
+        Raises:
+            RecordError: `read_record` would refuse it; what stands at `path` stays.
+            OSError: it cannot be written.
+        """
+        try:
+            text = self.to_json()
+        except RecordError as error:
+            raise RecordError(f"{path}: not written: {error}") from None
+        return write_atomically(path, text)
 
 
 class RecordNumbers(_Part):
@@ -313,24 +363,33 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
     if not isinstance(data, dict) or "schema" not in data:
         raise RecordError(f"{path}: not a run record: it has no 'schema' field")
     try:
-        data = upgrade(data, SCHEMA)
+        return _validate(data)
     except RecordError as error:
         raise RecordError(f"{path}: {error}") from None
+
+
+def settle(measurement: Measurement) -> Measurement:
+    """Return a measurement as it will be read again: plain data, every number of it finite.
+
+    Args:
+        measurement: what a probe returned, and may have changed after it was made.
+
+    Raises:
+        ValidationError: it holds NaN, infinity, or what is no data; `rows.explain` tells it.
+    """
+    return Measurement.model_validate(measurement.model_dump(warnings=False))
+
+
+def _validate(data: dict[str, Any]) -> RunRecord:
+    """The record that parsed JSON stands for; RecordError names the field that is wrong."""
     try:
-        record = RunRecord.model_validate(data)
+        return RunRecord.model_validate(upgrade(data, SCHEMA))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"{path}: field {place}: {first['msg']}") from None
-    for key, measurement in record.measurements.items():
-        for name, check in (("heads", check_heads), ("tables", check_finite)):
-            try:
-                check(getattr(measurement, name))
-            except RecordError as error:
-                raise RecordError(f"{path}: field measurements.{key}.{name}.{error}") from None
-            except RecursionError:
-                raise RecordError(f"{path}: not a run record: it is nested too deep") from None
-    return record
+        raise RecordError(f"field {place}: {first['msg']}") from None
+    except RecursionError:
+        raise RecordError("not a run record: it is nested too deep") from None
 
 
 def write_atomically(path: str | os.PathLike[str], text: str) -> Path:

@@ -50,7 +50,7 @@ class Settings(StrictSettings):
 
     tag: str = ""
     """Tells measurements apart."""
-    act: Literal["measure", "break", "crash", "interrupt", "wait", "report"] = "measure"
+    act: Literal["measure", "break", "crash", "interrupt", "wait", "report", "nan"] = "measure"
     """What happens when it is measured."""
     only: str | None = None
     """Name of the model on which `act` happens, when not on all; on others it measures."""
@@ -82,7 +82,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
             advance(5)
             warnings.warn("a warning of the model's", stacklevel=1)
             print("a print of the model's")
-    level = LEVELS[model.name]
+    level = float("nan") if act == "nan" else LEVELS[model.name]
     return Measurement(
         probe="stub",
         metrics={

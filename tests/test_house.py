@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "errors": set(),
     "provenance": set(),
     "upgrades": {"errors"},
-    "rows": {"errors"},
+    "rows": set(),
     "naming": {"errors"},
     "record": {"errors", "options", "rows", "upgrades"},
     "series": {"record"},
@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "results": {"record", "probes", "plan", "checks", "description"},
     "progress": {"errors", "record", "render", "probes", "plan"},
     "judging": {
-        *("errors", "options", "record", "probes", "models", "plan", "checks", "results"),
+        *("errors", "options", "record", "rows", "probes", "models", "plan", "checks", "results"),
         "progress",
     },
     "runner": {

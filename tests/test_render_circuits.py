@@ -60,7 +60,7 @@ SUITE = {
     "c/copying": Measurement(
         probe="copying",
         metrics=MEASURED,
-        heads=[{"layer": 2, "head": 4, "ov_eigenvalue": 0.75, "ov_behaviour": None}],
+        heads=[{"layer": 2, "head": 4, "ov_eigenvalue": 0.75}],
     ),
 }
 

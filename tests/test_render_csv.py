@@ -42,7 +42,7 @@ def test_heads_csv_has_a_row_per_head_and_measurement() -> None:
 
 
 def test_missing_scores_are_empty_and_new_ones_get_a_column() -> None:
-    heads = [{"layer": 0, "head": 0, "induction": None}, {"layer": 0, "head": 1, "sink": 0.25}]
+    heads = [{"layer": 0, "head": 0}, {"layer": 0, "head": 1, "sink": 0.25}]
     record = make_record(measurements={"core/a/b": Measurement(probe="induction", heads=heads)})
     text = heads_csv(record)
     assert text == (

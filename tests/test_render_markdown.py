@@ -211,7 +211,7 @@ def test_nothing_from_a_model_or_suite_becomes_markup() -> None:
                 tokens_sha256=EVIL,
                 metrics={EVIL: Metric(value=1)},
                 unmeasured={EVIL: EVIL},
-                heads=[{"layer": EVIL, "head": 0, "induction": 0.5}],
+                heads=[{"layer": 0, "head": 0, "induction": 0.5}],
             )
         },
     )

@@ -197,7 +197,7 @@ def test_heads_without_scores_give_no_table() -> None:
 
 
 def test_head_columns_without_values_are_left_out() -> None:
-    rows = [{"layer": 0, "head": 1, "induction": 0.5, "first_token": None}]
+    rows = [{"layer": 0, "head": 1, "induction": 0.5}]
     text = summary([make_record(measurements={"core/repeats": heads_only(rows)})])
     assert "Head  Induction\n" in text
     assert "0.1       0.500\n" in text

@@ -375,7 +375,7 @@ class TestRefused:
         weight = trainer.model.transformer.wpe.weight
         weight.ds_id = 1
         weight.numel = lambda: 0
-        with pytest.raises(UnsupportedModel, match="measure the checkpoints"):
+        with pytest.raises(UnsupportedModel, match="measure a saved checkpoint"):
             trainer.train()
         assert trainer.state.global_step == 0
 

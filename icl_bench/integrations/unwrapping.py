@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from icl_bench.errors import ModelError, UnsupportedModel
+from icl_bench.models.sharding import refuse_split
 
 _CONTAINERS = ("DistributedDataParallel", "DataParallel", "DeepSpeedEngine", "DummyDDP")
 """Classes that hold the model as `module`."""
-_SHARDED = ("FullyShardedDataParallel", "XlaFullyShardedDataParallel", "FSDPModule")
-ADVICE = "measure the checkpoints that training saves instead"
 
 
 def find_module(model: Any) -> PreTrainedModel:
@@ -28,13 +26,10 @@ def find_module(model: Any) -> PreTrainedModel:
         UnsupportedModel: no single process holds its weights, or PEFT adds tokens to each prompt.
         ModelError: there is no transformers model in it.
     """
+    refuse_split(model)
     outer = type(model).__name__
     while True:
         names = {cls.__name__ for cls in type(model).__mro__}
-        if names & set(_SHARDED):
-            raise UnsupportedModel(
-                f"{outer}: its weights are spread over processes (FSDP); {ADVICE}"
-            )
         inner = getattr(model, "_orig_mod", None)
         if inner is None and names & set(_CONTAINERS):
             inner = model.module
@@ -53,20 +48,4 @@ def find_module(model: Any) -> PreTrainedModel:
             "what is trained has to be a transformers model (PreTrainedModel), or one wrapped for "
             f"training, not {outer}"
         )
-    _refuse_parts(model)
     return model
-
-
-def _refuse_parts(model: nn.Module) -> None:
-    """Raise UnsupportedModel when this process holds only a part of the weights."""
-    for module in model.modules():
-        if {cls.__name__ for cls in type(module).__mro__} & set(_SHARDED):
-            raise UnsupportedModel(
-                f"{type(model).__name__}: its weights are spread over processes (FSDP); {ADVICE}"
-            )
-    for name, parameter in model.named_parameters():
-        kinds = {cls.__name__ for cls in type(parameter).__mro__}
-        if "DTensor" in kinds or (hasattr(parameter, "ds_id") and parameter.numel() == 0):
-            raise UnsupportedModel(
-                f"{type(model).__name__}: {name} is spread over processes; {ADVICE}"
-            )

@@ -106,6 +106,9 @@ def call(target: str) -> tuple[PreTrainedModel, Any | None]:
 def _take_apart(result: Any) -> tuple[PreTrainedModel, Any | None]:
     from transformers import PreTrainedModel
 
+    from icl_bench.models.sharding import refuse_split
+
+    refuse_split(result[0] if isinstance(result, tuple) and result else result)
     if isinstance(result, PreTrainedModel):
         return result, None
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], PreTrainedModel):

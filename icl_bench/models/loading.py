@@ -126,7 +126,8 @@ def load_parts(
         SettingsError: device or dtype is unknown, or the device is not there.
         SpecError: what the spec names is missing, broken or not a model.
         ModelError: it cannot be loaded, or its weights are incomplete or not finite.
-        UnsupportedModel: it is no causal language model that transformers knows.
+        UnsupportedModel: it is no causal language model that transformers knows, or its weights
+            are split over processes.
     """
     check_device(device)
     check_dtype(dtype)
@@ -148,6 +149,9 @@ def load_parts(
             parts = _load_pretrained(
                 spec, kind, split, cache_dir, trust_remote_code, allow_pickle, found
             )
+        from icl_bench.models.sharding import refuse_split
+
+        refuse_split(parts.model)
         _check_kind(parts.model)
         _place(parts.model, place, kind)
         check_finite(parts.model)

@@ -89,10 +89,14 @@ def wrap(model: Any, tokenizer: Any | None = None, *, batch_size: int | None = N
 
     Raises:
         ModelError: it is not a transformers model, or it cannot be run.
-        UnsupportedModel: no way to read its heads gives right numbers.
+        UnsupportedModel: its weights are split over processes, or no way to read its heads gives
+            right numbers.
     """
     from transformers import PreTrainedModel
 
+    from icl_bench.models.sharding import refuse_split
+
+    refuse_split(model)
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
             f"a transformers model is needed (PreTrainedModel), not {type(model).__name__}"
