@@ -125,7 +125,7 @@ def test_an_undecided_check_fails_by_default(stage: Stage) -> None:
 
 def test_an_undecided_check_passes_with_a_warning_when_asked_to(stage: Stage) -> None:
     stage.write("doubt.yaml", DOUBT)
-    result = stage.run(GOOD, "doubt.yaml", "--icl-inconclusive=warn")
+    result = stage.run_apart(GOOD, "doubt.yaml", "--icl-inconclusive=warn")
     assert result.ret == 0
     result.assert_outcomes(passed=1, warnings=1)
     text_of(result)
@@ -135,7 +135,7 @@ def test_an_undecided_check_passes_with_a_warning_when_asked_to(stage: Stage) ->
 
 def test_warnings_turned_into_errors_fail_it_without_a_traceback(stage: Stage) -> None:
     stage.write("doubt.yaml", DOUBT)
-    result = stage.run(GOOD, "doubt.yaml", "--icl-inconclusive=warn", "-W", "error")
+    result = stage.run_apart(GOOD, "doubt.yaml", "--icl-inconclusive=warn", "-W", "error")
     result.assert_outcomes(failed=1)
     text_of(result)
 
