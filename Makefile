@@ -13,7 +13,7 @@ BENCH_MODEL ?= benchmarks.random_models:llama_20m
 .PHONY: demo test lint types pytest samples pictures findings reference bench oldest newest clean
 
 demo: $(READY)
-	$(BIN)/python -m pytest --icl-model=$(MODEL)
+	$(BIN)/python -m pytest --icl-model='$(MODEL)'
 
 test: lint types pytest
 

@@ -7,7 +7,7 @@ from typing import Any
 
 SPEC_HELP = (
     "model: builtin:NAME, hub id (with @REVISION), local folder, FILE.gguf or "
-    "package.module:callable; with @* all checkpoints of a training run"
+    "package.module:callable; with @* all checkpoints of a training run; NAME=SPEC names it"
 )
 
 
