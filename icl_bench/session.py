@@ -63,7 +63,7 @@ class IclSession:
         cache: Cache | None,
     ) -> None:
         self.config, self.plan, self.specs, self.options = config, plan, specs, options
-        self.found = found
+        self.found, self._cache = found, cache
         self.only_suites = only_suites
         # A test may change the working directory before the reports are written.
         self.report_dir = config.invocation_params.dir / config.getoption("icl_report_dir")
@@ -92,6 +92,7 @@ class IclSession:
         self.records: list[RunRecord] = []
         self.paths: list[Path] = []
         self.trouble: str | None = None
+        self.removed: str | None = None
         self.ci_lines: list[str] = []
         self.baseline: Baseline | None = None
         self._lost: dict[str, Lost] = {slug: {} for slug in specs}
@@ -263,6 +264,8 @@ class IclSession:
         folder = self.paths[0].parent if self.paths else None
         no_worse = self.baseline is None or self.baseline.judge(self.records, folder)
         self._tell_ci()
+        if self._cache and (removed := self._cache.trim()):
+            self.removed = removed.describe("--icl-cache-limit")
         return self.trouble is None and no_worse
 
     def _tell_ci(self) -> None:
@@ -306,6 +309,8 @@ class IclSession:
                 paths=[os.path.relpath(path) for path in self.paths],
             )
             terminalreporter.write_line(defuse(text))
+        if self.removed:
+            terminalreporter.write_line(defuse(printable(self.removed)))
         if self.trouble:
             trouble = printable(self.trouble)
             terminalreporter.write_line(trouble, red=True)

@@ -62,6 +62,10 @@ def _open(config: pytest.Config) -> IclSession:
                 arguments.check_file(config.invocation_params.dir / file, name)
         if config.getoption("collectonly", False):
             baseline = None
+    cache = open_cache(options)
+    if cache and specs and not config.getoption("collectonly", False):
+        cache.begin()
+        config.add_cleanup(cache.end)
     session = IclSession(
         config,
         plan,
@@ -69,7 +73,7 @@ def _open(config: pytest.Config) -> IclSession:
         options,
         only_suites=not with_paths,
         found=found,
-        cache=open_cache(options),
+        cache=cache,
     )
     session.baseline = baseline
     return session
