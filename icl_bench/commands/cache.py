@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,5 +126,8 @@ def _clear(cache: Cache) -> None:
 def _size_of(copy: Path) -> int:
     """Bytes of a float copy, with what a killed process left of it."""
     folders = (copy, *copy.parent.glob(f"{copy.name}.part-*"))
-    files = (file for folder in folders for file in folder.rglob("*") if file.is_file())
-    return sum(file.stat().st_size for file in files)
+    total = 0
+    for file in (file for folder in folders for file in folder.rglob("*")):
+        with contextlib.suppress(OSError):  # it may be moved while the copy is being made
+            total += file.stat().st_size if file.is_file() else 0
+    return total
