@@ -84,7 +84,7 @@ def test_clearing_removes_all_and_says_how_much(
 ) -> None:
     size = (bytes_below(folder, "measurements") + bytes_below(folder, "models")) / 1000
     assert tell(capsys, folder, "--clear") == [
-        f"removed 5 entries ({size:.1f} kB) and 2 float copies (3.5 kB) from {folder}"
+        f"removed from {folder}: entries 5 ({size:.1f} kB), float copies 2 (3.5 kB)"
     ]
     assert kept(folder) == kept(folder, "models") == "" and find_copies(folder) == []
     assert list((folder / "runs").iterdir()) == []
@@ -96,24 +96,24 @@ def test_clearing_spares_what_a_live_run_uses(
 ) -> None:
     run = other(folder)
     first, second = tell(capsys, folder, "--clear")
-    assert first.startswith("removed 4 entries (") and "and 0 float copies (0 bytes)" in first
+    assert ": entries 4 (" in first and first.endswith(", float copies 0 (0 bytes)")
     assert second == (
-        "2 entries and 2 float copies stay: 1 other processes with a live run use the folder"
+        "not removed: entries 2, float copies 2; processes with a live run that use the folder: 1"
     )
     assert kept(folder) == "37" and len(find_copies(folder)) == 2
     run.communicate("end")
     tick(folder)
     (line,) = tell(capsys, folder, "--clear")
-    assert line.startswith("removed 2 entries") and kept(folder) == ""
+    assert ": entries 2 (" in line and kept(folder) == ""
 
 
 def test_a_copy_that_is_being_made_stays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with FileLock(folder / "gguf" / "b-transformers-5.1.lock"):
         assert main(["cache", "--cache-dir", str(folder), "--clear"]) == 1
     told = capsys.readouterr()
-    assert "and 1 float copies (3.0 kB)" in told.out
+    assert "float copies 1 (3.0 kB)" in told.out
     assert told.err.strip() == (
-        f"icl-bench: {folder}: 0 entries and 1 float copies stay: "
+        f"icl-bench: {folder}: not removed: entries 0, float copies 1; "
         "they are in use or cannot be removed"
     )
     assert [copy.name for copy in find_copies(folder)] == ["b-transformers-5.1"]
@@ -127,7 +127,7 @@ def test_a_cleared_gguf_file_is_converted_again(
     icl_bench.load_model(str(file), cache_dir=folder)
     assert tell(capsys, folder)[3].split()[-3] == "1"
     (line,) = tell(capsys, folder, "--clear")
-    assert line.startswith("removed 0 entries (0 bytes) and 1 float copies (")
+    assert ": entries 0 (0 bytes), float copies 1 (" in line
     assert find_copies(folder) == []
     icl_bench.load_model(str(file), cache_dir=folder)
     assert len(find_copies(folder)) == 1

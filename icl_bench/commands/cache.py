@@ -112,15 +112,15 @@ def _clear(cache: Cache) -> None:
         gone = [copy for copy in copies if not others and remove_copy(copy)]
     count, size = (removed.entries, removed.size) if removed else (0, 0)
     copied = decimal(sum(sizes[copy] for copy in gone))
-    told = f"{count} entries ({decimal(size)}) and {len(gone)} float copies ({copied})"
-    print(defuse(f"removed {told} from {cache.folder}"))
+    told = f"entries {count} ({decimal(size)}), float copies {len(gone)} ({copied})"
+    print(defuse(f"removed from {cache.folder}: {told}"))
     left = sum(count for count, _ in cache.entries().values())
     if not left and len(gone) == len(copies):
         return
-    stays = f"{left} entries and {len(copies) - len(gone)} float copies stay"
+    stays = f"not removed: entries {left}, float copies {len(copies) - len(gone)}"
     if not others:
-        raise IclError(f"{cache.folder}: {stays}: they are in use or cannot be removed")
-    print(f"{stays}: {others} other processes with a live run use the folder")
+        raise IclError(f"{cache.folder}: {stays}; they are in use or cannot be removed")
+    print(f"{stays}; processes with a live run that use the folder: {others}")
 
 
 def _size_of(copy: Path) -> int:
