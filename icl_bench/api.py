@@ -15,7 +15,7 @@ from icl_bench.models.model import Model
 from icl_bench.models.opening import open_model, wrap
 from icl_bench.models.spec import ModelSpec, check_spec, parse_spec
 from icl_bench.naming import plain_name
-from icl_bench.options import RunOptions
+from icl_bench.options import RunOptions, read_size
 from icl_bench.plan import make_plan
 from icl_bench.probes.replacement import Method
 from icl_bench.record import RunRecord
@@ -127,6 +127,7 @@ def run(
     seed: int | None = None,
     cache: bool = True,
     cache_dir: str | Path | None = None,
+    cache_limit: int | str | None = None,
 ) -> RunRecord:
     """Run suites on a model and return the record; no report is written.
 
@@ -136,25 +137,37 @@ def run(
         seed: overrides the suites' seeds.
         cache: keep measurements, and take from the cache what was measured before.
         cache_dir: folder for that; None for the default.
+        cache_limit: bytes that measurements of other runs may take there when this one ends, also
+            as "500MB" or "2GiB"; None to go by the free disk space.
 
     Raises:
         InputError: a suite or the spec is wrong.
     """
-    from icl_bench.cache import open_cache
+    from icl_bench.cache import open_cache, warn
     from icl_bench.runner import ModelRun
-    from icl_bench.series_run import start_run
+    from icl_bench.series_run import SeriesRun, start_run
     from icl_bench.suite import find_suite
 
     plan = make_plan([find_suite(str(name)) for name in suites], seed=seed)
     folder = None if cache_dir is None else Path(cache_dir)
-    options = RunOptions(seed=seed, cache=cache, cache_dir=folder)
+    limit = None if cache_limit is None else read_size(str(cache_limit), "cache_limit")
+    options = RunOptions(seed=seed, cache=cache, cache_dir=folder, cache_limit=limit)
     kept = open_cache(options)
+    started: ModelRun | SeriesRun
     if isinstance(model, str):
         spec = parse_spec(model)
         found = check_spec(spec)
-        return start_run(spec, plain_name(spec), plan, options, found, cache=kept).run()
-    spec = ModelSpec(model.spec, "object", model.spec, model.revision)
-    return ModelRun(spec, model.slug, plan, options, model=model, cache=kept).run()
+        started = start_run(spec, plain_name(spec), plan, options, found, cache=kept)
+    else:
+        spec = ModelSpec(model.spec, "object", model.spec, model.revision)
+        started = ModelRun(spec, model.slug, plan, options, model=model, cache=kept)
+    if kept is None:
+        return started.run()
+    with kept:
+        record = started.run()
+        if removed := kept.trim():
+            warn(removed.describe("cache_limit"))
+    return record
 
 
 class Bench:
@@ -164,13 +177,23 @@ class Bench:
         model: the model under test.
         cache: whether `run` keeps measurements and takes them from the cache.
         cache_dir: folder for that; None for the default.
+        cache_limit: what they may take there; see `icl_bench.run`.
     """
 
     def __init__(
-        self, model: Model, *, cache: bool = True, cache_dir: str | Path | None = None
+        self,
+        model: Model,
+        *,
+        cache: bool = True,
+        cache_dir: str | Path | None = None,
+        cache_limit: int | str | None = None,
     ) -> None:
         self.model = model
-        self._cached: dict[str, Any] = {"cache": cache, "cache_dir": cache_dir}
+        self._cached: dict[str, Any] = {
+            "cache": cache,
+            "cache_dir": cache_dir,
+            "cache_limit": cache_limit,
+        }
 
     def repeated_tokens(
         self, sequences: int = 32, period: int = 50, repeats: int = 2, seed: int = 0

@@ -10,7 +10,7 @@ import pytest
 
 from icl_bench.errors import SettingsError, nearest
 from icl_bench.models.loading import check_device, check_dtype
-from icl_bench.options import RunOptions, refuse_url
+from icl_bench.options import RunOptions, read_size, refuse_url
 from icl_bench.suite import Suite, find_suite, is_suite, load_suite, shipped_suites
 
 DEFAULT_SUITE = "core"
@@ -83,6 +83,7 @@ def read_options(config: pytest.Config) -> RunOptions:
         raise SettingsError(f"--icl-inconclusive={inconclusive}: use fail or warn")
     batch = config.getoption("icl_batch_size")
     seed = config.getoption("icl_seed")
+    limit = config.getoption("icl_cache_limit")
     options = RunOptions(
         device=config.getoption("icl_device"),
         dtype=config.getoption("icl_dtype"),
@@ -92,6 +93,7 @@ def read_options(config: pytest.Config) -> RunOptions:
         trust_remote_code=config.getoption("icl_trust_remote_code"),
         allow_pickle=config.getoption("icl_allow_pickle"),
         cache=not config.getoption("icl_no_cache"),
+        cache_limit=None if limit is None else read_size(limit, "--icl-cache-limit"),
     )
     options.validate()
     return options

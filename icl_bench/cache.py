@@ -4,6 +4,10 @@
 says of a model, so that a model whose measurements are all here need not be opened. Entries are
 written whole or not at all; one that cannot be read counts as absent and is written again. The
 folder may be deleted at any time.
+
+Once, at its end, a run removes what is beyond the limit, of the entries that were used before it
+and before every run that was alive when it began (`presence`). An entry's time of modification is
+when it was used last.
 """
 
 from __future__ import annotations
@@ -11,9 +15,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +28,21 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from icl_bench.models.loading import default_cache_dir
 from icl_bench.options import RunOptions
+from icl_bench.presence import Mark, leave_mark
 from icl_bench.record import Environment, Measurement, ModelInfo, write_atomically
 
-LIMIT = 2**30
-"""Bytes that entries may take; beyond, those that were not used for longest are removed."""
+KINDS = ("measurements", "models")
+"""Folders of entries."""
+LEAST_LIMIT = 2**30
+"""Bytes that entries may take however full the disk is, unless a limit is given."""
+DISK_SHARE = 10
+"""Without a limit, entries may take one in so many bytes of the disk that they and nothing use."""
 LEFTOVER_SECONDS = 3600
 """Age from which an unfinished file is what a killed process left behind."""
 
 
 class CacheWarning(UserWarning):
-    """Measuring goes on, but its results cannot be kept."""
+    """Measuring goes on, but its results cannot be kept, or earlier ones were removed."""
 
 
 class KnownModel(BaseModel):
@@ -50,18 +62,71 @@ class KnownModel(BaseModel):
     environment: Environment
 
 
+@dataclass(frozen=True)
+class Removed:
+    """What a run removed at its end.
+
+    Args:
+        folder: from which cache.
+        entries: number of entries.
+        before: how many there were.
+        size: bytes of those that were removed.
+        limit: bytes that entries may take.
+    """
+
+    folder: Path
+    entries: int
+    before: int
+    size: int
+    limit: int
+
+    def describe(self, option: str) -> str:
+        """Return a line about it.
+
+        Args:
+            option: what changes the limit.
+        """
+        from rich.filesize import decimal
+
+        return (
+            f"cache: removed {self.entries} of {self.before} entries ({decimal(self.size)}, least "
+            f"recently used) from {self.folder}; limit {decimal(self.limit)}, changed by "
+            f"{option}=SIZE"
+        )
+
+
 class Cache:
     """A folder of measurements and of what is known of models.
 
     Args:
         folder: the folder; made when something is first kept.
-        limit: bytes that entries may take.
+        limit: bytes that entries may take; None to go by the free disk space.
     """
 
-    def __init__(self, folder: Path, limit: int = LIMIT) -> None:
-        self.folder, self.limit = folder, limit
-        self._writes = 0
+    def __init__(self, folder: Path, limit: int | None = None) -> None:
+        # A test may change the working directory before the run is over.
+        self.folder, self._limit = folder.absolute(), limit
+        self.mark: Mark | None = None
+        """That this run is alive; None before `begin`, and where it cannot be written."""
         self._warned = False
+
+    def __enter__(self) -> Cache:
+        self.begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def begin(self) -> None:
+        """Let other runs know of this one: what it uses from now on stays."""
+        with contextlib.suppress(OSError):
+            self.mark = leave_mark(self.folder / "runs")
+
+    def end(self) -> None:
+        """Let other runs know that this one is over."""
+        if self.mark is not None:
+            self.mark.remove()
+            self.mark = None
 
     def find(self, key: str) -> Measurement | None:
         """Return the measurement kept under `key`, marked as such, or None."""
@@ -73,8 +138,7 @@ class Cache:
             found = Measurement.model_validate(entry)
         except ValidationError:
             return None
-        with contextlib.suppress(OSError):
-            os.utime(path)  # what is used stays
+        self._use(path)
         return found.model_copy(update={"cached": True})
 
     def keep(self, key: str, measurement: Measurement) -> None:
@@ -91,13 +155,16 @@ class Cache:
 
     def recall(self, identity: str) -> KnownModel | None:
         """Return what is known of the model with this identity, or None."""
-        entry = self._read(self._path("models", identity))
+        path = self._path("models", identity)
+        entry = self._read(path)
         if entry is None:
             return None
         try:
-            return KnownModel.model_validate(entry)
+            known = KnownModel.model_validate(entry)
         except ValidationError:
             return None
+        self._use(path)
+        return known
 
     def remember(self, identity: str, known: KnownModel) -> None:
         """Keep what is known of a model, in place of what was.
@@ -113,12 +180,52 @@ class Cache:
         if self._warned:
             return
         self._warned = True
-        text = f"{why}; what is measured is not kept"
-        try:
-            warnings.warn(text, CacheWarning, stacklevel=2)
-        except CacheWarning:
-            # Where warnings are errors, this one would cost what has been measured.
-            print(text, file=sys.stderr)
+        warn(f"{why}; what is measured is not kept")
+
+    def entries(self) -> dict[str, tuple[int, int]]:
+        """Return of each kind of entry how many there are, and their bytes together."""
+        sizes = {kind: [stat.st_size for stat, _ in self._entries(kind)] for kind in KINDS}
+        return {kind: (len(found), sum(found)) for kind, found in sizes.items()}
+
+    def limit(self, taken: int) -> int:
+        """Return how many bytes entries may take.
+
+        Args:
+            taken: bytes that they take.
+        """
+        if self._limit is not None:
+            return self._limit
+        for folder in (self.folder, *self.folder.parents):
+            with contextlib.suppress(OSError):
+                return max(LEAST_LIMIT, (shutil.disk_usage(folder).free + taken) // DISK_SHARE)
+        return LEAST_LIMIT
+
+    def trim(self) -> Removed | None:
+        """Remove what is beyond the limit, least recently used first, at the end of a run.
+
+        What this run has used stays, and what any run has that was alive beside it, even beyond
+        the limit. Nothing is removed by a run within a run of the same process, nor before `begin`.
+
+        Returns:
+            what was removed; None for nothing.
+        """
+        if self.mark is None or self.mark.is_nested:
+            return None
+        entries = [entry for kind in KINDS for entry in self._entries(kind)]
+        left = sum(stat.st_size for stat, _ in entries)
+        limit, sizes = self.limit(left), []
+        for stat, path in sorted(entries, key=lambda entry: entry[0].st_mtime_ns):
+            if left <= limit:
+                break
+            with contextlib.suppress(OSError):
+                # Looked at again: another run may have used it since.
+                if path.stat().st_mtime_ns < self.mark.since:
+                    path.unlink()
+                    sizes.append(stat.st_size)
+                    left -= stat.st_size
+        if not sizes:
+            return None
+        return Removed(self.folder, len(sizes), len(entries), sum(sizes), limit)
 
     def _path(self, kind: str, name: str) -> Path:
         return self.folder / kind / f"{name}.json"
@@ -130,43 +237,58 @@ class Cache:
             return None
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
+        self._touch()
         text = json.dumps(content, ensure_ascii=False, allow_nan=False)
         try:
             write_atomically(path, text + "\n")
-            if self._writes == 0:
-                self._trim()
-            self._writes += 1
         except OSError as error:
             self.warn(f"{self.folder} cannot be written ({error.strerror or error})")
 
-    def _trim(self) -> None:
-        """Remove what killed processes left, and beyond the limit what was used longest ago."""
-        entries: list[tuple[float, int, Path]] = []
-        for kind in ("measurements", "models"):
-            with contextlib.suppress(OSError), os.scandir(self.folder / kind) as files:
-                for file in files:
-                    # Another process may remove a file while this one looks at it.
-                    with contextlib.suppress(OSError):
-                        stat = file.stat()
-                        if not file.name.startswith("."):
-                            entries.append((stat.st_mtime, stat.st_size, Path(file.path)))
-                        elif time.time() - stat.st_mtime > LEFTOVER_SECONDS:
-                            os.unlink(file.path)
-        total = sum(size for _, size, _ in entries)
-        if total <= self.limit:
-            return
-        for _, size, path in sorted(entries):
-            path.unlink(missing_ok=True)
-            total -= size
-            # Some way below, for the next process not to begin anew.
-            if total <= self.limit * 3 // 4:
-                return
+    def _touch(self) -> None:
+        if self.mark is not None:
+            self.mark.touch()
+
+    def _use(self, path: Path) -> None:
+        """Note that an entry is used now."""
+        self._touch()
+        with contextlib.suppress(OSError):
+            try:
+                os.utime(path)
+            except PermissionError:  # another user's, in a folder that several write to
+                write_atomically(path, path.read_text(encoding="utf-8"))
+
+    def _entries(self, kind: str) -> Iterator[tuple[os.stat_result, Path]]:
+        """Entries of one kind; what killed processes left half written is removed."""
+        with contextlib.suppress(OSError), os.scandir(self.folder / kind) as files:
+            for file in files:
+                # Another process may remove a file while this one looks at it.
+                with contextlib.suppress(OSError):
+                    stat = file.stat()
+                    if not file.name.startswith("."):
+                        yield stat, Path(file.path)
+                    elif time.time() - stat.st_mtime > LEFTOVER_SECONDS:
+                        os.unlink(file.path)
+
+
+def warn(text: str) -> None:
+    """Warn of something about a cache that costs nothing that has been measured.
+
+    Args:
+        text: what happened.
+    """
+    try:
+        warnings.warn(text, CacheWarning, stacklevel=3)
+    except CacheWarning:
+        # Where warnings are errors, this one would cost what has been measured.
+        print(text, file=sys.stderr)
 
 
 def open_cache(options: RunOptions) -> Cache | None:
     """Return the cache of a run, or None when the run is to do without.
 
     Args:
-        options: whether there is one, and where.
+        options: whether there is one, where, and how large it may become.
     """
-    return Cache(options.cache_dir or default_cache_dir()) if options.cache else None
+    if not options.cache:
+        return None
+    return Cache(options.cache_dir or default_cache_dir(), options.cache_limit)

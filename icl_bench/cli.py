@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from icl_bench import __version__
 from icl_bench.commands import (
+    cache,
     compare,
     completion,
     leaderboard,
@@ -65,6 +66,7 @@ COMMANDS = (
     validate,
     schema,
     sweep,
+    cache,
     train_reference,
     completion,
 )

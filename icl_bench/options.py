@@ -33,6 +33,9 @@ def refuse_url(path: str | os.PathLike[str], option: str) -> None:
         )
 
 
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([kmgt])(i?))?b?", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """How models are opened and run; the same for every model of a run.
@@ -46,6 +49,8 @@ class RunOptions:
         trust_remote_code: run code that a model brings.
         allow_pickle: read weights that are stored as pickles.
         cache: keep measurements, and take from the cache what was measured before.
+        cache_limit: bytes that measurements kept by runs that are over may take; None to go by
+            the free disk space.
     """
 
     device: str = "auto"
@@ -56,6 +61,7 @@ class RunOptions:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     cache: bool = True
+    cache_limit: int | None = None
 
     def validate(self) -> None:
         """Check values that can be judged without a model.
@@ -67,5 +73,23 @@ class RunOptions:
             raise SettingsError(f"batch size {self.batch_size}: must be at least 1")
         if self.seed is not None and self.seed < 0:
             raise SettingsError(f"seed {self.seed}: must not be negative")
-        if self.cache_dir is not None:
-            refuse_url(self.cache_dir, "cache folder")
+
+
+def read_size(text: str, option: str) -> int:
+    """Return a size in bytes: 300kB and 500M count in thousands, 1.5GiB and 2Mi in 1,024s.
+
+    Args:
+        text: a number with or without a unit, in capitals or not.
+        option: what it was given for, as the message names it.
+
+    Raises:
+        SettingsError: it is no size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise SettingsError(
+            f"{option}={text}: a size is needed, such as 500MB, 1.5GiB or a number of bytes"
+        )
+    number, unit, binary = match.groups()
+    power = "kmgt".index(unit.lower()) + 1 if unit else 0
+    return round(float(number) * (1024 if binary else 1000) ** power)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -80,6 +80,20 @@ class Plan:
         for planned in self.measurements.values():
             read |= {planned.upstream or "", *planned.sources.values()}
         return [key for name in suite.measure if (key := f"{suite.name}/{name}") not in read]
+
+    def on_each_model(self, keys: Collection[str]) -> list[str]:
+        """Return keys of what is measured for these on one model, or at every step of a series.
+
+        For a series probe that is what it reads.
+
+        Args:
+            keys: `SUITE/NAME` of measurements that are asked for.
+        """
+        needed: set[str] = set()
+        for key in keys:
+            planned = self.measurements[key]
+            needed |= set(planned.sources.values()) if planned.series else {key}
+        return [key for key in self.measurements if key in needed]
 
     def find(self, suite_name: str, check_id: str) -> tuple[Suite, CheckSpec | QuizSpec]:
         """Return one check or quiz item.

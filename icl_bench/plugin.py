@@ -88,6 +88,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="where measurements and float copies of GGUF files are kept",
     )
     add(
+        "--icl-cache-limit",
+        metavar="SIZE",
+        help="what measurements may take there, as 500MB or 2GiB (default: a tenth of the free "
+        "disk, at least 1GiB); at its end a run removes those used longest ago, none of its own",
+    )
+    add(
         "--icl-no-cache",
         action="store_true",
         help="measure everything anew, and keep nothing of it",
@@ -233,7 +239,7 @@ class _Describing:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the tables after the last item."""
     icl = config.stash.get(SESSION, None)
-    if icl is not None and (icl.records or icl.baseline or icl.trouble or icl.undecided):
+    if icl is not None and icl.has_news:
         icl.print_summary(terminalreporter)
 
 
@@ -273,4 +279,5 @@ def icl(icl_model: Any, request: pytest.FixtureRequest) -> Any:
     from icl_bench.api import Bench
 
     options = request.config.stash[SESSION].options
-    return Bench(icl_model, cache=options.cache, cache_dir=options.cache_dir)
+    limit = options.cache_limit
+    return Bench(icl_model, cache=options.cache, cache_dir=options.cache_dir, cache_limit=limit)

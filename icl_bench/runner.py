@@ -175,12 +175,8 @@ class ModelRun(Judged):
                 self.model  # noqa: B018
 
     def wanted(self) -> set[str]:
-        """Keys of the measurements that will be asked for, of those that one model can give."""
-        return {
-            key
-            for key in (super().wanted() if self._keys is None else self._keys)
-            if not self.plan.measurements[key].series
-        }
+        """Keys of the measurements that will be taken; of a series probe, those that it reads."""
+        return set(self.plan.on_each_model(super().wanted() if self._keys is None else self._keys))
 
     def _announce(self) -> None:
         """Tell the progress what there is to measure, in the order of the plan."""
@@ -212,6 +208,8 @@ class ModelRun(Judged):
             return known[key]
         planned = self.plan.measurements[key]
         if planned.series:
+            for source in planned.sources.values():
+                self.measure(source)  # for a run on the whole series to find them
             known[key] = Measurement(
                 probe=planned.probe,
                 status="skipped",

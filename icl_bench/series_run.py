@@ -129,7 +129,7 @@ class SeriesRun(Judged):
             self.close()
             wanted = {key, *self.wanted()}
             try:
-                self._go_through(self._at_every_step(wanted))
+                self._go_through(self.plan.on_each_model(wanted))
             except BaseException:
                 self._gather(needed=1)  # what there is by now is to be in the record
                 raise
@@ -139,14 +139,6 @@ class SeriesRun(Judged):
                     self.results.measurements[one] = self._over_series(self.plan.measurements[one])
             self._done |= wanted
         return self.results.measurements[key]
-
-    def _at_every_step(self, wanted: Collection[str]) -> list[str]:
-        """Keys of the measurements that are taken at every step, in the order of the plan."""
-        needed: set[str] = set()
-        for key in wanted:
-            planned = self.plan.measurements[key]
-            needed |= set(planned.sources.values()) if planned.series else {key}
-        return [key for key in self.plan.measurements if key in needed]
 
     def _go_through(self, keys: list[str]) -> None:
         """Measure at every step what has not been measured there."""

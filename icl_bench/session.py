@@ -66,7 +66,7 @@ class IclSession:
         cache: Cache | None,
     ) -> None:
         self.config, self.plan, self.specs, self.options = config, plan, specs, options
-        self.found = found
+        self.found, self._cache = found, cache
         self.only_suites = only_suites
         # A test may change the working directory before the reports are written.
         self.report_dir = config.invocation_params.dir / config.getoption("icl_report_dir")
@@ -98,6 +98,7 @@ class IclSession:
         self.trouble: str | None = None
         self.undecided: str | None = None
         self.names: list[str] = []
+        self.removed: str | None = None
         self.ci_lines: list[str] = []
         self.baseline: Baseline | None = None
         self._lost: dict[str, Lost] = {slug: {} for slug in specs}
@@ -109,6 +110,12 @@ class IclSession:
     def slugs(self) -> list[str]:
         """The models' names in ids, in the order given."""
         return list(self.specs)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the run has something for the summary to tell."""
+        told = (self.trouble, self.undecided, self.removed, self.baseline)
+        return bool(self.records) or any(told)
 
     def header(self) -> list[str]:
         """Lines for pytest's header."""
@@ -272,6 +279,8 @@ class IclSession:
         no_worse = self.baseline is None or self.baseline.judge(self.records, folder)
         self._tell_ci()
         self.undecided = None if interrupted else explain_undecided(self._outcomes())
+        if self._cache and (removed := self._cache.trim()):
+            self.removed = removed.describe("--icl-cache-limit")
         return self.trouble is None and no_worse and self.undecided is None
 
     def _outcomes(self) -> list[tuple[str, str | None]]:
@@ -321,6 +330,8 @@ class IclSession:
                 paths=[os.path.relpath(path) for path in self.paths],
             )
             terminalreporter.write_line(defuse(text))
+        if self.removed:
+            terminalreporter.write_line(defuse(printable(self.removed)))
         for trouble in filter(None, (self.undecided, self.trouble)):
             terminalreporter.write_line(printable(trouble), red=True)
         if self.baseline:

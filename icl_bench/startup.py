@@ -71,6 +71,10 @@ def _open(config: pytest.Config) -> IclSession:
             )
         if config.getoption("collectonly", False):
             baseline = None
+    cache = open_cache(options)
+    if cache and specs and not config.getoption("collectonly", False):
+        cache.begin()
+        config.add_cleanup(cache.end)
     session = IclSession(
         config,
         plan,
@@ -78,7 +82,7 @@ def _open(config: pytest.Config) -> IclSession:
         options,
         only_suites=not with_paths,
         found=found,
-        cache=open_cache(options),
+        cache=cache,
     )
     session.baseline, session.names = baseline, names
     return session

@@ -113,26 +113,6 @@ def test_where_warnings_are_errors_measuring_goes_on(
     assert "what is measured is not kept" in capsys.readouterr().err
 
 
-def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
-    writer = Cache(tmp_path)
-    keys = [str(digit) * 64 for digit in range(4)]
-    for age, key in enumerate(keys):
-        writer.keep(key, TAKEN)
-        os.utime(entry(writer, key), (age + 1, age + 1))
-    assert writer.find(keys[0]) is not None  # used now: it stays
-    size = entry(writer).stat().st_size
-    late = Cache(tmp_path, limit=4 * size)
-    late.keep("9" * 64, TAKEN)
-    kept = [key[0] for key in [*keys, "9"] if entry(writer, key * (64 // len(key))).exists()]
-    assert kept == ["0", "3", "9"]
-
-
-def test_within_the_limit_everything_stays(tmp_path: Path) -> None:
-    for digit in range(4):
-        Cache(tmp_path).keep(str(digit) * 64, TAKEN)
-    assert len(list((tmp_path / "measurements").iterdir())) == 4
-
-
 def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(
     cache: Cache,
 ) -> None:
@@ -141,7 +121,9 @@ def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(
     for path in (old, new):
         path.write_text("{")
     os.utime(old, (1, 1))
-    Cache(cache.folder).keep(KEY, TAKEN)
+    with Cache(cache.folder) as later:
+        assert later.trim() is None
+    assert entry(cache).exists()
     assert new.exists() and not old.exists()
 
 

@@ -65,6 +65,8 @@ def test_bash_completes_commands_suites_and_models(ask) -> None:
     assert ask("icl-bench run --suite=ga") == {"gate"}
     assert ask("icl-bench run --save") == {"--save-baseline"}
     assert ask("icl-bench list met") == {"metrics"}
+    assert ask("icl-bench cache --cl") == {"--clear"}
+    assert ask("icl-bench cache --cache-dir=be") == {"below/"}
     # A colon parts words in bash: what is offered is what comes after it.
     assert ask("icl-bench run builtin:ind") & {"induction-2l", "builtin:induction-2l"}
     assert ask("icl-bench list nothing-like-it") == {""}

@@ -116,11 +116,30 @@ def test_what_only_changes_the_work_makes_no_other_model(folder: Path, tmp_path:
     assert named(folder, options) == named(folder)
 
 
-def test_hidden_devices_make_another_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    before = named(folder)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert named(folder) != before
+@pytest.mark.parametrize("device", ["nvidia0", "kfd", "dxg", "nvgpu"])
+def test_hidden_devices_make_another_model_where_there_are_any(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    shown = tmp_path / "dev"
+    shown.mkdir()
+    monkeypatch.setattr(identity, "DEVICES", shown)
+    cpu = RunOptions(device="cpu")
+
+    def both_ways(options: RunOptions = OPTIONS) -> set[str]:
+        found = set()
+        for variable in identity.ACCELERATOR_VARIABLES:
+            monkeypatch.delenv(variable, raising=False)
+            found.add(named(folder, options))
+            monkeypatch.setenv(variable, "")
+            found.add(named(folder, options))
+        return found
+
+    (without,) = both_ways()
+    (shown / device).touch()
+    assert len(both_ways()) == 4 and without not in both_ways()
+    assert len(both_ways(cpu)) == 1
+    (shown / device).unlink()
+    assert both_ways(cpu) == {named(folder, cpu)} and both_ways() == {without}
 
 
 @pytest.mark.parametrize("what", ["code_version", "library_versions"])

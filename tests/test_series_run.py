@@ -159,8 +159,10 @@ def test_a_single_model_has_no_series() -> None:
     assert taken.status == "skipped"
     assert taken.reason == "needs a series of checkpoints: --icl-model=...@*"
     assert [check.verdict for check in record.checks] == ["skipped"]
-    # What it would have read is not measured for its sake.
-    assert list(record.measurements) == ["small/change"]
+    # What it reads is measured all the same, for a run on the whole series to find it.
+    assert record.measurements["small/repeats"].status == "measured"
+    again = run()
+    assert again.measurements["small/repeats"].cached_steps == [1]
 
 
 def test_a_single_model_is_measured_as_far_as_it_goes(opened: list[str]) -> None:

@@ -144,6 +144,25 @@ def names_of(*names: str) -> Completer:
     return lambda **_: names
 
 
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """Add `--cache-dir` and `--cache-limit` to a command.
+
+    Args:
+        parser: of the command.
+    """
+    parser.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        help="where measurements are kept (default: $ICL_BENCH_CACHE, else ~/.cache/icl_bench)",
+    )
+    parser.add_argument(
+        "--cache-limit",
+        metavar="SIZE",
+        help="what measurements may take there, as 500MB or 2GiB (default: a tenth of the free "
+        "disk, at least 1GiB); those used longest ago go first",
+    )
+
+
 def add_color(parser: argparse.ArgumentParser) -> None:
     """Add `--color` to a command.
 

@@ -12,6 +12,7 @@ from icl_bench.commands.parsing import (
     FAILED,
     INTERRUPTED,
     OK,
+    add_cache,
     add_color,
     add_command,
     add_plotly,
@@ -23,6 +24,7 @@ from icl_bench.render.logs import defuse
 
 if TYPE_CHECKING:
     from icl_bench.baseline import Baseline
+    from icl_bench.cache import Cache
     from icl_bench.options import RunOptions
     from icl_bench.plan import Plan
     from icl_bench.record import RunRecord
@@ -83,7 +85,7 @@ def add_parser(commands: Any) -> None:
         help="what to do when an interval reaches across a threshold (default: fail)",
     )
     completed_by(doubt, names_of("fail", "warn"))
-    add("--cache-dir", metavar="DIR", help="where measurements are kept")
+    add_cache(parser)
     add("--no-cache", action="store_true", help="measure anew, keep nothing of it")
     add("--trust-remote-code", action="store_true", help="run code that a model brings")
     add("--allow-pickle", action="store_true", help="read weights stored as pickles")
@@ -103,11 +105,13 @@ def run(given: argparse.Namespace) -> int:
     """
     from icl_bench.arguments import check_file, check_report_dir
     from icl_bench.baseline import read_baseline
+    from icl_bench.cache import open_cache
     from icl_bench.models.loading import check_device, check_dtype
-    from icl_bench.options import RunOptions
+    from icl_bench.options import RunOptions, read_size
     from icl_bench.plan import make_plan
     from icl_bench.suite import find_suite
 
+    limit = given.cache_limit
     options = RunOptions(
         device=given.device,
         dtype=given.dtype,
@@ -117,6 +121,7 @@ def run(given: argparse.Namespace) -> int:
         trust_remote_code=given.trust_remote_code,
         allow_pickle=given.allow_pickle,
         cache=not given.no_cache,
+        cache_limit=None if limit is None else read_size(limit, "--cache-limit"),
     )
     options.validate()
     check_device(given.device)
@@ -140,15 +145,23 @@ def run(given: argparse.Namespace) -> int:
         if file:
             check_file(file, f"--{option}")
     check_report_dir(given.report_dir, "--report-dir")
-    records, paths, interrupted = _measure(given, plan, options)
-    return _tell(given, plan, records, paths, baseline, strict=strict, interrupted=interrupted)
+    cache = open_cache(options)
+    try:
+        records, paths, interrupted = _measure(given, plan, options, cache)
+        removed = cache.trim() if cache else None
+    finally:
+        if cache:
+            cache.end()
+    code = _tell(given, plan, records, paths, baseline, strict=strict, interrupted=interrupted)
+    if removed:
+        print(defuse(removed.describe("--cache-limit")))
+    return code
 
 
 def _measure(
-    given: argparse.Namespace, plan: Plan, options: RunOptions
+    given: argparse.Namespace, plan: Plan, options: RunOptions, cache: Cache | None
 ) -> tuple[list[RunRecord], list[Path], bool]:
     """Measure every model and write its reports; also whether that was interrupted."""
-    from icl_bench.cache import open_cache
     from icl_bench.models.spec import check_spec, parse_spec
     from icl_bench.naming import name_models, tell_names
     from icl_bench.progress.bars import command_progress
@@ -163,7 +176,8 @@ def _measure(
         print(defuse(line), file=sys.stderr)
     records: list[RunRecord] = []
     paths: list[Path] = []
-    cache = open_cache(options)
+    if cache:
+        cache.begin()
     progress = command_progress(
         list(specs), given.color, earlier_seconds(plan, Path(given.report_dir))
     )

@@ -67,6 +67,38 @@ def float_copy(path: Path, cache_dir: Path) -> Path:
     return copy
 
 
+def find_copies(cache_dir: Path) -> list[Path]:
+    """Return the folders of float copies, in order.
+
+    Args:
+        cache_dir: the folder that `float_copy` was given.
+    """
+    folders = (path for path in (cache_dir / "gguf").glob("*") if path.is_dir())
+    # Of one that was not finished, the name that it would have had.
+    return sorted({path.with_name(path.name.partition(".part-")[0]) for path in folders})
+
+
+def remove_copy(copy: Path) -> bool:
+    """Remove a float copy and what a killed process left of it.
+
+    Args:
+        copy: its folder.
+
+    Returns:
+        False when that could not be done, or a process is converting the file.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        # The file of the lock stays: whoever waits for it has it open.
+        with FileLock(f"{copy}.lock", timeout=0):
+            for folder in (copy, *copy.parent.glob(f"{copy.name}.part-*")):
+                shutil.rmtree(folder, ignore_errors=True)
+    except (OSError, Timeout):
+        return False
+    return not copy.exists()
+
+
 def _is_complete(copy: Path) -> bool:
     if not copy.is_dir():
         return False

@@ -20,7 +20,10 @@ from icl_bench.provenance import code_version, digest, library_versions
 if TYPE_CHECKING:
     from icl_bench.models.hub import HubModel
 
+DEVICES = Path("/dev")
 ACCELERATOR_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+OTHER_ACCELERATORS = ("kfd", "dxg", "nvgpu", "nvhost-gpu")
+"""Under /dev: AMD's, those of Windows' Linux, and two of NVIDIA's boards."""
 _IRRELEVANT = (".md", ".log")
 
 
@@ -49,7 +52,7 @@ def identify(spec: ModelSpec, options: RunOptions, found: HubModel | None) -> st
             "dtype": options.dtype,
             "trust_remote_code": options.trust_remote_code,
             "allow_pickle": options.allow_pickle,
-            "accelerators": _accelerators(),
+            "accelerators": None if options.device == "cpu" else _accelerators(),
             "libraries": library_versions(readers=True),
             "code": code_version(),
         }
@@ -104,8 +107,13 @@ def _borrows_code(folder: Path) -> bool:
     return False
 
 
-def _accelerators() -> list[Any]:
-    """What decides which device `auto` is, as far as that can be seen without torch."""
-    nodes = sorted(str(path) for path in Path("/dev").glob("nvidia[0-9]*"))
-    nodes += [path for path in ("/dev/kfd", "/dev/dxg") if os.path.exists(path)]
+def _accelerators() -> list[Any] | None:
+    """What decides which device `auto` is, as far as that can be seen without torch.
+
+    Where the machine shows none, it is the CPU whatever the variables say.
+    """
+    nodes = sorted(path.name for path in DEVICES.glob("nvidia[0-9]*"))
+    nodes += [name for name in OTHER_ACCELERATORS if (DEVICES / name).exists()]
+    if not nodes:
+        return None
     return [nodes, {name: os.environ.get(name) for name in ACCELERATOR_VARIABLES}]
