@@ -73,6 +73,8 @@ class RunOptions:
             raise SettingsError(f"batch size {self.batch_size}: must be at least 1")
         if self.seed is not None and self.seed < 0:
             raise SettingsError(f"seed {self.seed}: must not be negative")
+        if self.cache_dir is not None:
+            refuse_url(self.cache_dir, "cache folder")
 
 
 def read_size(text: str, option: str) -> int:
