@@ -54,11 +54,13 @@ def run(given: argparse.Namespace) -> int:
     """
     from icl_bench.cache import Cache
     from icl_bench.models.loading import default_cache_dir
-    from icl_bench.options import read_size
+    from icl_bench.options import read_size, refuse_url
 
     if given.clear and given.cache_limit is not None:
         raise SettingsError("--clear and --cache-limit: give one of them")
     limit = None if given.cache_limit is None else read_size(given.cache_limit, "--cache-limit")
+    if given.cache_dir:
+        refuse_url(given.cache_dir, "--cache-dir")
     folder = Path(given.cache_dir) if given.cache_dir else default_cache_dir()
     if folder.exists() and not folder.is_dir():
         raise SettingsError(f"{folder} is not a folder")
