@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import pytest
-import stub
 from conftest import MINE, Stage
 
 from icl_bench import startup
@@ -151,7 +148,6 @@ def test_models_of_one_name_keep_reports_of_their_own(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(startup, "check_spec", lambda spec, allow_pickle: None)
-    monkeypatch.setattr(stub, "LEVELS", defaultdict(lambda: 1.0))
     for folder in ("a", "b"):
         stage.write(f"{folder}/it.gguf", folder)
     for folder, name in (("a", "it"), ("b", "b-it"), ("a", "it")):

@@ -125,7 +125,7 @@ def test_the_record_is_about_the_last_step_under_the_name_of_the_series() -> Non
     write_series()
     model, last = run().model, run("runs@4").model
     assert (model.spec, model.slug, model.steps) == ("runs@*", "runs--", [1, 2, 3, 4])
-    same = {"spec": last.spec, "slug": last.slug, "steps": None}
+    same = {"spec": last.spec, "slug": last.slug, "origin": last.origin, "steps": None}
     assert model.model_copy(update=same) == last
     assert RunRecord.model_validate_json(run().to_json()).model == model
 
