@@ -24,7 +24,8 @@ from icl_bench.probes.settings import StrictSettings
 from icl_bench.record import Environment, Measurement, Metric, ModelInfo
 from icl_bench.runner import ModelRun
 
-LEVELS = {"good": 1.0, "bad": 0.0, "fine": 1.0}
+LEVELS = {"bad": 0.0}
+"""Of a model of any other name it is 1."""
 OPEN: weakref.WeakSet[Model] = weakref.WeakSet()
 
 
@@ -82,7 +83,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
             advance(5)
             warnings.warn("a warning of the model's", stacklevel=1)
             print("a print of the model's")
-    level = float("nan") if act == "nan" else LEVELS[model.name]
+    level = float("nan") if act == "nan" else LEVELS.get(model.name, 1.0)
     return Measurement(
         probe="stub",
         metrics={
