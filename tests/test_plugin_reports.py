@@ -164,19 +164,22 @@ def test_models_of_one_name_keep_reports_of_their_own(
     ]
 
 
-@pytest.mark.parametrize("more", [[], ["-n", "2"]], ids=["", "xdist"])
-def test_a_name_of_the_users_own_is_in_ids_folders_and_records(
-    stage: Stage, more: list[str]
-) -> None:
-    stage.write("test_it.py", "def test_it(icl_model): pass")
+def test_a_name_of_the_users_own_is_in_ids_folders_and_records(stage: Stage) -> None:
     named = ["--icl-model=первая=stub:good", "--icl-model=b=stub:bad"]
-    result = stage.run_apart(*named, "mine.yaml", "test_it.py", "-v", *more)
+    result = stage.run(*named, "mine.yaml", "-v")
     result.stdout.fnmatch_lines(["*mine.yaml::high[[]первая] *"])
     assert stage.record("первая").model.spec == "stub:good"
     assert stage.record("b").model.slug == "b"
-    assert len(stage.processes("good")) == 1
     result.stdout.fnmatch_lines(["*pytest --icl-model=b=stub:bad *"])
-    # What a worker calls a model is what the controller does, whatever was written in between.
-    again = stage.run_apart("--icl-model=b=stub:good", "mine.yaml", "-v", *more)
+
+
+def test_workers_call_a_model_as_the_controller_does(stage: Stage) -> None:
+    stage.run("--icl-model=b=stub:bad", "mine.yaml")
+    stage.write("test_it.py", "def test_it(icl_model): pass")
+    named = ["--icl-model=b=stub:good", "--icl-model=первая=stub:fine"]
+    again = stage.run_apart(*named, "mine.yaml", "test_it.py", "-v", "-n", "2")
+    again.stdout.fnmatch_lines(["icl_bench: 'b' is also another model's name, *"])
     again.stdout.fnmatch_lines(["*mine.yaml::high[[]b-??????]*"])
+    assert again.ret == 0 and len(stage.processes("fine")) == 1
     assert stage.record("b").model.spec == "stub:bad"
+    assert stage.record("первая").model.spec == "stub:fine"

@@ -125,7 +125,7 @@ def test_an_undecided_check_fails_by_default(stage: Stage) -> None:
 
 def test_an_undecided_check_passes_with_a_warning_when_asked_to(stage: Stage) -> None:
     stage.write("doubt.yaml", DOUBT)
-    result = stage.run_apart(GOOD, "doubt.yaml", "--icl-inconclusive=warn")
+    result = stage.run(GOOD, "doubt.yaml", "--icl-inconclusive=warn")
     assert result.ret == 0
     result.assert_outcomes(passed=1, warnings=1)
     text_of(result)
@@ -135,7 +135,7 @@ def test_an_undecided_check_passes_with_a_warning_when_asked_to(stage: Stage) ->
 
 def test_warnings_turned_into_errors_fail_it_without_a_traceback(stage: Stage) -> None:
     stage.write("doubt.yaml", DOUBT)
-    result = stage.run_apart(GOOD, "doubt.yaml", "--icl-inconclusive=warn", "-W", "error")
+    result = stage.run(GOOD, "doubt.yaml", "--icl-inconclusive=warn", "-W", "error")
     result.assert_outcomes(failed=1)
     text_of(result)
 
@@ -181,23 +181,33 @@ def test_a_check_for_another_model_is_skipped_without_measuring(stage: Stage) ->
     assert stage.log("measured") == []
 
 
-@pytest.mark.parametrize("more", [[], ["-n", "2"]], ids=["", "xdist"])
-def test_a_run_in_which_no_check_was_decided_fails(stage: Stage, more: list[str]) -> None:
-    text = MINE.replace("metric: level", "models: [else*], metric: level")
-    text = text.replace("metric: exact", "models: [else*], metric: exact")
-    stage.write("mine.yaml", text)
-    result = stage.run_apart(GOOD, "mine.yaml", *more)
+ELSE = MINE.replace("metric:", "models: [else*], metric:")
+UNDECIDED = "no check was decided: 3 skipped (applies only to else[*])"
+
+
+def test_a_run_in_which_no_check_was_decided_fails(stage: Stage) -> None:
+    stage.write("mine.yaml", ELSE)
+    result = stage.run(GOOD, "mine.yaml")
     result.assert_outcomes(skipped=3)
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["no check was decided: 3 skipped (applies only to else[*])"])
-    # The record is there all the same, and one model that is judged is enough.
+    result.stdout.fnmatch_lines([UNDECIDED])
     assert set(stage.verdicts("stub-good").values()) == {"skipped"}
-    stage.write("mine.yaml", text.replace("else*", "stub-good", 1))
-    assert stage.run_apart(GOOD, BAD, "mine.yaml", *more).ret == 0
-    # Where checks were left out on purpose, nothing was asked for.
+    # One check that is decided, on one of the models, is enough.
+    stage.write("mine.yaml", ELSE.replace("else*", "stub-good", 1))
+    assert stage.run(GOOD, BAD, "mine.yaml").ret == 0
+
+
+def test_a_run_of_workers_in_which_no_check_was_decided_fails(stage: Stage) -> None:
+    stage.write("mine.yaml", ELSE)
+    result = stage.run_apart(GOOD, "mine.yaml", "-n", "2")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines([UNDECIDED])
+
+
+def test_where_all_checks_are_left_out_on_purpose_none_has_to_be_decided(stage: Stage) -> None:
     stage.write("test_it.py", "def test_it(): pass")
-    assert stage.run_apart(GOOD, "test_it.py", "mine.yaml", "-k", "test_it", *more).ret == 0
-    assert stage.run_apart(GOOD, "mine.yaml", "-k", "nothing", *more).ret == 5
+    assert stage.run(GOOD, "test_it.py", "mine.yaml", "-k", "test_it").ret == 0
+    assert stage.run(GOOD, "mine.yaml", "-k", "nothing").ret == 5
 
 
 def test_checks_that_another_plugin_skips_are_not_decided(stage: Stage) -> None:
@@ -207,7 +217,7 @@ def test_checks_that_another_plugin_skips_are_not_decided(stage: Stage) -> None:
         "def pytest_collection_modifyitems(items):\n"
         "    for item in items: item.add_marker(pytest.mark.skip(reason='not today'))\n",
     )
-    result = stage.run_apart(GOOD, "mine.yaml")
+    result = stage.run(GOOD, "mine.yaml")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["no check was decided: 3 skipped (*not today)"])
 
