@@ -152,6 +152,7 @@ def run(
     folder = None if cache_dir is None else Path(cache_dir)
     limit = None if cache_limit is None else read_size(str(cache_limit), "cache_limit")
     options = RunOptions(seed=seed, cache=cache, cache_dir=folder, cache_limit=limit)
+    options.validate()
     kept = open_cache(options)
     started: ModelRun | SeriesRun
     if isinstance(model, str):

@@ -255,6 +255,25 @@ def test_run_fails_when_a_check_does(stubbed: Stage, capsys: pytest.CaptureFixtu
     assert stubbed.log("held") == []
 
 
+def test_run_fails_when_no_check_is_decided(
+    stubbed: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stubbed.write("mine.yaml", MINE.replace("metric:", "models: [else*], metric:"))
+    assert main(["run", "stub:good", "--suite=mine.yaml"]) == 1
+    assert "icl-bench: no check was decided: 3 skipped (applies" in capsys.readouterr().err
+    assert set(stubbed.verdicts("stub-good").values()) == {"skipped"}
+
+
+def test_run_calls_a_model_as_the_user_does(
+    stubbed: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "it=stub:good", "--suite=mine.yaml"]) == 0
+    assert main(["run", "it=stub:fine", "--suite=mine.yaml"]) == 0
+    assert "'it' is also another model's name, in this run or in reports" in capsys.readouterr().err
+    assert stubbed.record("it").model.spec == "stub:good"
+    assert len(list((stubbed.path / "reports").glob("it-*/results.json"))) == 1
+
+
 def test_run_goes_on_after_a_model_that_cannot_be_opened(
     stubbed: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
