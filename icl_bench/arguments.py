@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from icl_bench.errors import SettingsError, nearest
 from icl_bench.models.loading import check_device, check_dtype
+from icl_bench.models.spec import ModelSpec
+from icl_bench.naming import may_be_called
 from icl_bench.options import RunOptions, read_size, refuse_url
 from icl_bench.suite import Suite, find_suite, is_suite, load_suite, shipped_suites
 
@@ -39,6 +41,31 @@ def choose_suites(config: pytest.Config, with_paths: bool) -> list[Suite]:
     extra = _without_repeats(named, found)
     config.args.extend(str(suite.path) for suite in extra)
     return found + extra
+
+
+def settle_ids(config: pytest.Config, models: Mapping[str, ModelSpec]) -> None:
+    """Let ids on the command line, PATH::CHECK[NAME], name models as another run may call them.
+
+    Beside other models, or with another report folder, a model may have another name. In ids of
+    Python tests pytest escapes letters other than Latin.
+
+    Args:
+        config: pytest's; its `args` are changed.
+        models: name -> model of this run.
+    """
+    for place, argument in enumerate(map(str, config.args)):
+        file, colons, item = argument.partition("::")
+        start, bracket, name = item.partition("[")
+        if not colons or not bracket:
+            continue
+        if not _is_yaml(Path(file)):
+            escaped = name.encode("unicode_escape").decode("ascii")
+            config.args[place] = argument if name.isascii() else f"{file}::{start}[{escaped}"
+            continue
+        name = name.removesuffix("]")
+        meant = [known for known, spec in models.items() if may_be_called(name, spec)]
+        if name not in models and len(meant) == 1:
+            config.args[place] = f"{file}::{start}[{meant[0]}]"
 
 
 def check_ids(config: pytest.Config, suites: Sequence[Suite], known: Sequence[str]) -> None:

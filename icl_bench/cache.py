@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -39,6 +40,9 @@ DISK_SHARE = 10
 """Without a limit, entries may take one in so many bytes of the disk that they and nothing use."""
 LEFTOVER_SECONDS = 3600
 """Age from which an unfinished file is what a killed process left behind."""
+
+_ENTRY = re.compile(r"[0-9a-f]{64}\.json")
+_LEFTOVER = re.compile(r"\.[0-9a-f]{64}\.json\..+")
 
 
 class CacheWarning(UserWarning):
@@ -211,7 +215,7 @@ class Cache:
         """
         if self.mark is None or self.mark.is_nested:
             return None
-        entries = [entry for kind in KINDS for entry in self._entries(kind)]
+        entries = [entry for kind in KINDS for entry in self._entries(kind, tidy=True)]
         left = sum(stat.st_size for stat, _ in entries)
         limit, sizes = self.limit(left), []
         for stat, path in sorted(entries, key=lambda entry: entry[0].st_mtime_ns):
@@ -257,17 +261,24 @@ class Cache:
             except PermissionError:  # another user's, in a folder that several write to
                 write_atomically(path, path.read_text(encoding="utf-8"))
 
-    def _entries(self, kind: str) -> Iterator[tuple[os.stat_result, Path]]:
-        """Entries of one kind; what killed processes left half written is removed."""
+    def _entries(self, kind: str, *, tidy: bool = False) -> Iterator[tuple[os.stat_result, Path]]:
+        """Entries of one kind; to tidy, what killed processes left half written is removed.
+
+        Files of other names are not ours: someone may keep the cache beside work of his own.
+        """
         with contextlib.suppress(OSError), os.scandir(self.folder / kind) as files:
             for file in files:
                 # Another process may remove a file while this one looks at it.
                 with contextlib.suppress(OSError):
                     stat = file.stat()
-                    if not file.name.startswith("."):
+                    if _ENTRY.fullmatch(file.name):
                         yield stat, Path(file.path)
-                    elif time.time() - stat.st_mtime > LEFTOVER_SECONDS:
+                    elif tidy and _LEFTOVER.fullmatch(file.name) and _is_old(stat):
                         os.unlink(file.path)
+
+
+def _is_old(stat: os.stat_result) -> bool:
+    return time.time() - stat.st_mtime > LEFTOVER_SECONDS
 
 
 def warn(text: str) -> None:

@@ -10,10 +10,9 @@ import json
 import os
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from icl_bench.models.spec import ModelSpec
@@ -22,7 +21,9 @@ LONGEST = 120
 """Bytes of a name; file systems allow 255, and files are named after it."""
 RECORD = "results.json"
 
-_DIGITS = 6
+_DIGITS = (6, 12)
+_RESERVED = re.compile(r"(?:leaderboard|comparison|results|report|plotly)\b.*", re.IGNORECASE)
+"""How files begin that reports are put into, beside the folders of models."""
 _STEP = re.compile(
     r"(?:global[-_]?)?(?:step|checkpoint|ckpt|iter|iteration|epoch|rev|revision)?[-_=]?[0-9]+"
     r"(?:[-_=.]\w*)*",
@@ -56,6 +57,8 @@ def explain_name(name: str) -> str | None:
         return f"is longer than {LONGEST} bytes"
     if name.startswith(("-", ".")):
         return "begins with '-' or '.'; begin with a letter or a digit"
+    if _is_file(name):
+        return "is that of a file in the report folder"
     return None
 
 
@@ -85,9 +88,9 @@ def name_models(
 ) -> list[str]:
     """Return a name for each model that no other origin has, in this run or in the report folder.
 
-    A model that has a record in the report folder keeps the name that it has there. The names do
-    not depend on the order of the models. Specs of one origin that would be called the same are
-    one model, and get one name.
+    A model that has a record in the report folder keeps the name that it has there, and the user's
+    own names come before those that are made. The names do not depend on the order of the models.
+    Specs of one origin that would be called the same are one model, and get one name.
 
     Args:
         specs: the models of one run.
@@ -97,21 +100,37 @@ def name_models(
     chains = [list(_candidates(spec)) for spec in specs]
     places = [0] * len(specs)
     for number, (spec, chain) in enumerate(zip(specs, chains)):
-        own = [place for place, name in enumerate(chain) if held.by(name, spec) is True]
-        places[number] = own[0] if own else 0
+        found = [held.by(name, spec) for name in chain]
+        places[number] = next((found.index(sure) for sure in ("own", "like") if sure in found), 0)
     while True:
         names = [chain[place] for chain, place in zip(chains, places)]
-        owners = {(_fold(name), spec.origin) for name, spec in zip(names, specs)}
-        counts = Counter(name for name, _ in owners)
+        ranks: dict[str, dict[str | None, int]] = {}
+        for name, spec in zip(names, specs):
+            claim = 2 * (held.by(name, spec) == "own") + (spec.name is not None)
+            claims = ranks.setdefault(_fold(name), {})
+            claims[spec.origin] = max(claim, claims.get(spec.origin, 0))
         moved = False
         for number, (name, spec) in enumerate(zip(names, specs)):
-            kept = held.by(name, spec)
-            clash = kept is False or (kept is None and counts[_fold(name)] > 1)
-            if clash and places[number] + 1 < len(chains[number]):
+            claims = ranks[_fold(name)]
+            others = [claim for origin, claim in claims.items() if origin != spec.origin]
+            lost = bool(others) and claims[spec.origin] <= max(others)
+            if (held.by(name, spec) == "other" or lost) and places[number] + 1 < len(
+                chains[number]
+            ):
                 places[number] += 1
                 moved = True
         if not moved:
             return names
+
+
+def may_be_called(name: str, spec: ModelSpec) -> bool:
+    """Tell whether a model may be called so, beside other models or in another report folder.
+
+    Args:
+        name: the name.
+        spec: the model.
+    """
+    return name in _candidates(spec)
 
 
 def tell_names(names: Mapping[str, ModelSpec], report_dir: str | os.PathLike[str]) -> list[str]:
@@ -137,21 +156,28 @@ def is_of_another(model: Any, folder: Path) -> bool:
         folder: a model's report folder.
     """
     there = _read_model(folder)
-    if there is None or _same(there, model.origin, model.spec):
+    if there is None:
         return False
-    known = there.get("origin") is not None and model.origin is not None
-    weights = model.fingerprint
-    return known or weights is None or there.get("fingerprint") != weights
+    if there.get("origin") is not None and model.origin is not None:
+        return bool(there["origin"] != model.origin)
+    # Without an origin only the weights tell models of one name apart.
+    weights = (there.get("fingerprint"), model.fingerprint)
+    if None in weights:
+        return bool(there.get("spec") != model.spec)
+    return weights[0] != weights[1]
 
 
-def add_origin(name: str, origin: str | None) -> str:
-    """Return a name that ends in six digits of the model's origin.
+def further_names(name: str, origin: str | None) -> Iterator[str]:
+    """Yield what a model is called where its name is another's: with digits of its origin.
 
     Args:
         name: what it is called otherwise.
         origin: as in `ModelSpec.origin`; None for a model that has none.
     """
-    return _cut(name, _DIGITS + 1) + f"-{(origin or 'unknown')[:_DIGITS]}"
+    for count in _DIGITS:
+        yield _cut(name, count + 1) + f"-{(origin or 'unknown')[:count]}"
+    longest = _cut(name, 20) + f"-{(origin or 'unknown')[: _DIGITS[-1]]}"
+    yield from (f"{longest}-{number}" for number in range(2, 1000))
 
 
 def _candidates(spec: ModelSpec) -> Iterator[str]:
@@ -171,7 +197,7 @@ def _candidates(spec: ModelSpec) -> Iterator[str]:
     else:
         first = _fit(spec.public, spec)
         yield first
-    yield add_origin(first, spec.origin)
+    yield from further_names(first, spec.origin)
 
 
 def _path_parts(spec: ModelSpec) -> list[str]:
@@ -192,10 +218,15 @@ def _says_little(part: str) -> bool:
 
 
 def _fit(text: str, spec: ModelSpec) -> str:
-    name = clean(text).strip(".")
+    name = clean(text).lstrip(".-").rstrip(".")
     if not any(char.isalnum() for char in name):
-        return add_origin("model", spec.origin)
-    return name if len(_encode(name)) <= LONGEST else add_origin(name, spec.origin)
+        return next(further_names("model", spec.origin))
+    fits = len(_encode(name)) <= LONGEST and not _is_file(name)
+    return name if fits else next(further_names(name, spec.origin))
+
+
+def _is_file(name: str) -> bool:
+    return "." in name and _RESERVED.fullmatch(name) is not None
 
 
 def _cut(name: str, room: int) -> str:
@@ -230,26 +261,27 @@ class _Held:
         for folder in folders:
             self._folders.setdefault(_fold(folder.name), []).append(Path(folder.path))
 
-    def by(self, name: str, spec: ModelSpec) -> bool | None:
-        """Whether a name is that of this model's record; None where no record has it."""
-        found = None
+    def by(self, name: str, spec: ModelSpec) -> Literal["own", "like", "other"] | None:
+        """Whose record has a name: this model's, perhaps this model's, another's, or nobody's.
+
+        Records of earlier versions do not hold the origin: one of the same spec may be its own.
+        """
+        found: Literal["own", "like"] | None = None
         for folder in self._folders.get(_fold(name), []):
             if folder not in self._models:
                 self._models[folder] = _read_model(folder)
             model = self._models[folder]
-            if model is not None:
-                found = _same(model, spec.origin, spec.public)
-                if not found:
-                    return False
+            if model is None:
+                continue
+            if model.get("origin") is not None and spec.origin is not None:
+                if model["origin"] != spec.origin:
+                    return "other"
+                found = "own"
+            elif model.get("spec") != spec.public:
+                return "other"
+            else:
+                found = found or "like"
         return found
-
-
-def _same(model: dict[str, Any], origin: str | None, public: str) -> bool:
-    """Whether a record's model has this origin; records of earlier versions know the spec only."""
-    known = model.get("origin")
-    if known is None or origin is None:
-        return bool(model.get("spec") == public)
-    return bool(known == origin)
 
 
 def _read_model(folder: Path) -> dict[str, Any] | None:

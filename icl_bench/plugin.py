@@ -126,6 +126,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _names_suite(config: pytest.Config) -> bool:
     """Whether a YAML file on the command line is a suite, a shipped one's id included."""
+    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+        return False  # what `testpaths` lists is found on the way
     paths = [Path(str(argument).split("::")[0]) for argument in config.args]
     files = [path for path in paths if path.suffix in (".yaml", ".yml")]
     if not files:
@@ -153,6 +155,13 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     from icl_bench.items import SuiteFile
 
     return SuiteFile.from_path(parent, file_path)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let `-k` find tests by their model: pytest escapes letters other than Latin in their ids."""
+    name = getattr(getattr(item, "callspec", None), "params", {}).get("icl_model")
+    if isinstance(name, str):
+        item.extra_keyword_matches.add(name)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

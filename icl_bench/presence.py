@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import tempfile
 import time
@@ -97,6 +98,10 @@ def leave_mark(folder: Path) -> Mark:
     return Mark(path, handle, start)
 
 
+_MARK = re.compile(r"[0-9]*\.[0-9]+\.[^@.]+@.+")
+"""Start in ns (none yet before the first dot), process, anything, host."""
+
+
 def _start(mark: Path) -> int:
     return int(mark.name.partition(".")[0])
 
@@ -104,14 +109,14 @@ def _start(mark: Path) -> int:
 def _alive(folder: Path) -> Iterator[Path]:
     """Marks of runs that are alive; the rest is removed."""
     for path in folder.iterdir():
-        named = path.name.partition(".")[0]
-        # What begins with a dot is not a mark yet, or never became one.
-        if named.isdecimal() or not named:
-            if not _is_alive(path):
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
-            elif named:
-                yield path
+        # Files of other names are not ours.
+        if not _MARK.fullmatch(path.name):
+            continue
+        if not _is_alive(path):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        elif not path.name.startswith("."):  # such a one is not a mark yet, or never became one
+            yield path
 
 
 def _is_alive(path: Path) -> bool:

@@ -346,7 +346,9 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
 
     Raises:
         RecordError: the file is missing, is not JSON, or does not fit the schema.
+        SettingsError: `path` is a URL.
     """
+    refuse_url(path, "record")
     path = Path(path)
     if path.is_dir():
         path /= RECORD

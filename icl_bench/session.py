@@ -271,10 +271,13 @@ class IclSession:
             try:
                 plotly = self.config.getoption("icl_plotly")
                 self.paths = write_reports(self.records, self.report_dir, plotly)
-                if len(self.records) > 1:
-                    self.paths += update_leaderboard(self.report_dir, plotly)
             except IclError as error:
                 self.trouble = f"the reports were not written: {error}"
+        if len(self.paths) > 1 and len(self.records) > 1:
+            try:
+                self.paths += update_leaderboard(self.report_dir, plotly)
+            except IclError as error:
+                self.trouble = str(error)
         folder = self.paths[0].parent if self.paths else None
         no_worse = self.baseline is None or self.baseline.judge(self.records, folder)
         self._tell_ci()

@@ -37,6 +37,7 @@ def _open(config: pytest.Config) -> IclSession:
     folder = config.invocation_params.dir / config.getoption("icl_report_dir")
     names = getattr(config, "workerinput", {}).get(NAMES) or name_models(specs, folder)
     by_slug = dict(zip(names, specs))
+    arguments.settle_ids(config, by_slug)
     arguments.check_ids(config, suites, list(by_slug))
     found: dict[str, Found] = {}
     baseline = None

@@ -117,7 +117,10 @@ def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(
     cache: Cache,
 ) -> None:
     cache.keep(KEY, TAKEN)
-    old, new = entry(cache).with_name(".old.json.x"), entry(cache).with_name(".new.json.x")
+    old, new = (
+        entry(cache).with_name(f".{'1' * 64}.json.x"),
+        entry(cache).with_name(f".{'2' * 64}.json.x"),
+    )
     for path in (old, new):
         path.write_text("{")
     os.utime(old, (1, 1))

@@ -18,6 +18,8 @@ from icl_bench.cache import Cache
 from icl_bench.cli import main
 from icl_bench.models.gguf import find_copies
 
+COPY, OTHER = (f"{letter * 32}-transformers-5.1" for letter in "ab")
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -26,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     fill(folder)
     Cache(folder).remember("5" * 64, KNOWN)
     os.utime(folder / "models" / f"{'5' * 64}.json", (5, 5))
-    for name, size in (("a-transformers-5.1", 3000), ("b-transformers-5.1.part-x", 500)):
+    for name, size in ((COPY, 3000), (f"{OTHER}.part-x", 500)):
         (folder / "gguf" / name).mkdir(parents=True)
         (folder / "gguf" / name / "model.safetensors").write_bytes(bytes(size))
     (folder / "gguf" / "digests.json").write_text("{}")
@@ -108,7 +110,7 @@ def test_clearing_spares_what_a_live_run_uses(
 
 
 def test_a_copy_that_is_being_made_stays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with FileLock(folder / "gguf" / "b-transformers-5.1.lock"):
+    with FileLock(folder / "gguf" / f"{OTHER}.lock"):
         assert main(["cache", "--cache-dir", str(folder), "--clear"]) == 1
     told = capsys.readouterr()
     assert "float copies 1 (3.0 kB)" in told.out
@@ -116,7 +118,7 @@ def test_a_copy_that_is_being_made_stays(folder: Path, capsys: pytest.CaptureFix
         f"icl-bench: {folder}: not removed: entries 0, float copies 1; "
         "they are in use or cannot be removed"
     )
-    assert [copy.name for copy in find_copies(folder)] == ["b-transformers-5.1"]
+    assert [copy.name for copy in find_copies(folder)] == [OTHER]
 
 
 def test_a_cleared_gguf_file_is_converted_again(

@@ -19,6 +19,7 @@ from icl_bench import cache as caches
 from icl_bench.cache import Cache, CacheWarning
 from icl_bench.cli import main
 from icl_bench.errors import SettingsError
+from icl_bench.models.gguf import find_copies
 from icl_bench.options import read_size
 
 GOOD = "--icl-model=stub:good"
@@ -386,3 +387,21 @@ def test_a_suite_that_a_test_runs_removes_nothing_itself(real_stage: Stage) -> N
     result = real_stage.run(model, "test_it.py", "--icl-cache-limit=1kB", "-W", "error")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["cache: removed 4 of 7 entries*"])
+
+
+def test_files_that_are_not_ours_stay_in_a_folder_that_is(tmp_path: Path) -> None:
+    """A cache folder may be someone's project, which has folders of such names too."""
+    old = [
+        tmp_path / place
+        for place in ("models/mine.gguf", "models/.gitkeep", "measurements/lab.csv", "runs/1.csv")
+    ]
+    copy = tmp_path / "gguf" / "my-llama" / "llama.gguf"
+    for path in [*old, copy]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(1000))
+        os.utime(path, (1, 1))
+    with Cache(tmp_path, 0) as cache:
+        assert cache.entries() == {"measurements": (0, 0), "models": (0, 0)}
+        assert cache.trim() is None
+    assert find_copies(tmp_path) == []
+    assert all(path.exists() for path in [*old, copy])

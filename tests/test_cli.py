@@ -274,6 +274,15 @@ def test_run_calls_a_model_as_the_user_does(
     assert len(list((stubbed.path / "reports").glob("it-*/results.json"))) == 1
 
 
+def test_a_leaderboard_that_cannot_be_written_costs_nothing_else(
+    stubbed: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stubbed.write("reports/leaderboard.md/x", "")
+    assert main(["run", "stub:good", "stub:fine", "--suite=mine.yaml"]) == 1
+    told = capsys.readouterr()
+    assert "the leaderboard cannot be written" in told.err and "1 PASS" in told.out
+
+
 def test_run_goes_on_after_a_model_that_cannot_be_opened(
     stubbed: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -198,3 +198,38 @@ def test_a_name_that_had_to_change_is_told(tmp_path: Path) -> None:
     (name,) = name_models([spec], tmp_path)
     (line,) = tell_names({name: spec, "gpt2": parse_spec("gpt2")}, tmp_path)
     assert f"mine=org/name is {name!r} here" in line and name != plain_name(spec)
+
+
+def test_the_users_own_names_come_before_those_that_are_made() -> None:
+    assert names("mine=/x/a", "/y/run/mine") == ["mine", "run-mine"]
+    one, two = names("mine=/x/a", "mine=/x/b")
+    assert one != two and one.startswith("mine-") and two.startswith("mine-")
+
+
+def test_a_name_with_digits_may_be_another_models_too(tmp_path: Path) -> None:
+    spec = parse_spec("mine=org/b")
+    assert spec.origin is not None
+    keep(tmp_path, "mine", parse_spec("org/a"))
+    keep(tmp_path, f"mine-{spec.origin[:6]}", parse_spec("org/c"))
+    assert name_models([spec], tmp_path) == [f"mine-{spec.origin}"]
+    taken = [spec, parse_spec(f"mine-{spec.origin}=org/d"), parse_spec("mine=org/a")]
+    assert len(set(name_models(taken, tmp_path))) == 3
+
+
+@pytest.mark.parametrize("name", ["leaderboard.md", "comparison.md", "Report.html", "plotly-3.js"])
+def test_no_model_is_called_like_a_report(name: str) -> None:
+    with pytest.raises(SpecError, match="is that of a file"):
+        parse_spec(f"{name}=gpt2")
+    assert names(f"/a/{name}")[0].startswith(f"{name}-")
+
+
+def test_joiners_are_no_control_characters_and_signs_that_turn_the_text_are() -> None:
+    assert names("/a/me\u200cnu", "/a/m\u3000n") == ["me-nu", "m-n"]
+    for char in "\n\x1b\u202e\u2028":
+        with pytest.raises(SpecError, match="control character"):
+            parse_spec(f"/a/x{char}y")
+
+
+def test_what_cannot_be_a_name_is_told_beside_the_rest() -> None:
+    with pytest.raises(SpecError, match="'a b' is no name: it may hold letters"):
+        parse_spec("a b=gpt2")

@@ -247,3 +247,30 @@ def test_checks_are_ordered_by_model(stage: Stage) -> None:
     stage.write("more.yaml", MINE.replace("name: mine", "name: more"))
     found = ids(stage, GOOD, BAD, "mine.yaml", "more.yaml")
     assert ["stub-good" in one for one in found] == [True] * 6 + [False] * 6
+
+
+def test_a_suite_of_testpaths_is_found_on_the_way(stage: Stage) -> None:
+    stage.write("pytest.ini", "[pytest]\ntestpaths = mine.yaml test_it.py")
+    stage.write("test_it.py", "def test_it(): pass")
+    result = stage.run_apart("-rs")
+    result.assert_outcomes(passed=1, skipped=3)
+    result.stdout.fnmatch_lines(["SKIPPED*no model given: use --icl-model=SPEC"])
+
+
+def test_an_id_of_a_run_beside_other_models_is_known(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for parent in ("a", "b"):
+        stage.write(f"{parent}/it/config.json", "{}")
+    monkeypatch.setattr(startup, "check_spec", lambda spec, allow_pickle: None)
+    both = ids(stage, "--icl-model=a/it", "--icl-model=b/it", "mine.yaml")
+    assert "mine.yaml::high[b-it]" in both
+    alone = ids(stage, "--icl-model=b/it", "mine.yaml::high[b-it]")
+    assert alone == ["mine.yaml::high[it]"]
+
+
+def test_tests_of_a_model_are_found_by_its_name_in_any_letters(stage: Stage) -> None:
+    stage.write("test_it.py", "def test_one(icl_model): pass\ndef test_other(): pass")
+    named = "--icl-model=モデル=stub:good"
+    assert stage.run(named, "test_it.py", "-k", "モデル").parseoutcomes()["passed"] == 1
+    assert stage.run(named, "test_it.py::test_one[モデル]").parseoutcomes() == {"passed": 1}

@@ -89,21 +89,48 @@ def test_only_the_same_suites_protect_a_complete_record(tmp_path: Path, sha256: 
 
 
 @pytest.mark.parametrize(
-    ("spec", "fingerprint", "protected"),
+    ("spec", "fingerprint", "origins", "same"),
     [
-        ("builtin:tiny", "0" * 64, True),
-        ("elsewhere/tiny", "f" * 64, True),
-        ("elsewhere/tiny", None, False),
-        ("elsewhere/tiny", "0" * 64, False),
+        ("builtin:tiny", "0" * 64, ("1" * 12, "1" * 12), True),
+        ("builtin:tiny", "f" * 64, ("1" * 12, "2" * 12), False),
+        ("builtin:tiny", None, (None, "1" * 12), True),
+        # Without an origin weights tell.
+        ("builtin:tiny", "0" * 64, (None, "1" * 12), False),
+        ("elsewhere/tiny", "f" * 64, (None, None), True),
+        ("elsewhere/tiny", None, (None, None), False),
     ],
 )
-def test_the_same_spec_or_the_same_weights_are_the_same_model(
-    tmp_path: Path, spec: str, fingerprint: str | None, protected: bool
+def test_models_are_the_same_by_origin_and_without_one_by_weights_or_spec(
+    tmp_path: Path,
+    spec: str,
+    fingerprint: str | None,
+    origins: tuple[str | None, str | None],
+    same: bool,
 ) -> None:
-    write_reports([make_record()], tmp_path)
-    new = make_record(status="partial")
-    new.model = new.model.model_copy(update={"spec": spec, "fingerprint": fingerprint})
-    assert names(write_reports([new], tmp_path)) == (PARTIAL if protected else NAMES)
+    old, new = make_record(), make_record(status="partial")
+    old.model.origin, new.model.origin = origins
+    new.model.spec, new.model.fingerprint = spec, fingerprint
+    place = write_reports([old], tmp_path)[0]
+    written = write_reports([new], tmp_path)
+    assert names(written) == (PARTIAL if same else NAMES)
+    assert (written[0].parent == place.parent) is same
+    assert read_record(place).status == "complete"
+
+
+def test_records_of_one_call_do_not_replace_each_other(tmp_path: Path) -> None:
+    one, other = make_record(), make_record()
+    other.model.fingerprint = "0" * 64
+    folders = {path.parent for path in write_reports([one, other], tmp_path)}
+    assert len(folders) == 2
+
+
+def test_a_name_with_digits_may_be_another_models_too(tmp_path: Path) -> None:
+    for slug, origin in (("m", "a" * 12), ("m-cccccc", "b" * 12), ("m", "c" * 12)):
+        record = make_record()
+        record.model.slug, record.model.origin = slug, origin
+        path = write_reports([record], tmp_path)[0]
+    assert path.parent.name == f"m-{'c' * 12}"
+    assert read_record(tmp_path / "m-cccccc").model.origin == "b" * 12
 
 
 def test_the_record_of_another_model_is_never_replaced(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from icl_bench.commands.parsing import (
     names_of,
     one_of,
 )
+from icl_bench.errors import IclError
 from icl_bench.render.logs import defuse
 
 if TYPE_CHECKING:
@@ -220,7 +221,11 @@ def _tell(
     if interrupted:
         print("icl-bench: interrupted", file=sys.stderr)
     if len(records) > 1:
-        paths = [*paths, *update_leaderboard(given.report_dir, given.plotly)]
+        try:
+            paths = [*paths, *update_leaderboard(given.report_dir, given.plotly)]
+        except IclError as error:  # what was measured is told all the same
+            print(defuse(f"icl-bench: {error}"), file=sys.stderr)
+            code = FAILED
     outlet = outlet_of(sys.stdout, given.color)
     print(defuse(summary(records, **outlet.options(), paths=paths)))
     outcomes = [(check.verdict, check.reason) for record in records for check in record.checks]

@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 3600
 """How long to wait for another process that converts the same file."""
+
+_COPY = re.compile(r"[0-9a-f]{32}-transformers-[0-9]+(?:\.[0-9]+)?")
+"""Names of the copies' folders."""
 
 
 def float_copy(path: Path, cache_dir: Path) -> Path:
@@ -73,9 +77,10 @@ def find_copies(cache_dir: Path) -> list[Path]:
     Args:
         cache_dir: the folder that `float_copy` was given.
     """
-    folders = (path for path in (cache_dir / "gguf").glob("*") if path.is_dir())
-    # Of one that was not finished, the name that it would have had.
-    return sorted({path.with_name(path.name.partition(".part-")[0]) for path in folders})
+    root = cache_dir / "gguf"
+    # Of one that was not finished, the name that it would have had. Other folders are not ours.
+    names = {path.name.partition(".part-")[0] for path in root.glob("*") if path.is_dir()}
+    return [root / name for name in sorted(names) if _COPY.fullmatch(name)]
 
 
 def remove_copy(copy: Path) -> bool:

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import os
 import re
+import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -36,6 +37,8 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".json
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
 _WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|.*\\")
 _ORIGIN_DIGITS = 12
+_UNSEEN = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
+"""Characters that turn the direction of a text. Joiners, which many scripts need, are none."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +118,17 @@ def parse_spec(text: str) -> ModelSpec:
     text = text.strip()
     name, spec = _split_name(text)
     if not spec:
-        raise SpecError(f"the model spec is empty; {FORMS}")
+        raise SpecError(f"model {text!r}: the model spec is empty; {FORMS}")
     try:
         if name is not None and (why := explain_name(name)):
             raise SpecError(f"the name {name!r} {why}")
         return replace(_parse(spec), name=name)
     except SpecError as error:
-        raise SpecError(f"model {text!r}: {error}") from None
+        before = text.partition("=")[0]
+        hint = ""
+        if name is None and before != text and not _looks_like_path(before):
+            hint = f"; {before!r} is no name: it may hold letters, digits and '_.-'"
+        raise SpecError(f"model {text!r}: {error}{hint}") from None
 
 
 def _split_name(text: str) -> tuple[str | None, str]:
@@ -135,7 +142,7 @@ def _split_name(text: str) -> tuple[str | None, str]:
 
 
 def _parse(text: str) -> ModelSpec:
-    if not text.isprintable():
+    if any(char in _UNSEEN or unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in text):
         raise SpecError(f"it holds a control character; {FORMS}")
     if text.startswith("builtin:"):
         return _parse_builtin(text)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from icl_bench.errors import RecordError, SettingsError
-from icl_bench.naming import add_origin, clean, is_of_another
+from icl_bench.naming import clean, further_names, is_of_another
 from icl_bench.record import RECORD, RunRecord, read_record, write_atomically
 from icl_bench.render import badge, csv, markdown
 from icl_bench.render.html.page import Plotly, plotly_name, share_plotly
@@ -50,7 +50,7 @@ def write_reports(
     Raises:
         SettingsError: the folder cannot be written.
     """
-    records = [_own_name(record, Path(report_dir)) for record in records]
+    records = _own_names(records, Path(report_dir))
     folders = [Path(report_dir) / folder_name(record.model.slug) for record in records]
     written: list[Path] = []
     folder = Path(report_dir)
@@ -73,12 +73,22 @@ def write_reports(
     return written
 
 
-def _own_name(record: RunRecord, report_dir: Path) -> RunRecord:
-    """The record under a name that no other model has in the report folder by now."""
-    if not is_of_another(record.model, report_dir / folder_name(record.model.slug)):
-        return record
-    slug = add_origin(record.model.slug, record.model.origin)
-    return record.model_copy(update={"model": record.model.model_copy(update={"slug": slug})})
+def _own_names(records: Sequence[RunRecord], report_dir: Path) -> list[RunRecord]:
+    """The records under names that no other model has, in the report folder by now or here."""
+    named: dict[str, RunRecord] = {}
+    for record in records:
+        model = record.model
+        names = (model.slug, *further_names(model.slug, model.origin))
+        slug = next(
+            name
+            for name in names
+            if folder_name(name) not in named
+            and not is_of_another(model, report_dir / folder_name(name))
+        )
+        if slug != model.slug:
+            record = record.model_copy(update={"model": model.model_copy(update={"slug": slug})})
+        named[folder_name(slug)] = record
+    return list(named.values())
 
 
 def _render(
