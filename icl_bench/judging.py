@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -50,6 +50,7 @@ class Judged(ABC):
         self.progress = progress or RunProgress()
         self.results = Results(ModelInfo(spec=spec.public, slug=slug, origin=spec.origin))
         self._expected: Collection[tuple[str, str]] | None = None
+        self._judged_elsewhere: set[tuple[str, str]] = set()
 
     @abstractmethod
     def measure(self, key: str) -> Measurement:
@@ -69,6 +70,22 @@ class Judged(ABC):
         Returns:
             whether there was anything to let go of.
         """
+
+    def recall(
+        self, measurements: Mapping[str, Measurement], checks: Iterable[tuple[str, str]]
+    ) -> None:
+        """Take in what another process did, which is not done again.
+
+        Args:
+            measurements: `SUITE/NAME` -> what it measured; as errors, those that it died of.
+            checks: (suite, id) of those that it judged.
+        """
+        self._judged_elsewhere.update(checks)
+        self._keep(measurements)
+
+    @abstractmethod
+    def _keep(self, measurements: Mapping[str, Measurement]) -> None:
+        """Use measurements of another process where they are asked for."""
 
     def expect(self, checks: Collection[tuple[str, str]]) -> None:
         """Say which checks, (suite, id), will be asked for; without, all of the plan."""
@@ -143,7 +160,7 @@ class Judged(ABC):
                 self.spec.public,
                 self.slug,
             )
-            for unread in self._for_report(suite, self.results.checks):
+            for unread in self._for_report(suite, {*self.results.checks, *self._judged_elsewhere}):
                 self.measure(unread)
         return self.results.checks[name]
 

@@ -120,6 +120,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[SESSION] = open_session(config)
         if not hasattr(config, "workerinput"):
             icl = config.stash[SESSION]
+            from icl_bench.crashes import Crashes
+
+            # First, for its end to come before the reports are written.
+            config.pluginmanager.register(Crashes(icl), "icl_bench_crashes")
             config.pluginmanager.register(_Gathering(icl), "icl_bench_gathering")
             config.pluginmanager.register(_Describing(icl), "icl_bench_describing")
 
@@ -260,7 +264,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         return None
     from icl_bench.scheduling import ModelScheduling
 
-    return ModelScheduling(config, log, session.slugs)
+    crashes: Any = config.pluginmanager.get_plugin("icl_bench_crashes")
+    return ModelScheduling(config, log, session.slugs, crashes)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

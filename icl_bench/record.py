@@ -255,7 +255,7 @@ class RunRecord(_Part):
     created: str
     """ISO 8601 time, UTC."""
     status: Literal["complete", "partial", "interrupted"] = "complete"
-    """`partial`: some checks were deselected; `interrupted`: the run did not end by itself."""
+    """`partial`: some checks were not run; `interrupted`: the run did not end by itself."""
     model: ModelInfo
     environment: Environment
     suites: list[SuiteRef]

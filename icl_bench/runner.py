@@ -167,12 +167,16 @@ class ModelRun(Judged):
         self.results.model, self.results.environment = described
         kept = self._memory.find_all(self.plan, self.wanted(), is_enough)
         if kept is not None:
-            self._by_digest = kept
+            self._by_digest |= kept
             for digest, taken in kept.items():
                 self.progress.found(digest, taken)
         else:
             with contextlib.suppress(IclError):  # the first measurement will meet it again
                 self.model  # noqa: B018
+
+    def _keep(self, measurements: Mapping[str, Measurement]) -> None:
+        for key, taken in measurements.items():
+            self._by_digest.setdefault(self.plan.measurements[key].digest, taken)
 
     def wanted(self) -> set[str]:
         """Keys of the measurements that will be taken; of a series probe, those that it reads."""
@@ -217,8 +221,9 @@ class ModelRun(Judged):
                 settings=settings_of(planned.settings),
             )
             return known[key]
-        self._announce()
-        self._look_back()
+        if planned.digest not in self._by_digest:
+            self._announce()
+            self._look_back()
         upstream = self.measure(planned.upstream) if planned.upstream else None
         shared = planned.digest in self._by_digest
         if not shared:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.cache import Cache
@@ -109,6 +109,11 @@ class SeriesRun(Judged):
             return True
         return lent is not None and lent.close()
 
+    def _keep(self, measurements: Mapping[str, Measurement]) -> None:
+        for key in self.wanted() & set(measurements):
+            self.results.measurements[key] = measurements[key]
+            self._done.add(key)
+
     def measure(self, key: str) -> Measurement:
         """Return the measurement `SUITE/NAME` of the whole series.
 
@@ -127,7 +132,7 @@ class SeriesRun(Judged):
                 failed = Measurement(probe=planned.probe, status="error", reason=reason)
                 return self.results.measurements.setdefault(key, failed)
             self.close()
-            wanted = {key, *self.wanted()}
+            wanted = {key, *self.wanted()} - self._done
             try:
                 self._go_through(self.plan.on_each_model(wanted))
             except BaseException:

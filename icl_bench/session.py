@@ -12,6 +12,7 @@ import pytest
 
 from icl_bench.baseline import Baseline
 from icl_bench.cache import Cache
+from icl_bench.crashes import INTERRUPTED, REASON, link_of
 from icl_bench.errors import IclError
 from icl_bench.judging import Judged
 from icl_bench.models.spec import ModelSpec
@@ -71,10 +72,12 @@ class IclSession:
         # A test may change the working directory before the reports are written.
         self.report_dir = config.invocation_params.dir / config.getoption("icl_report_dir")
         self.warn_inconclusive = config.getoption("icl_inconclusive") == "warn"
+        self._link = link_of(config)
         self.progress = RunProgress(
             list(specs),
             show_progress(config, self.announce),
             earlier_seconds(plan, self.report_dir),
+            note=self._link.say if self._link else None,
         )
         self.runs = {
             slug: start_run(
@@ -103,6 +106,8 @@ class IclSession:
         self.baseline: Baseline | None = None
         self._lost: dict[str, Lost] = {slug: {} for slug in specs}
         self._ids = self._make_ids()
+        self._selected: set[str] = set(self._ids)
+        self._refused: dict[str, str] = {}
         self._sent: dict[str, set[str]] = {slug: set() for slug in specs}
         self._announced: set[str] = set()
 
@@ -165,12 +170,20 @@ class IclSession:
     def run_of(self, slug: str) -> Judged:
         """Return the run of one model; every other open model is let go of."""
         close_others(self.runs, slug)
+        if self._link and (told := self._link.take(slug)):
+            self.runs[slug].recall(told.measurements, told.checks)
+            self._refused |= {slug: told.refused} if told.refused else {}
+            session: Any = self.config.pluginmanager.get_plugin("session")
+            session.testsfailed = max(session.testsfailed, told.failures)
         return self.runs[slug]
 
     def open_for_test(self, slug: str) -> Model:
         """Open a model for the `icl_model` fixture; a failure is the test's, without traceback."""
+        run = self.run_of(slug)
+        if slug in self._refused:
+            pytest.fail(self._refused[slug], pytrace=False)
         try:
-            return self.run_of(slug).lend()
+            return run.lend()
         except IclError as error:
             pytest.fail(defuse(str(error)), pytrace=False)
 
@@ -182,9 +195,32 @@ class IclSession:
         """
         from icl_bench.items import CheckItem
 
+        self.select([item.nodeid for item in items])
         for slug, run in self.runs.items():
             own = [item for item in items if isinstance(item, CheckItem) and item.slug == slug]
             run.expect({(item.suite.name, item.spec.id) for item in own})
+
+    def select(self, ids: Sequence[str]) -> None:
+        """Note which items are left after deselection; no other check may be called deselected.
+
+        Args:
+            ids: theirs.
+        """
+        self._selected = set(ids)
+
+    def check_of(self, nodeid: str) -> tuple[str, str] | None:
+        """Return suite and id of an item's check; None if the item is another test."""
+        return self._ids[nodeid][1] if nodeid in self._ids else None
+
+    def unfinished(self) -> list[str]:
+        """Return ids of the checks that were to be judged and came to nothing so far."""
+        return [
+            nodeid
+            for nodeid, (slug, check) in self._ids.items()
+            if nodeid in self._selected
+            and check not in self.gathered[slug].checks
+            and check not in self._lost[slug]
+        ]
 
     def pack(self, slug: str, check: Check) -> str:
         """Return a check, and what was measured since the last call, as text to send."""
@@ -218,7 +254,8 @@ class IclSession:
             slug, check = self._ids[report.nodeid]
             text = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
             last = text.strip().splitlines()[-1] if text.strip() else "no reason was given"
-            self._lost[slug][check] = ("skipped" if report.skipped else "error", f"not run: {last}")
+            why = getattr(report, REASON, f"not run: {last}")
+            self._lost[slug][check] = ("skipped" if report.skipped else "error", why)
 
     def _absorb(self, payload: str) -> None:
         data = json.loads(payload)
@@ -227,7 +264,8 @@ class IclSession:
             gathered.environment = Environment.model_validate(data["environment"])
             gathered.model = ModelInfo.model_validate(data["model"])
         for key, taken in data["measurements"].items():
-            gathered.measurements[key] = Measurement.model_validate(taken)
+            # What killed a worker is known already, better than others are told of it.
+            gathered.measurements.setdefault(key, Measurement.model_validate(taken))
         check = Check.model_validate(data["check"])
         gathered.checks[check.suite, check.id] = check
 
@@ -245,11 +283,11 @@ class IclSession:
         broken_off = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
         # Under xdist, -x ends in the exit code of an interruption.
         interrupted = exitstatus in broken_off and not stopped
-        missing = "deselected"
-        if interrupted:
-            missing = "not run: interrupted"
-        elif stopped:
-            missing = "not run: the run stopped early"
+        why = "the run stopped early" if stopped else "the run ended before it"
+        for nodeid in self.unfinished():
+            slug, check = self._ids[nodeid]
+            unrun = INTERRUPTED if interrupted else f"not run: {why}"
+            self._lost[slug][check] = ("skipped", unrun)
         for slug, gathered in self.gathered.items():
             # What an interrupted item had measured by then was never sent.
             own = self.runs[slug].results
@@ -257,12 +295,11 @@ class IclSession:
                 gathered.measurements.setdefault(key, taken)
             if own.environment and not gathered.environment:
                 gathered.model, gathered.environment = own.model, own.environment
-            if gathered.checks or gathered.measurements:
-                lost = self._lost[slug]
+            lost = self._lost[slug]
+            broken = any(state == "error" for state, _ in lost.values())
+            if gathered.checks or gathered.measurements or broken:
                 self.records.append(
-                    assemble(
-                        gathered, self.plan, interrupted=interrupted, missing=missing, lost=lost
-                    )
+                    assemble(gathered, self.plan, interrupted=interrupted, lost=lost)
                 )
         if self.records:
             from icl_bench.leaderboard import update_leaderboard

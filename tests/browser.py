@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from waiting import HANG
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -49,12 +50,14 @@ class Visit:
         context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
         )
+        # A machine may be slow; only what never comes is a fault.
+        context.set_default_timeout(1000 * HANG)
         self.page: Page = context.new_page()
         self.page.on("console", self._heard)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(file.as_uri())
-        self.page.wait_for_selector("html[data-charts=ready]", timeout=60_000)
+        self.page.wait_for_selector("html[data-charts=ready]")
 
     def _heard(self, message: Any) -> None:
         if message.type in ("error", "warning"):
@@ -62,7 +65,21 @@ class Visit:
 
     def drawn(self, selector: str) -> None:
         """Wait until the chart at `selector` has been drawn."""
-        self.page.wait_for_selector(f"{selector}[data-drawn=yes] .main-svg", timeout=60_000)
+        self.page.wait_for_selector(f"{selector}[data-drawn=yes] .main-svg")
+
+    def settle(self) -> None:
+        """Wait until the charts that are shown have the widths of their places."""
+        self.page.evaluate(
+            """async () => {
+            const frame = () => new Promise(requestAnimationFrame);
+            await frame(); // Resize events come before the frame after the change.
+            await frame();
+            const drawn = [...document.querySelectorAll(".chart")].filter(
+                (box) => box._fullLayout && box.getClientRects().length);
+            await Promise.all(drawn.map((box) => Plotly.Plots.resize(box)));
+            await frame();
+        }"""
+        )
 
     def text(self, selector: str) -> str:
         """Return the visible text at `selector`."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from browser import Open, Visit, open_browser
+from waiting import HANG
 
 import icl_bench
 from icl_bench.probes import PROBES
@@ -83,7 +84,7 @@ class Stage:
 
     def run_apart(self, *arguments: str) -> pytest.RunResult:
         """Run pytest in a process of its own."""
-        return self.pytester.runpytest_subprocess(*arguments, timeout=120)
+        return self.pytester.runpytest_subprocess(*arguments, timeout=HANG)
 
     def write(self, name: str, text: str) -> Path:
         """Write a file and return its path."""

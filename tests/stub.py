@@ -8,13 +8,13 @@ cache, which would hide what is measured, unless STUB_WEIGHTS says what tells th
 from __future__ import annotations
 
 import os
-import time
 import warnings
 import weakref
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from waiting import wait_until
 
 from icl_bench.cache import KnownModel
 from icl_bench.errors import ModelError, NotMeasurable
@@ -43,7 +43,7 @@ def good() -> None:
     """Pass every check; never called, there to be found."""
 
 
-bad = fine = broken = good
+bad = fine = broken = deadly = good
 
 
 class Settings(StrictSettings):
@@ -75,9 +75,9 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     if act == "interrupt":
         raise KeyboardInterrupt
     if act == "wait":
-        Path("waiting").touch()
-        for _ in range(600):
-            time.sleep(0.1)
+        Path("begun").write_text(str(os.getpid()))
+        Path("begun").rename("waiting")
+        wait_until(lambda: False)
     if act == "report":
         with context.task("stubbing", 10) as advance:
             advance(5)
@@ -106,6 +106,9 @@ def open_stub(run: ModelRun) -> Model:
     if run._model is None:
         name = run.spec.target.removeprefix("stub:")
         log("opened", name)
+        if name == "deadly":
+            with run.progress.opening(run.slug, name):
+                os._exit(9)
         if name == "broken":
             raise ModelError("model 'stub:broken': calling 'broken' failed: no such luck")
         run._model = Model(name)  # type: ignore[assignment]

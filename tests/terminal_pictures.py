@@ -91,4 +91,4 @@ def run_on_terminal(
         # Linux reports the other end's closing as an error.
         while part := terminal.read(65536):
             written += part
-    return process.wait(60), written.decode()
+    return process.wait(), written.decode()

@@ -15,6 +15,7 @@ import transformers
 from conftest import TINY, Stage, plain
 from hub_server import HubServer, Repo
 from test_loading_hub import use_hub
+from waiting import HANG
 
 import icl_bench
 from icl_bench.cli import main
@@ -71,7 +72,7 @@ def run_noting_imports(pytester: pytest.Pytester, *arguments: str) -> pytest.Run
         "    names = [name for name in ('torch', 'transformers') if name in sys.modules]\n"
         "    open('imported', 'a').write(' '.join(names))\n"
     )
-    return pytester.runpytest_subprocess(*arguments, timeout=300)
+    return pytester.runpytest_subprocess(*arguments, timeout=HANG)
 
 
 def test_the_test_about_imports_can_fail(pytester: pytest.Pytester) -> None:
@@ -272,7 +273,7 @@ def test_two_runs_at_once_share_a_cache(tiny: Path) -> None:
     command = [sys.executable, "-c", TWO, str(tiny)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for process in both:
-        text, _ = process.communicate(timeout=300)
+        text, _ = process.communicate(timeout=HANG)
         assert process.returncode == 0 and len(text.split()) == 2
     record = icl_bench.run([tiny], "builtin:handwired")
     assert all(taken.cached for taken in record.measurements.values())

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from waiting import HANG
 
 from icl_bench.cli import make_parser
 
@@ -122,7 +123,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             env={**os.environ, "MODEL": model, "BASELINE": "baselines/gate.json"},
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=HANG,
         )
 
     return run

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import jsonschema
 import pytest
 from conftest import MINE, Stage
 from test_render_records import make_record
+from waiting import HANG, finish, start, wait_until
 
 import icl_bench
 from icl_bench.cli import main
@@ -344,21 +344,11 @@ def test_an_interruption_before_anything_was_measured_writes_nothing(
 def test_ctrl_c_is_exit_code_2_without_a_traceback(stage: Stage) -> None:
     stage.write("mine.yaml", MINE.replace("{probe: stub}", "{probe: stub, act: wait}"))
     code = "import stub, sys; from icl_bench.cli import main; stub.install(); sys.exit(main())"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "run", "stub:good", "--suite=mine.yaml"],
-        cwd=stage.path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Tests may run where the shell ignores Ctrl-C; what they start must not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    for _ in range(1200):
-        if (stage.path / "waiting").exists() or process.poll() is not None:
-            break
-        time.sleep(0.05)
+    command = [sys.executable, "-c", code, "run", "stub:good", "--suite=mine.yaml"]
+    process = start(command, stage.path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_until((stage.path / "waiting").exists, process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    err = finish(process)
     announced = "icl_bench: model 1 of 1, stub-good: 2 measurements\n"
     assert (process.returncode, err) == (2, f"{announced}icl-bench: interrupted\n")
 
@@ -371,7 +361,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert process.stdout and process.stderr
     process.stdout.close()
     assert process.stderr.read() == ""
-    assert process.wait(60) == 0
+    assert process.wait(HANG) == 0
 
 
 def test_a_fault_of_the_program_is_exit_code_3(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Stage
 from test_render_records import make_check, make_record
+from waiting import HANG
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="closes a pipe")
 
@@ -28,7 +29,7 @@ def run_unread(*command: str, folder: Path, **environ: str) -> tuple[int, str]:
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | environ,
-        timeout=120,
+        timeout=HANG,
     )
     os.close(writing)
     return done.returncode, done.stderr

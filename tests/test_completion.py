@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import HANG
 
 from icl_bench.cli import main
 from icl_bench.suite import shipped_suites
@@ -47,7 +48,7 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             cwd=tmp_path / "work",
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=HANG,
         )
         assert done.returncode == 0, done.stderr
         return {word.rstrip() for word in done.stdout.splitlines()}

@@ -40,7 +40,7 @@ def test_every_chart_is_drawn_and_nothing_is_fetched_or_complained_about(
     charts = page.page.locator(".chart:visible")
     assert charts.count() >= 1
     for index in range(charts.count()):
-        charts.nth(index).locator(".main-svg").first.wait_for(timeout=30_000)
+        charts.nth(index).locator(".main-svg").first.wait_for()
     assert page.complaints == []
     assert page.fetched() == []
 

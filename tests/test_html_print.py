@@ -55,18 +55,18 @@ def test_a_dark_page_is_legible_on_white_paper(visit: Open, how: str) -> None:
 def test_after_printing_the_page_is_as_it_was(visit: Open, dark: bool) -> None:
     page = visit(sample(MODEL), dark=dark)
     page.drawn("#switch-top")
-    state = """() => [document.documentElement.dataset.theme, localStorage.getItem("icl-theme"),
-        getComputedStyle(document.body).backgroundColor,
+    state = """() => JSON.stringify([document.documentElement.dataset.theme,
+        localStorage.getItem("icl-theme"), getComputedStyle(document.body).backgroundColor,
         ...[...document.querySelectorAll(".chart")].map((box) =>
-            [box._fullLayout.width, box._fullLayout.font.color])]"""
+            [box._fullLayout.width, box._fullLayout.font.color])])"""
     before = page.page.evaluate(state)
     widths = "[...document.querySelectorAll('.chart')].map((box) => box._fullLayout.width)"
     print_page(page)
     assert max(page.page.evaluate(widths)) < 700
     page.page.emulate_media(media="screen")
     page.page.evaluate("window.dispatchEvent(new Event('afterprint'))")
-    page.page.wait_for_timeout(500)
-    assert page.page.evaluate(state) == before
+    assert page.page.evaluate(state) != before
+    page.page.wait_for_function(f"(before) => ({state})() === before", arg=before)
     assert page.complaints == []
 
 
@@ -111,7 +111,7 @@ def test_no_part_is_wider_than_a_page(visit: Open, name: str) -> None:
     page.drawn("#switch-top")
     print_page(page)
     page.page.set_viewport_size({"width": 720, "height": 900})  # A4 with its margins.
-    page.page.wait_for_timeout(400)
+    page.settle()
     wide = page.page.evaluate(
         """() => [...document.querySelectorAll("main *")].filter((node) =>
         node.getClientRects().length && node.getBoundingClientRect().right > 720)

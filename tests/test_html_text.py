@@ -86,7 +86,7 @@ def test_long_words_do_not_widen_the_page(visit: Open, width: int, word: str) ->
         "document.querySelectorAll('details').forEach((one) => { one.open = true; })"
     )
     page.page.locator("#toggles [role=switch]").first.click()
-    page.page.wait_for_timeout(300)
+    page.settle()
     assert page.page.evaluate("document.documentElement.scrollWidth") <= width
     # Nor are short words and numbers broken for it.
     heights = page.page.evaluate(

@@ -15,6 +15,7 @@ from pathlib import Path
 import checkpoints
 import pytest
 import torch
+from waiting import HANG
 
 from icl_bench.errors import ModelError
 from icl_bench.models import gguf
@@ -233,7 +234,7 @@ def test_two_processes_at_once_convert_once(stage: Stage) -> None:
     workers = [stage.start(), stage.start()]
     stage.wait_for_conversion()
     stage.go_on()
-    copies = {worker.communicate(timeout=60)[0].strip() for worker in workers}
+    copies = {worker.communicate(timeout=HANG)[0].strip() for worker in workers}
     assert [worker.returncode for worker in workers] == [0, 0]
     assert stage.begun() == 1
     (copy,) = copies
@@ -244,7 +245,7 @@ def test_what_a_killed_process_leaves_is_neither_used_nor_kept(stage: Stage) -> 
     worker = stage.start()
     stage.wait_for_conversion()
     worker.kill()
-    worker.wait(60)
+    worker.wait(HANG)
     (leftover,) = folders(stage.cache)
     assert ".part-" in leftover
     copy = gguf.float_copy(stage.file, stage.cache)

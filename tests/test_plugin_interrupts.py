@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
+import waiting
 from conftest import MINE, Stage
+from waiting import finish, wait_until
 
 GOOD = "--icl-model=stub:good"
 SECOND = "{probe: stub, tag: second"
@@ -78,20 +78,10 @@ def test_a_measurement_that_was_finished_before_the_interruption_is_kept(stage: 
 def start(stage: Stage, *arguments: str) -> subprocess.Popen[str]:
     """Start pytest in a process group of its own and wait until it measures."""
     stage.write("mine.yaml", MINE.replace(SECOND, f"{SECOND}, act: wait"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", GOOD, "mine.yaml", *arguments],
-        cwd=stage.path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        # Tests may run where the shell ignores Ctrl-C; what they start must not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    process = waiting.start(
+        [sys.executable, "-m", "pytest", GOOD, "mine.yaml", *arguments], stage.path
     )
-    for _ in range(1200):
-        if Path(stage.path, "waiting").exists() or process.poll() is not None:
-            break
-        time.sleep(0.05)
+    wait_until((stage.path / "waiting").exists, process)
     return process
 
 
@@ -99,7 +89,7 @@ def start(stage: Stage, *arguments: str) -> subprocess.Popen[str]:
 def test_ctrl_c_while_measuring(stage: Stage) -> None:
     process = start(stage)
     process.send_signal(signal.SIGINT)
-    text, _ = process.communicate(timeout=60)
+    text = finish(process)
     assert process.returncode == 2, text
     check_kept(stage, text)
 
@@ -109,6 +99,24 @@ def test_ctrl_c_while_workers_measure(stage: Stage) -> None:
     process = start(stage, "-n", "2")
     # A terminal sends it to the whole group.
     os.killpg(process.pid, signal.SIGINT)
-    text, _ = process.communicate(timeout=60)
+    text = finish(process)
     assert process.returncode == 2, text
     check_kept(stage, text)
+
+
+def test_what_workers_sent_before_an_interruption_is_kept(stage: Stage) -> None:
+    # The controller takes its time over the first report; the others come meanwhile.
+    stage.write("mine.yaml", MINE.replace(SECOND, f"{SECOND}, act: wait"))
+    stage.write(
+        "conftest.py",
+        "import os, pytest\n"
+        "from waiting import wait_until\n"
+        "@pytest.hookimpl(trylast=True)\n"
+        "def pytest_runtest_logreport():\n"
+        "    if 'PYTEST_XDIST_WORKER' not in os.environ:\n"
+        "        wait_until(lambda: os.path.exists('waiting'))\n"
+        "        raise KeyboardInterrupt\n",
+    )
+    result = stage.run_apart(GOOD, "mine.yaml", "-n", "1")
+    assert result.ret == 2
+    check_kept(stage, result.stdout.str())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
@@ -167,3 +169,26 @@ def test_there_are_no_biases_no_mlp_and_no_tied_weights():
 def test_what_it_cannot_run_is_said(arguments, message):
     with pytest.raises(ModelError, match=message):
         make()(**arguments)
+
+
+def _mask_457(config, input_embeds, attention_mask, cache_position, past_key_values): ...
+def _mask_50(config, inputs_embeds, attention_mask, past_key_values, position_ids=None): ...
+def _mask_524(config, inputs_embeds, attention_mask, cache, position_ids=None): ...
+
+
+@pytest.mark.parametrize("made_by", [_mask_457, _mask_50, _mask_524])
+def test_the_mask_is_asked_for_by_the_names_of_each_transformers(made_by, monkeypatch):
+    from icl_bench.reference import architecture
+
+    names = frozenset(inspect.signature(made_by).parameters)
+    monkeypatch.setattr(architecture, "_MASK_ARGUMENTS", names)
+    given = {}
+    monkeypatch.setattr(architecture, "create_causal_mask", lambda **rest: given.update(rest))
+    architecture._causal_mask(IclReferenceConfig(), torch.zeros(1, 3, 4), None)
+    assert set(given) == names - {"position_ids"}
+
+
+def test_nothing_warns(recwarn):
+    model = IclReferenceForCausalLM(IclReferenceConfig(num_hidden_layers=1)).eval()
+    model(torch.arange(6)[None], attention_mask=torch.tensor([[0, 1, 1, 1, 1, 1]]))
+    assert [str(one.message) for one in recwarn] == []

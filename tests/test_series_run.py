@@ -28,7 +28,7 @@ from icl_bench.options import RunOptions
 from icl_bench.plan import make_plan
 from icl_bench.probes import PROBES
 from icl_bench.progress import RunProgress, Standing
-from icl_bench.record import RunRecord
+from icl_bench.record import Measurement, RunRecord
 from icl_bench.runner import ModelRun
 from icl_bench.series_run import SeriesRun, start_run
 from icl_bench.suite import load_suite
@@ -533,6 +533,35 @@ def test_one_model_is_needed_to_open_one() -> None:
     with pytest.raises(SpecError, match=r"'@\*' names several checkpoints, and one model is need"):
         load_model("runs@*")
     assert load_model("runs@2").spec == "runs@2"
+
+
+def test_what_another_process_died_of_is_left_out_at_every_step(opened: list[str]) -> None:
+    write_series(3)
+    series = make_run()
+    failed = Measurement(probe="ablation", status="error", reason="not run: a process died")
+    series.recall({"small/off": failed}, [])
+    record = series.run()
+    told = {check.id: (check.verdict, check.reason) for check in record.checks}
+    assert told["whole"] == ("error", "not run: a process died")
+    assert told["rises"][0] == "pass"
+    assert [row["step"] for row in record.measurements["small/repeats"].tables["steps"]] == [
+        1,
+        2,
+        3,
+    ]
+    assert opened == ["step1", "step2", "step3"]
+
+
+def test_of_a_series_that_kills_nothing_is_opened_again(opened: list[str]) -> None:
+    write_series(2)
+    series = make_run()
+    failed = {
+        key: Measurement(probe=planned.probe, status="error", reason="not run: a process died")
+        for key, planned in series.plan.measurements.items()
+    }
+    series.recall(failed, [])
+    assert {check.reason for check in series.run().checks} == {"not run: a process died"}
+    assert opened == []
 
 
 def test_checkpoints_that_vanish_are_errors_and_the_rest_is_measured() -> None:

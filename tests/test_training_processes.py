@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from trained import write_suite
+from waiting import HANG
 
 pytest.importorskip("accelerate", minversion="1.3")
 
@@ -61,7 +62,7 @@ def test_the_main_process_measures_and_all_obey(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
          str(script), str(write_suite(tmp_path)), str(tmp_path)],
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=HANG,
         env={**os.environ, "PYTHONPATH": known, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

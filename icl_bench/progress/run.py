@@ -14,6 +14,9 @@ from icl_bench.progress.standing import Standing, duration
 from icl_bench.record import Measurement
 from icl_bench.render.text import one_line
 
+OPENING = "opening"
+"""What a run does when it opens a model; measuring is told by the measurement's digest."""
+
 
 class Display(Protocol):
     """Shows how far a run is.
@@ -42,6 +45,8 @@ class RunProgress:
         earlier: model -> digest of a measurement -> its seconds in an earlier run.
         write: writes the line with which a model begins; None for no such line.
         clock: seconds that only grow.
+        note: is told, at once, the model and what begins: `OPENING`, the digest of a measurement,
+            or nothing when it ended.
     """
 
     def __init__(
@@ -51,8 +56,10 @@ class RunProgress:
         earlier: Callable[[str], Mapping[str, float]] | None = None,
         write: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        note: Callable[[str, str], None] | None = None,
     ) -> None:
         self._models, self._display, self._clock = list(models), display, clock
+        self._note = note or (lambda model, doing: None)
         self._pace, self._write = Pace(earlier), write
         self._now = Standing("")
         self._labels: dict[str, str] = {}
@@ -156,10 +163,12 @@ class RunProgress:
                 self._is_closed = False
                 self._pace.note(self._now.model, key, self._clock() - self._started)
 
+        self._note(self._now.model, key)
         try:
             self._show(self._task(None, 0), force=True)
             yield finish
         finally:
+            self._note(self._now.model, "")
             self._done.add(key)
             self._key = None
             self._clear()
@@ -175,8 +184,12 @@ class RunProgress:
         if model != self._now.model:
             self._start_model(model)
         started = self._clock()
-        with self.task(f"opening {name}", 0):
-            yield
+        self._note(model, OPENING)
+        try:
+            with self.task(f"opening {name}", 0):
+                yield
+        finally:
+            self._note(model, self._key or "")
         self._is_closed = False
         self._started = self._clock()  # a measurement's own time begins now
         self._openings.append(self._started - started)

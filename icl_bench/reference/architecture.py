@@ -21,7 +21,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from icl_bench.errors import ModelError
 
-# transformers 4.x calls the argument `input_embeds` and wants `cache_position`; 5.x does not.
+# transformers 4.x calls the argument `input_embeds` and wants `cache_position`; 5.x does not, and
+# from 5.24 on calls `past_key_values` `cache`.
 _MASK_ARGUMENTS = frozenset(inspect.signature(create_causal_mask).parameters)
 
 
@@ -347,9 +348,8 @@ def _causal_mask(
     config: PretrainedConfig, embeds: torch.Tensor, attention_mask: torch.Tensor | None
 ) -> Any:
     arguments: dict[str, Any] = {"config": config, "attention_mask": attention_mask}
-    arguments["past_key_values"] = None
-    name = "inputs_embeds" if "inputs_embeds" in _MASK_ARGUMENTS else "input_embeds"
-    arguments[name] = embeds
+    arguments["cache" if "cache" in _MASK_ARGUMENTS else "past_key_values"] = None
+    arguments["inputs_embeds" if "inputs_embeds" in _MASK_ARGUMENTS else "input_embeds"] = embeds
     if "cache_position" in _MASK_ARGUMENTS:
         arguments["cache_position"] = torch.arange(embeds.shape[1], device=embeds.device)
     # Position ids are withheld: transformers would read a fresh start in them as packed sequences.

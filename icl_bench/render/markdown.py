@@ -63,7 +63,7 @@ def _glance(record: RunRecord) -> Iterator[str]:
         yield ""
     if record.status != "complete":
         why = {
-            "partial": "some of the suites' checks were deselected",
+            "partial": "some of the suites' checks were not run",
             "interrupted": "it did not end by itself; what it had measured is kept",
         }[record.status]
         yield f"This run is **{record.status}**: {why}."

@@ -17,7 +17,7 @@ _MISSED: tuple[Verdict, ...] = ("error", "fail", "inconclusive")
 _MOST_MISSED = 8
 """Named at the top of the page; the rest is counted."""
 _STATUS = {
-    "partial": "some of the suites' checks were deselected",
+    "partial": "some of the suites' checks were not run",
     "interrupted": "the run did not end by itself; what it had measured is kept",
 }
 _SCORES = (

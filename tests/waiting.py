@@ -1,0 +1,59 @@
+"""Processes that tests start, and facts that tests wait for; no time decides what comes out.
+
+`HANG` is there for what never comes: it bounds how long a broken program keeps a test.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+HANG = 900.0
+"""Seconds after which a test gives up; many times what the slowest machine needs."""
+
+
+def start(command: Sequence[str], folder: Path, **more: Any) -> subprocess.Popen[str]:
+    """Start a program in a process group of its own.
+
+    Args:
+        command: the program and its arguments.
+        folder: where it runs.
+        more: for `subprocess.Popen`; by default output and errors come together.
+    """
+    given: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        start_new_session=True,
+        # Tests may run where the shell ignores Ctrl-C; what they start must not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **{**given, **more},
+    )
+
+
+def wait_until(fact: Callable[[], object], *processes: subprocess.Popen[str]) -> None:
+    """Wait until something is so; fail if a process ends before.
+
+    Args:
+        fact: true as soon as it is so.
+        processes: those that are to bring it about.
+    """
+    started = time.monotonic()
+    while not fact():
+        ended = [process.communicate() for process in processes if process.poll() is not None]
+        assert not ended, f"ended too early: {ended}"
+        assert time.monotonic() - started < HANG, "it never came"
+        time.sleep(0.02)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Wait until a process ends, and return its output and errors."""
+    try:
+        out, err = process.communicate(timeout=HANG)
+    finally:
+        process.kill()
+    return (out or "") + (err or "")
