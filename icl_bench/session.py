@@ -214,6 +214,8 @@ class IclSession:
 
     def unfinished(self) -> list[str]:
         """Return ids of the checks that were to be judged and came to nothing so far."""
+        if self.config.getoption("collectonly", False):
+            return []
         return [
             nodeid
             for nodeid, (slug, check) in self._ids.items()
