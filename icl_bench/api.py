@@ -137,8 +137,9 @@ def run(
         seed: overrides the suites' seeds.
         cache: keep measurements, and take from the cache what was measured before.
         cache_dir: folder for that; None for the default.
-        cache_limit: bytes that measurements of other runs may take there when this one ends, also
-            as "500MB" or "2GiB"; None to go by the free disk space.
+        cache_limit: bytes that measurements may take there, also as "500MB" or "2GiB"; at its end
+            a run removes older ones beyond it, and none that it has used. None to go by the free
+            disk space.
 
     Raises:
         InputError: a suite or the spec is wrong.

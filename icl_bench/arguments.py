@@ -16,6 +16,8 @@ from icl_bench.options import RunOptions, read_size, refuse_url
 from icl_bench.suite import Suite, find_suite, is_suite, load_suite, shipped_suites
 
 DEFAULT_SUITE = "core"
+_UNESCAPED = "disable_test_id_escaping_and_forfeit_all_rights_to_community_support"
+"""Setting of pytest's that leaves letters in ids as they are."""
 
 
 def choose_suites(config: pytest.Config, with_paths: bool) -> list[Suite]:
@@ -43,6 +45,17 @@ def choose_suites(config: pytest.Config, with_paths: bool) -> list[Suite]:
     return found + extra
 
 
+def only_tells(config: pytest.Config) -> bool:
+    """Whether pytest will run nothing, but list what there is.
+
+    Args:
+        config: pytest's.
+    """
+    listing = ("collectonly", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow")
+    asked = ("help", "version", "setupplan", *listing)
+    return any(config.getoption(option, False) for option in asked)
+
+
 def settle_ids(config: pytest.Config, models: Mapping[str, ModelSpec]) -> None:
     """Let ids on the command line, PATH::CHECK[NAME], name models as another run may call them.
 
@@ -59,8 +72,9 @@ def settle_ids(config: pytest.Config, models: Mapping[str, ModelSpec]) -> None:
         if not colons or not bracket:
             continue
         if not _is_yaml(Path(file)):
-            escaped = name.encode("unicode_escape").decode("ascii")
-            config.args[place] = argument if name.isascii() else f"{file}::{start}[{escaped}"
+            if any(known in name for known in models) and not config.getini(_UNESCAPED):
+                escaped = name.encode("unicode_escape").decode("ascii")
+                config.args[place] = f"{file}::{start}[{escaped}"
             continue
         name = name.removesuffix("]")
         meant = [known for known, spec in models.items() if may_be_called(name, spec)]

@@ -37,7 +37,8 @@ KINDS = ("measurements", "models")
 LEAST_LIMIT = 2**30
 """Bytes that entries may take however full the disk is, unless a limit is given."""
 DISK_SHARE = 10
-"""Without a limit, entries may take one in so many bytes of the disk that they and nothing use."""
+"""Without a limit, entries may take this share, one in so many bytes, of the free disk space and of
+what they take already."""
 LEFTOVER_SECONDS = 3600
 """Age from which an unfinished file is what a killed process left behind."""
 
@@ -103,7 +104,7 @@ class Cache:
     """A folder of measurements and of what is known of models.
 
     Args:
-        folder: the folder; made when something is first kept.
+        folder: the folder; made when a run begins or something is kept.
         limit: bytes that entries may take; None to go by the free disk space.
     """
 
@@ -123,8 +124,12 @@ class Cache:
 
     def begin(self) -> None:
         """Let other runs know of this one: what it uses from now on stays."""
-        with contextlib.suppress(OSError):
+        try:
             self.mark = leave_mark(self.folder / "runs")
+        except OSError as error:
+            if self._limit:
+                why = error.strerror or error
+                warn(f"the limit of {self.folder} is not kept: no run can be marked there ({why})")
 
     def end(self) -> None:
         """Let other runs know that this one is over."""
@@ -237,7 +242,7 @@ class Cache:
     def _read(self, path: Path) -> Any:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +94,7 @@ def evaluate(
     measurement_key: str,
     measurement: Measurement | None,
     info: MetricInfo,
-    model_spec: str,
-    slug: str,
+    *names: str,
 ) -> Check:
     """Return one check or quiz item of a suite with its verdict on one model.
 
@@ -105,13 +104,12 @@ def evaluate(
         measurement_key: key of the measurement in the record, `SUITE/NAME`.
         measurement: what was measured; None when it was not.
         info: what the metric means, and whether it is exact.
-        model_spec: the model's spec as the record states it.
-        slug: the model's slug.
+        *names: the model's, as `ModelInfo.names` has them.
 
     Raises:
         SettingsError: the spec names a rule that does not exist.
     """
-    metric, verdict, reason = _find(spec, measurement, model_spec, slug)
+    metric, verdict, reason = _find(spec, measurement, names)
     supported = None
     if metric is not None and isinstance(spec, QuizSpec):
         verdict, reason, supported = _judge_quiz(spec, metric, info.exact)
@@ -153,27 +151,24 @@ def all_decided(
         metrics: metric name -> what it means, of the measurement's probe.
     """
     return all(
-        evaluate(
-            replace(spec, models=None), "", "", measurement, metrics[spec.metric], "", ""
-        ).verdict
+        evaluate(replace(spec, models=None), "", "", measurement, metrics[spec.metric]).verdict
         != "inconclusive"
         for spec in specs
     )
 
 
-def applies(spec: CheckSpec | QuizSpec, model_spec: str, slug: str) -> bool:
-    """Whether a check is meant for a model: its `models` globs match spec or slug, or it has none.
+def applies(spec: CheckSpec | QuizSpec, names: Collection[str]) -> bool:
+    """Whether a check is meant for a model: its `models` globs match a name, or it has none.
 
     A glob that begins with `!` leaves out what the rest of it matches, whatever others say.
 
     Args:
         spec: the check or quiz item.
-        model_spec: the model's spec as the record states it.
-        slug: the model's slug.
+        names: the model's, as `ModelInfo.names` has them.
     """
 
     def match(glob: str) -> bool:
-        return any(fnmatch.fnmatchcase(name, glob) for name in (model_spec, slug))
+        return any(fnmatch.fnmatchcase(name, glob) for name in names)
 
     meant, left_out = _split_globs(spec.models or ())
     return (not meant or any(map(match, meant))) and not any(map(match, left_out))
@@ -194,10 +189,10 @@ def _explain_models(globs: Iterable[str]) -> str:
 
 
 def _find(
-    spec: CheckSpec | QuizSpec, measurement: Measurement | None, model_spec: str, slug: str
+    spec: CheckSpec | QuizSpec, measurement: Measurement | None, names: Collection[str]
 ) -> tuple[Metric | None, Verdict, str | None]:
     """The metric to judge; without one, the verdict and reason that stand instead."""
-    if not applies(spec, model_spec, slug):
+    if not applies(spec, names):
         return None, "skipped", _explain_models(spec.models or ())
     if measurement is None:
         return None, "skipped", "not measured"

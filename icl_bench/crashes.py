@@ -21,6 +21,7 @@ from icl_bench.judging import settings_of
 from icl_bench.plan import Planned
 from icl_bench.progress.run import OPENING
 from icl_bench.record import Measurement
+from icl_bench.results import INTERRUPTED
 
 if TYPE_CHECKING:
     from icl_bench.session import IclSession
@@ -33,7 +34,6 @@ ADVICE = (
     "usually it ran out of memory; try a smaller --icl-batch-size, or fewer workers (-n), and see "
     "the system's log"
 )
-INTERRUPTED = "not run: interrupted"
 _PATIENCE = 60.0
 """Seconds that a process whose pipe is closed has to end; after that its exit code is unknown."""
 
@@ -152,15 +152,12 @@ class Crashes:
         """The cause in words; what died is noted for the worker that gets the rest."""
         plan, gathered = self._icl.plan.measurements, self._icl.gathered[slug]
         key = next((key for key, planned in plan.items() if planned.digest == doing), None)
-        check = self._icl.check_of(nodeid)
         if doing == OPENING:
             did, dead = "opened it", set(plan)
         elif key is not None:
             did, dead = f"measured {key}", {key}
-        elif check is not None and check not in gathered.checks:
-            suite, spec = self._icl.plan.find(*check)
-            key = f"{suite.name}/{spec.on}"
-            did, dead = f"was to measure {key}", {key}
+        elif (needed := self._unmeasured(slug, nodeid)) is not None:
+            key, did, dead = needed, f"was to measure {needed}", {needed}
         else:
             did, dead = f"ran {nodeid}", set()
         public = self._icl.specs[slug].public
@@ -176,6 +173,15 @@ class Crashes:
                 dead.add(one)
                 self._dead[slug].setdefault(one, f"not run: {cause}")
         return cause
+
+    def _unmeasured(self, slug: str, nodeid: str) -> str | None:
+        """The measurement that an item's check needs and that is not there; None for none."""
+        check = self._icl.check_of(nodeid)
+        if check is None or check in self._icl.gathered[slug].checks:
+            return None
+        suite, spec = self._icl.plan.find(*check)
+        key = f"{suite.name}/{spec.on}"
+        return None if key in self._icl.gathered[slug].measurements else key
 
     def brief(self, node: Any, slug: str) -> None:
         """Tell a worker what came of a model so far, before it gets checks of it.

@@ -31,10 +31,10 @@ def describe_model(
         counts = [shape[place] for _, shape in sorted(model.shapes.items())]
         return (counts[0] if len(set(counts)) == 1 else counts) if counts else None
 
+    named = spec.describe(slug)
+    named["origin"] = spec.origin or model.origin
     return ModelInfo(
-        spec=spec.public,
-        slug=slug,
-        origin=spec.origin or model.origin,
+        **named,
         revision=model.revision,
         # Not the model's own, remembered one: whoever wraps a model may train it between two runs.
         fingerprint=weights or fingerprint(model.model),
@@ -87,8 +87,7 @@ def describe_again(known: KnownModel, spec: ModelSpec, slug: str) -> tuple[Model
     environment = describe_environment()
     for name in ("torch", "transformers", "device", "threads"):
         setattr(environment, name, getattr(known.environment, name))
-    told = {"spec": spec.public, "slug": slug, "origin": spec.origin}
-    return known.model.model_copy(update=told), environment
+    return known.model.model_copy(update=spec.describe(slug)), environment
 
 
 def _git_commit() -> str | None:

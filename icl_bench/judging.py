@@ -19,7 +19,7 @@ from icl_bench.plan import Plan
 from icl_bench.probes import get_probe
 from icl_bench.progress import RunProgress
 from icl_bench.record import Check, Measurement, ModelInfo, RunRecord, settle
-from icl_bench.results import Results, assemble
+from icl_bench.results import DESELECTED, INTERRUPTED, Results, assemble
 from icl_bench.rows import explain
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Judged(ABC):
     ) -> None:
         self.spec, self.slug, self.plan, self.options = spec, slug, plan, options
         self.progress = progress or RunProgress()
-        self.results = Results(ModelInfo(spec=spec.public, slug=slug, origin=spec.origin))
+        self.results = Results(ModelInfo(**spec.describe(slug)))
         self._expected: Collection[tuple[str, str]] | None = None
         self._judged_elsewhere: set[tuple[str, str]] = set()
 
@@ -97,7 +97,7 @@ class Judged(ABC):
             f"{suite.name}/{spec.on}"
             for suite, spec in self.plan.assertions()
             if (self._expected is None or (suite.name, spec.id) in self._expected)
-            and applies(spec, self.spec.public, self.slug)
+            and applies(spec, self.results.model.names)
         }
         for suite in self.plan.suites:
             needed.update(self._for_report(suite, self._expected))
@@ -114,7 +114,7 @@ class Judged(ABC):
         specs: list[CheckSpec | QuizSpec] = [*suite.checks, *suite.quiz]
         if asked is not None and not all((suite.name, spec.id) in asked for spec in specs):
             return []
-        mine = any(applies(spec, self.spec.public, self.slug) for spec in specs)
+        mine = any(applies(spec, self.results.model.names) for spec in specs)
         return self.plan.unread(suite) if mine else []
 
     def to_measure(self) -> dict[str, str]:
@@ -150,15 +150,14 @@ class Judged(ABC):
             suite, spec = self.plan.find(suite_name, check_id)
             key = f"{suite.name}/{spec.on}"
             # A check that is not for this model costs nothing.
-            wanted = applies(spec, self.spec.public, self.slug)
+            wanted = applies(spec, self.results.model.names)
             self.results.checks[name] = evaluate(
                 spec,
                 suite.name,
                 key,
                 self.measure(key) if wanted else None,
                 get_probe(suite.measure[spec.on].probe).metrics[spec.metric],
-                self.spec.public,
-                self.slug,
+                *self.results.model.names,
             )
             for unread in self._for_report(suite, {*self.results.checks, *self._judged_elsewhere}):
                 self.measure(unread)
@@ -172,7 +171,7 @@ class Judged(ABC):
 
     def record(self, *, interrupted: bool = False) -> RunRecord:
         """Return the record of what has been measured so far."""
-        missing = "not run: interrupted" if interrupted else "deselected"
+        missing = INTERRUPTED if interrupted else DESELECTED
         return assemble(self.results, self.plan, interrupted=interrupted, missing=missing)
 
 

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 LONGEST = 120
 """Bytes of a name; file systems allow 255, and files are named after it."""
 RECORD = "results.json"
+"""Name of a record's file in its report folder."""
 
 _DIGITS = (6, 12)
 _RESERVED = re.compile(r"(?:leaderboard|comparison|results|report|plotly)\b.*", re.IGNORECASE)
 """How files begin that reports are put into, beside the folders of models."""
 _STEP = re.compile(
     r"(?:global[-_]?)?(?:step|checkpoint|ckpt|iter|iteration|epoch|rev|revision)?[-_=]?[0-9]+"
-    r"(?:[-_=.]\w*)*",
+    r"(?:[-_=.][-_=.\w]*)?",
     re.IGNORECASE,
 )
 _HASH = re.compile(r"(?=.*[0-9])[0-9a-f]{7,64}")
@@ -158,13 +159,16 @@ def is_of_another(model: Any, folder: Path) -> bool:
     there = _read_model(folder)
     if there is None:
         return False
-    if there.get("origin") is not None and model.origin is not None:
-        return bool(there["origin"] != model.origin)
-    # Without an origin only the weights tell models of one name apart.
-    weights = (there.get("fingerprint"), model.fingerprint)
-    if None in weights:
-        return bool(there.get("spec") != model.spec)
-    return weights[0] != weights[1]
+    origins, weights = (
+        (there.get("origin"), model.origin),
+        (there.get("fingerprint"), model.fingerprint),
+    )
+    if None not in origins:
+        return bool(origins[0] != origins[1])
+    if origins == (None, None) and None not in weights:
+        # Of models that were open already only the weights tell.
+        return bool(weights[0] != weights[1])
+    return bool(there.get("spec") != model.spec)
 
 
 def further_names(name: str, origin: str | None) -> Iterator[str]:
@@ -174,10 +178,9 @@ def further_names(name: str, origin: str | None) -> Iterator[str]:
         name: what it is called otherwise.
         origin: as in `ModelSpec.origin`; None for a model that has none.
     """
-    for count in _DIGITS:
-        yield _cut(name, count + 1) + f"-{(origin or 'unknown')[:count]}"
-    longest = _cut(name, 20) + f"-{(origin or 'unknown')[: _DIGITS[-1]]}"
-    yield from (f"{longest}-{number}" for number in range(2, 1000))
+    ends = [origin[:count] for count in _DIGITS] if origin else ["other"]
+    ends += (f"{ends[-1]}-{number}" for number in range(2, 1000))
+    yield from (f"{_cut(name, len(end) + 1)}-{end}" for end in ends)
 
 
 def _candidates(spec: ModelSpec) -> Iterator[str]:

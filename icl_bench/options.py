@@ -18,7 +18,7 @@ def refuse_url(path: str | os.PathLike[str], option: str) -> None:
 
     Args:
         path: what was given.
-        option: what it was given for.
+        option: the option that it was given for, or what it is, with a space at its end.
 
     Raises:
         SettingsError: it is a URL.
@@ -27,8 +27,9 @@ def refuse_url(path: str | os.PathLike[str], option: str) -> None:
     if found:
         text = os.fspath(path)
         url = text if "://" in text else f"{found[1]}://{text[found.end() :]}"
+        given = option if option.endswith(" ") else f"{option}="
         raise SettingsError(
-            f"{option}={url}: a URL; reports, baselines and the cache are local files, so give a "
+            f"{given}{url}: a URL; reports, baselines and the cache are local files, so give a "
             "path on this machine and copy from there"
         )
 
@@ -49,8 +50,8 @@ class RunOptions:
         trust_remote_code: run code that a model brings.
         allow_pickle: read weights that are stored as pickles.
         cache: keep measurements, and take from the cache what was measured before.
-        cache_limit: bytes that measurements kept by runs that are over may take; None to go by
-            the free disk space.
+        cache_limit: bytes that measurements may take there; at its end a run removes older ones
+            beyond it, and none that it has used. None to go by the free disk space.
     """
 
     device: str = "auto"

@@ -163,9 +163,9 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Let `-k` find tests by their model: pytest escapes letters other than Latin in their ids."""
-    name = getattr(getattr(item, "callspec", None), "params", {}).get("icl_model")
-    if isinstance(name, str):
-        item.extra_keyword_matches.add(name)
+    if SESSION in item.config.stash and "icl_model" in getattr(item, "fixturenames", ()):
+        name = getattr(getattr(item, "callspec", None), "params", {}).get("icl_model")
+        item.extra_keyword_matches |= {name} if name else set()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

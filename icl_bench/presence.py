@@ -41,8 +41,9 @@ class Mark:
     def __init__(self, path: Path, handle: int, start: int) -> None:
         self.path, self._handle = path, handle
         self._touched = time.monotonic()
-        _mine.add(path)
+        # Looked for first: a folder that cannot be listed leaves no mark of this process behind.
         others = [_start(other) for other in _alive(path.parent) if other != path]
+        _mine.add(path)
         self.beside = len(others)
         """How many other processes with a run there were when this one began."""
         self.since = min([start, *others])
@@ -91,11 +92,12 @@ def leave_mark(folder: Path) -> Mark:
         start = os.fstat(handle).st_mtime_ns
         # Only now under a name that others look at, so that none finds it without its lock.
         path = Path(name).rename(folder / f"{start}{Path(name).name}")
+        name = str(path)
+        return Mark(path, handle, start)
     except BaseException:
         os.close(handle)
         Path(name).unlink(missing_ok=True)
         raise
-    return Mark(path, handle, start)
 
 
 _MARK = re.compile(r"[0-9]*\.[0-9]+\.[^@.]+@.+")

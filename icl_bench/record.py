@@ -23,14 +23,15 @@ from pydantic import (
 )
 
 from icl_bench.errors import RecordError
+from icl_bench.naming import RECORD
 from icl_bench.options import refuse_url
 from icl_bench.rows import check_heads, check_plain, is_number, refuse_number
 from icl_bench.upgrades import upgrade
 
 SCHEMA = 1
 """Version of the format; `upgrades` says when it is raised."""
-RECORD = "results.json"
-"""Name of a record's file in its report folder."""
+DESELECTED = "deselected"
+"""Reason of a check that the user left out of the run."""
 
 Verdict = Literal["pass", "fail", "inconclusive", "skipped", "error"]
 Plain = AfterValidator(check_plain)
@@ -177,6 +178,8 @@ class ModelInfo(_Part):
     origin: str | None = None
     """12 hex digits of the SHA-256 of the resolved path, hub id or callable, to tell models of one
     name apart; None for a model that was open already."""
+    plain: str | None = None
+    """The name that it has where no other model has it; None where that is `slug`."""
     revision: str | None = None
     """Revision or commit, when the model has one."""
     fingerprint: str | None = None
@@ -202,6 +205,11 @@ class ModelInfo(_Part):
     steps: list[int] | None = None
     """Of a series the optimizer steps that were measured, ascending; all else here is about the
     last of them. None for a single model."""
+
+    @property
+    def names(self) -> list[str]:
+        """All that `models:` of a check may call the model: what others are called is no matter."""
+        return list(filter(None, (self.spec, self.slug, self.plain)))
 
     @property
     def label(self) -> str:
@@ -348,7 +356,7 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
         RecordError: the file is missing, is not JSON, or does not fit the schema.
         SettingsError: `path` is a URL.
     """
-    refuse_url(path, "record")
+    refuse_url(path, "record ")
     path = Path(path)
     if path.is_dir():
         path /= RECORD
@@ -405,7 +413,7 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> Path:
         OSError: it cannot be written; `filename` is `path`, whatever failed on the way.
         SettingsError: `path` is a URL.
     """
-    refuse_url(path, "file")
+    refuse_url(path, "file ")
     path = Path(path)
     try:
         _replace(path, text)

@@ -12,7 +12,15 @@ from icl_bench.checks import evaluate
 from icl_bench.description import describe_environment
 from icl_bench.plan import Plan
 from icl_bench.probes import get_probe
-from icl_bench.record import Check, Environment, Measurement, ModelInfo, RunRecord, SuiteRef
+from icl_bench.record import (
+    DESELECTED,
+    Check,
+    Environment,
+    Measurement,
+    ModelInfo,
+    RunRecord,
+    SuiteRef,
+)
 
 
 @dataclass
@@ -32,8 +40,8 @@ class Results:
     checks: dict[tuple[str, str], Check] = field(default_factory=dict)
 
 
-DESELECTED = "deselected"
-"""Why a check that the user left out was not judged."""
+INTERRUPTED = "not run: interrupted"
+"""Why a check was not judged that an interruption kept from it."""
 
 Lost = dict[tuple[str, str], tuple[Literal["skipped", "error"], str]]
 """(suite, id) of a check that gave no verdict -> what became of it, and why."""
@@ -67,9 +75,7 @@ def assemble(
             state, why = (lost or {}).get((suite.name, spec.id), ("skipped", missing))
             nothing = Measurement(probe=suite.measure[spec.on].probe, status=state, reason=why)
             info = get_probe(nothing.probe).metrics[spec.metric]
-            check = evaluate(
-                spec, suite.name, key, nothing, info, results.model.spec, results.model.slug
-            )
+            check = evaluate(spec, suite.name, key, nothing, info, *results.model.names)
         checks.append(check)
     status: Literal["complete", "partial", "interrupted"] = "complete" if complete else "partial"
     return RunRecord(

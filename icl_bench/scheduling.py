@@ -14,8 +14,7 @@ from icl_bench.crashes import Crashes
 class ModelScheduling(LoadScopeScheduling):
     """Items that have a model's SLUG in brackets stay together; others are spread one by one.
 
-    The item at which a worker dies is not run again, what is left of the worker's items goes to
-    another one.
+    The item at which a worker dies is not run again. What is left of its items goes to another.
 
     Args:
         config: pytest's.

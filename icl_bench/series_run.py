@@ -212,8 +212,7 @@ class SeriesRun(Judged):
         ]
         if good:
             last = self._opened[good[-1]]
-            told: dict[str, Any] = {"spec": self.spec.public, "slug": self.slug, "steps": good}
-            told["origin"] = self.spec.origin
+            told: dict[str, Any] = {**self.spec.describe(self.slug), "steps": good}
             self.results.model = last.model.model_copy(update=told)
             self.results.environment = last.environment
 

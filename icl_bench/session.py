@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
+from icl_bench.arguments import only_tells
 from icl_bench.baseline import Baseline
 from icl_bench.cache import Cache
-from icl_bench.crashes import INTERRUPTED, REASON, link_of
+from icl_bench.crashes import REASON, link_of
 from icl_bench.errors import IclError
 from icl_bench.judging import Judged
 from icl_bench.models.spec import ModelSpec
@@ -24,7 +25,7 @@ from icl_bench.progress.earlier import earlier_seconds
 from icl_bench.progress.hooks import show_progress
 from icl_bench.record import Check, Environment, Measurement, ModelInfo, RunRecord
 from icl_bench.render.logs import defuse
-from icl_bench.results import Lost, Results, assemble, explain_undecided
+from icl_bench.results import INTERRUPTED, Lost, Results, assemble, explain_undecided
 from icl_bench.runner import close_others
 from icl_bench.series_run import start_run
 
@@ -93,8 +94,7 @@ class IclSession:
             for slug, spec in specs.items()
         }
         self.gathered = {
-            slug: Results(ModelInfo(spec=spec.public, slug=slug, origin=spec.origin))
-            for slug, spec in specs.items()
+            slug: Results(ModelInfo(**spec.describe(slug))) for slug, spec in specs.items()
         }
         self.records: list[RunRecord] = []
         self.paths: list[Path] = []
@@ -214,7 +214,7 @@ class IclSession:
 
     def unfinished(self) -> list[str]:
         """Return ids of the checks that were to be judged and came to nothing so far."""
-        if self.config.getoption("collectonly", False):
+        if only_tells(self.config):
             return []
         return [
             nodeid

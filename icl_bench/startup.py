@@ -40,12 +40,13 @@ def _open(config: pytest.Config) -> IclSession:
     arguments.settle_ids(config, by_slug)
     arguments.check_ids(config, suites, list(by_slug))
     found: dict[str, Found] = {}
+    tells = arguments.only_tells(config)
     baseline = None
     if not hasattr(config, "workerinput"):
         # The controller has checked what the workers are about to open.
         for slug, spec in by_slug.items():
             found[slug] = check_spec(spec, allow_pickle=options.allow_pickle)
-        if specs and not config.getoption("collectonly", False):
+        if specs and not tells:
             arguments.check_report_dir(
                 config.getoption("icl_report_dir"), "--icl-report-dir", config.invocation_params.dir
             )
@@ -64,16 +65,16 @@ def _open(config: pytest.Config) -> IclSession:
                 if not specs:
                     raise SettingsError(f"{name} needs a model: --icl-model=SPEC")
                 arguments.check_file(file, name, config.invocation_params.dir)
-        if not specs and not _only_tells(config):
+        if not specs and not tells:
             named = ", ".join(repr(suite.name) for suite in suites) or "what is asked for"
             raise SettingsError(
                 f"no model is given for {named}: --icl-model=SPEC (builtin:induction-2l is one "
                 "that needs no network)"
             )
-        if config.getoption("collectonly", False):
+        if tells:
             baseline = None
     cache = open_cache(options)
-    if cache and specs and not config.getoption("collectonly", False):
+    if cache and specs and not tells:
         cache.begin()
         config.add_cleanup(cache.end)
     session = IclSession(
@@ -87,9 +88,3 @@ def _open(config: pytest.Config) -> IclSession:
     )
     session.baseline, session.names = baseline, names
     return session
-
-
-def _only_tells(config: pytest.Config) -> bool:
-    """Whether pytest will run nothing, but list what there is."""
-    listing = ("collectonly", "markers", "showfixtures", "show_fixtures_per_test")
-    return any(config.getoption(option, False) for option in ("help", "version", *listing))

@@ -181,3 +181,18 @@ def test_it_needs_no_torch(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False False"
+
+
+def test_where_runs_cannot_be_marked_nothing_is_cleared_and_it_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "runs").write_text("a file where a folder is needed")
+    assert main(["cache", f"--cache-dir={folder}", "--clear"]) == 1
+    assert "nothing was removed: runs cannot be marked there" in capsys.readouterr().err
+
+
+def test_a_name_that_no_file_system_takes_is_one_message(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["cache", f"--cache-dir={'x' * 300}"]) == 4
+    assert "cannot be read (File name too long)" in capsys.readouterr().err

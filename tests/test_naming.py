@@ -10,7 +10,7 @@ import pytest
 
 from icl_bench.errors import SpecError
 from icl_bench.models.spec import ModelSpec, parse_spec
-from icl_bench.naming import name_models, plain_name, tell_names
+from icl_bench.naming import further_names, name_models, plain_name, tell_names
 
 
 def names(*texts: str, folder: Path | None = None) -> list[str]:
@@ -233,3 +233,11 @@ def test_joiners_are_no_control_characters_and_signs_that_turn_the_text_are() ->
 def test_what_cannot_be_a_name_is_told_beside_the_rest() -> None:
     with pytest.raises(SpecError, match="'a b' is no name: it may hold letters"):
         parse_spec("a b=gpt2")
+
+
+def test_a_long_name_costs_no_time() -> None:
+    names(f"/a/{'1' + '_a' * 2000}+x")
+
+
+def test_without_an_origin_names_are_numbered() -> None:
+    assert list(further_names("wrapped", None))[:2] == ["wrapped-other", "wrapped-other-2"]

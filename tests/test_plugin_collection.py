@@ -92,10 +92,20 @@ def test_without_a_model_suites_of_a_folder_are_skipped_with_the_reason(stage: S
     assert not (stage.path / "reports").exists()
 
 
-@pytest.mark.parametrize("option", ["--collect-only", "--markers", "--fixtures", "--help"])
-def test_what_there_is_can_be_listed_without_a_model(stage: Stage, option: str) -> None:
+@pytest.mark.parametrize("model", [[], [GOOD]], ids=["without a model", "with one"])
+@pytest.mark.parametrize(
+    "option",
+    ["--collect-only", "--markers", "--fixtures", "--fixtures-per-test", "--cache-show", "--help"],
+)
+def test_what_there_is_can_be_listed(stage: Stage, option: str, model: list[str]) -> None:
     stage.write("pytest.ini", "[pytest]\naddopts = --icl-suite=mine.yaml")
-    assert stage.run_apart(option).ret == 0
+    assert stage.run(option, *model).ret == 0
+    assert stage.log() == [] and not (stage.path / "reports").exists()
+
+
+def test_a_plan_of_set_up_measures_nothing(stage: Stage) -> None:
+    assert stage.run(GOOD, "mine.yaml", "--setup-plan").ret == 0
+    assert stage.log() == [] and not (stage.path / "reports").exists()
 
 
 def test_ids_do_not_depend_on_rootdir(stage: Stage) -> None:

@@ -222,6 +222,15 @@ def test_checks_that_another_plugin_skips_are_not_decided(stage: Stage) -> None:
     result.stdout.fnmatch_lines(["no check was decided: 3 skipped (*not today)"])
 
 
+def test_whose_record_lies_in_the_report_folder_switches_no_check_off(stage: Stage) -> None:
+    stage.write("mine.yaml", MINE.replace("metric: level", "models: [it], metric: level"))
+    assert stage.run("--icl-model=it=stub:fine", "mine.yaml").ret == 0
+    result = stage.run("--icl-model=it=stub:good", "mine.yaml")
+    result.assert_outcomes(passed=3)
+    (other,) = (stage.path / "reports").glob("it-*")
+    assert set(stage.verdicts(other.name).values()) == {"pass"}
+
+
 def test_a_measurement_is_taken_once_for_all_its_checks(stage: Stage) -> None:
     stage.write("again.yaml", MINE.replace("name: mine", "name: again"))
     assert stage.run(GOOD, "mine.yaml", "again.yaml").ret == 0

@@ -94,8 +94,7 @@ def test_only_the_same_suites_protect_a_complete_record(tmp_path: Path, sha256: 
         ("builtin:tiny", "0" * 64, ("1" * 12, "1" * 12), True),
         ("builtin:tiny", "f" * 64, ("1" * 12, "2" * 12), False),
         ("builtin:tiny", None, (None, "1" * 12), True),
-        # Without an origin weights tell.
-        ("builtin:tiny", "0" * 64, (None, "1" * 12), False),
+        ("builtin:tiny", "0" * 64, (None, None), False),
         ("elsewhere/tiny", "f" * 64, (None, None), True),
         ("elsewhere/tiny", None, (None, None), False),
     ],
@@ -115,6 +114,17 @@ def test_models_are_the_same_by_origin_and_without_one_by_weights_or_spec(
     assert names(written) == (PARTIAL if same else NAMES)
     assert (written[0].parent == place.parent) is same
     assert read_record(place).status == "complete"
+
+
+def test_a_record_that_does_not_say_where_its_model_came_from_is_put_aside(tmp_path: Path) -> None:
+    old, new = make_record(), make_record()
+    new.model.origin, new.model.fingerprint = "1" * 12, "0" * 64
+    folder = write_reports([old], tmp_path)[0].parent
+    assert write_reports([new], tmp_path)[0] == folder / "results.json"
+    assert read_record(folder / "results.ffffff.json").model.fingerprint == "f" * 64
+    # The next run knows whose record is there.
+    write_reports([new], tmp_path)
+    assert len(list(folder.glob("results*.json"))) == 2
 
 
 def test_records_of_one_call_do_not_replace_each_other(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from icl_bench.cache import Cache
 
 DESCRIPTION = """\
-Show where measurements are kept, how many and how large they are, what is known of models (by which
-a run can do without opening them), float copies of GGUF files, and the limit. At its end each run
-removes what is beyond the limit, least recently used first, and nothing that a live run has used.
+Show what the cache holds and how large it is: measurements, descriptions of models (with which a
+run need not open them) and float copies of GGUF files. At its end each run removes what is beyond
+the limit, least recently used first, and nothing that a live run has used.
 
   icl-bench cache                            show sizes, remove nothing
   icl-bench cache --cache-limit=500MB        remove now what is beyond
@@ -62,8 +62,11 @@ def run(given: argparse.Namespace) -> int:
     if given.cache_dir:
         refuse_url(given.cache_dir, "--cache-dir")
     folder = Path(given.cache_dir) if given.cache_dir else default_cache_dir()
-    if folder.exists() and not folder.is_dir():
-        raise SettingsError(f"{folder} is not a folder")
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise SettingsError(f"{folder} is not a folder")
+    except OSError as error:
+        raise SettingsError(f"{folder} cannot be read ({error.strerror})") from None
     cache = Cache(folder, 0 if given.clear else limit)
     if given.clear:
         _clear(cache)
@@ -108,7 +111,12 @@ def _clear(cache: Cache) -> None:
         print(defuse(f"nothing is kept in {cache.folder}"))
         return
     with cache:
-        others = cache.mark.beside if cache.mark else 0
+        if cache.mark is None:
+            raise IclError(
+                f"{cache.folder}: nothing was removed: runs cannot be marked there as alive, so "
+                "what they use is not known; remove the folder yourself when none runs"
+            )
+        others = cache.mark.beside
         removed = cache.trim()
         sizes = {copy: _size_of(copy) for copy in copies}
         gone = [copy for copy in copies if not others and remove_copy(copy)]

@@ -114,6 +114,6 @@ def _accelerators() -> list[Any] | None:
     """
     nodes = sorted(path.name for path in DEVICES.glob("nvidia[0-9]*"))
     nodes += [name for name in OTHER_ACCELERATORS if (DEVICES / name).exists()]
-    if not nodes:
+    if not nodes and os.name == "posix":  # elsewhere they are no files
         return None
     return [nodes, {name: os.environ.get(name) for name in ACCELERATOR_VARIABLES}]

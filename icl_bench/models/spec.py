@@ -14,10 +14,10 @@ import re
 import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from icl_bench.errors import SpecError, nearest
-from icl_bench.naming import explain_name, is_name
+from icl_bench.naming import explain_name, is_name, plain_name
 
 if TYPE_CHECKING:
     from icl_bench.models.hub import HubModel
@@ -99,6 +99,16 @@ class ModelSpec:
             return f"{path.parent.name}@{self.revision}"
         name = path.name or self.text
         return name if self.series is None else f"{path.name}@{self.series}"
+
+    def describe(self, slug: str) -> dict[str, Any]:
+        """Return what a record says of how a model is named.
+
+        Args:
+            slug: its name in this run.
+        """
+        plain = plain_name(self)
+        told = {"spec": self.public, "slug": slug, "origin": self.origin}
+        return told | {"plain": None if plain == slug else plain}
 
     def require_one(self) -> None:
         """Raise SpecError when this is a series and one model is needed."""

@@ -58,6 +58,7 @@ def write_reports(
         places = []
         # Every record first: a report that cannot be made must not cost what was measured.
         for record, folder in zip(records, folders):
+            _keep_unknown(record, folder)
             aside = record.status != "complete" and _holds_complete(record, folder / RECORD)
             places.append(_partial_name if aside else str)
             record.write(folder / places[-1](RECORD))
@@ -89,6 +90,21 @@ def _own_names(records: Sequence[RunRecord], report_dir: Path) -> list[RunRecord
             record = record.model_copy(update={"model": model.model_copy(update={"slug": slug})})
         named[folder_name(slug)] = record
     return list(named.values())
+
+
+def _keep_unknown(record: RunRecord, folder: Path) -> None:
+    """Put a record of an earlier version aside that may be another model's.
+
+    It does not say where its model came from, and the weights are others.
+    """
+    try:
+        old = read_record(folder / RECORD).model
+    except RecordError:
+        return
+    weights = (old.fingerprint, record.model.fingerprint)
+    if old.origin is None and record.model.origin and None not in weights and len({*weights}) == 2:
+        stem, _, suffix = RECORD.partition(".")
+        os.replace(folder / RECORD, folder / f"{stem}.{str(old.fingerprint)[:6]}.{suffix}")
 
 
 def _render(
