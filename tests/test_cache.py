@@ -63,7 +63,9 @@ def test_looking_makes_no_folder(cache: Cache) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"{}", b"null", b'{"probe": 3}', b"\xff\xfe"]
+    "content",
+    [b"", b"{", b"[]", b"{}", b"null", b'{"probe": 3}', b"\xff\xfe", b"[" * 100_000],
+    ids=lambda content: repr(content[:12]),
 )
 def test_a_broken_entry_counts_as_absent_and_is_replaced(cache: Cache, content: bytes) -> None:
     cache.keep(KEY, TAKEN)

@@ -66,7 +66,7 @@ class CheckEntry(RuleKeys):
     metric: Text
     """One of the metrics of the measurement's probe."""
     models: Globs = _optional()
-    """Globs over model spec or slug; the check applies only to these models, or, where a glob
+    """Globs over model spec or name; the check applies only to these models, or, where a glob
     begins with `!`, not to them."""
     description: Text = _optional()
     """What the check asks."""
@@ -91,7 +91,7 @@ class PromptItem(Written):
     answer: Text
     """The right one, written as in `choices`."""
     models: Globs = _optional()
-    """Globs over model spec or slug; the item applies only to these models, or, where a glob
+    """Globs over model spec or name; the item applies only to these models, or, where a glob
     begins with `!`, not to them."""
     description: Text = _optional()
     """What the item is about."""
@@ -117,7 +117,7 @@ class MeasuredItem(Written):
     expected: Name
     """Key of the option that must be supported."""
     models: Globs = _optional()
-    """Globs over model spec or slug; the item applies only to these models, or, where a glob
+    """Globs over model spec or name; the item applies only to these models, or, where a glob
     begins with `!`, not to them."""
     description: Text = _optional()
     """What the item is about."""
