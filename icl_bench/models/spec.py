@@ -128,7 +128,8 @@ def parse_spec(text: str) -> ModelSpec:
     text = text.strip()
     name, spec = _split_name(text)
     if not spec:
-        raise SpecError(f"model {text!r}: the model spec is empty; {FORMS}")
+        named = f"model {text!r}: " if text else ""
+        raise SpecError(f"{named}the model spec is empty; {FORMS}")
     try:
         if name is not None and (why := explain_name(name)):
             raise SpecError(f"the name {name!r} {why}")
