@@ -226,7 +226,7 @@ def test_the_slug_of_a_series_follows_its_spec() -> None:
 
 def test_a_check_names_a_series_by_its_spec_or_a_pattern() -> None:
     def meant(*models: str) -> bool:
-        return applies(CheckSpec("a", "b", "c", "above", 0, models=models), "gpt2@*", "gpt2--")
+        return applies(CheckSpec("a", "b", "c", "above", 0, models=models), ["gpt2@*", "gpt2--"])
 
     assert meant("gpt2@*") and meant("gpt2*") and meant("gpt2--") and meant("*")
     assert not meant("gpt2") and not meant("gpt2@5", "other@*")
