@@ -22,7 +22,7 @@ from icl_bench.measures import statistics as st
 from icl_bench.measures.draws import Draws
 from icl_bench.measures.null import matched_sets
 from icl_bench.measures.sequential import look_confidence, look_sizes
-from icl_bench.record import Metric
+from icl_bench.records.record import Metric
 
 Samples = Callable[[np.random.Generator, int], np.ndarray]
 
@@ -73,9 +73,9 @@ def measure_population(spec: str, sequences: int, period: int) -> dict[str, np.n
 
     import icl_bench
     from icl_bench.measures.copying import first_targets, repeated_targets, split_losses
-    from icl_bench.models.baserun import run_base
-    from icl_bench.models.interventions import switch_off
-    from icl_bench.probes.induction import score_heads
+    from icl_bench.models.circuits.interventions import switch_off
+    from icl_bench.models.clean_run import run_base
+    from icl_bench.probes.heads.induction import score_heads
 
     model = icl_bench.load_model(spec)
     tokens = icl_bench.repeated_tokens(model, sequences=sequences, period=period, seed=11)

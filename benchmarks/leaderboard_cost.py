@@ -82,9 +82,9 @@ def make(folder: Path, sample: dict[str, Any], count: int) -> int:
 
 def measure(folder: Path) -> list[tuple[str, float, float, float]]:
     """Return (what, seconds, of them on the processor, peak GiB so far) of every step."""
-    from icl_bench.leaderboard import write_leaderboard
     from icl_bench.ranking import rank, read_entries
     from icl_bench.render.leaderboard import leaderboard_text
+    from icl_bench.reports.leaderboard import write_leaderboard
 
     found: list[tuple[str, float, float, float]] = []
 

@@ -23,7 +23,7 @@ from rounds import clock, row, table
 from torch import nn
 
 import icl_bench
-from icl_bench.models.families import find_decoder_layers
+from icl_bench.models.module.families import find_decoder_layers
 
 
 def first_weights(layer: nn.Module) -> nn.Module:

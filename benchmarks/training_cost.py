@@ -21,7 +21,7 @@ from rounds import alternate, ratio, row, table
 
 import icl_bench
 from icl_bench.integrations import Keeps, TrainingGate
-from icl_bench.models.vocabulary import fingerprint
+from icl_bench.models.module.vocabulary import fingerprint
 
 
 def main() -> None:

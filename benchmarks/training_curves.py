@@ -21,8 +21,8 @@ from typing import Any
 from rounds import row, table
 
 import icl_bench
-from icl_bench.probes import induction
-from icl_bench.probes.context import Context
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.heads import induction
 from icl_bench.reference import load, series_steps
 
 MODELS = ("induction-2l", "control-1l")

@@ -16,9 +16,10 @@ from collections.abc import Iterator, Sequence
 from tabulate import tabulate
 
 import icl_bench
-from icl_bench.record import Measurement, RunRecord
-from icl_bench.render import circuits, numbers, sweeps, tables
-from icl_bench.render.markup import escape
+from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.render import circuits, sweeps, tables
+from icl_bench.render.writing import numbers
+from icl_bench.render.writing.markup import escape
 
 WORDS = {
     "pass": "holds",

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from icl_bench.ablations import ablation_sweep, minimal_set, token_losses
     from icl_bench.api import head_scores, load_model, repeated_tokens, run, wrap
-    from icl_bench.attributions import attention_attribution, logit_attribution
-    from icl_bench.circuits import ov_copying, path_patching, weight_composition
+    from icl_bench.api.ablations import ablation_sweep, minimal_set, token_losses
+    from icl_bench.api.attributions import attention_attribution, logit_attribution
+    from icl_bench.api.circuits import ov_copying, path_patching, weight_composition
     from icl_bench.errors import IclError
     from icl_bench.measures.tokens import RepeatedTokens
     from icl_bench.models.model import Model
-    from icl_bench.record import RunRecord, read_record
+    from icl_bench.records.record import RunRecord, read_record
 
 __all__ = [
     "IclError",
@@ -47,19 +47,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ablation_sweep": "icl_bench.ablations",
-    "minimal_set": "icl_bench.ablations",
-    "token_losses": "icl_bench.ablations",
+    "ablation_sweep": "icl_bench.api.ablations",
+    "minimal_set": "icl_bench.api.ablations",
+    "token_losses": "icl_bench.api.ablations",
     "IclError": "icl_bench.errors",
     "Model": "icl_bench.models.model",
     "RepeatedTokens": "icl_bench.measures.tokens",
-    "RunRecord": "icl_bench.record",
-    "attention_attribution": "icl_bench.attributions",
-    "logit_attribution": "icl_bench.attributions",
-    "ov_copying": "icl_bench.circuits",
-    "path_patching": "icl_bench.circuits",
-    "read_record": "icl_bench.record",
-    "weight_composition": "icl_bench.circuits",
+    "RunRecord": "icl_bench.records.record",
+    "attention_attribution": "icl_bench.api.attributions",
+    "logit_attribution": "icl_bench.api.attributions",
+    "ov_copying": "icl_bench.api.circuits",
+    "path_patching": "icl_bench.api.circuits",
+    "read_record": "icl_bench.records.record",
+    "weight_composition": "icl_bench.api.circuits",
 }
 
 

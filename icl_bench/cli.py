@@ -36,7 +36,7 @@ from icl_bench.commands.parsing import (
 )
 from icl_bench.commands.streams import lasting_streams
 from icl_bench.errors import IclError, InputError
-from icl_bench.render.logs import defuse
+from icl_bench.render.writing.logs import defuse
 
 if TYPE_CHECKING:
     import argparse

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from icl_bench.models.spec import ModelSpec
+    from icl_bench.models.sources.spec import ModelSpec
 
 LONGEST = 120
 """Bytes of a name; file systems allow 255, and files are named after it."""

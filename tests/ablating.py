@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icl_bench.models.ablation import Ablation
-from icl_bench.models.passes import Pass
+from icl_bench.models.attention.ablation import Ablation
+from icl_bench.models.attention.forward_hooks import Pass
 
 
 def losses(

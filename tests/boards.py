@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from icl_bench.record import (
+from icl_bench.records.record import (
     Check,
     Environment,
     Measurement,

@@ -14,8 +14,8 @@ from waiting import HANG
 
 import icl_bench
 from icl_bench.probes import PROBES
-from icl_bench.record import RunRecord
-from icl_bench.runner import ModelRun
+from icl_bench.records.record import RunRecord
+from icl_bench.running.model_run import ModelRun
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -142,7 +142,7 @@ def real_stage(pytester: pytest.Pytester, tmp_path: Path, _opened: None) -> Stag
 @pytest.fixture
 def openings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every model that is really opened."""
-    from icl_bench.models import opening
+    from icl_bench.models.opening import opening
 
     opened: list[str] = []
     original = opening.open_model

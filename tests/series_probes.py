@@ -9,10 +9,10 @@ import pytest
 
 from icl_bench.errors import NotMeasurable
 from icl_bench.probes import PROBES, MetricInfo
-from icl_bench.probes.context import Context
-from icl_bench.probes.settings import StrictSettings
-from icl_bench.record import Measurement, Metric
-from icl_bench.series import Series
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.design.settings import StrictSettings
+from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.steps import Series
 
 
 class Settings(StrictSettings):

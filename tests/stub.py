@@ -16,13 +16,13 @@ from typing import Any, Literal
 import pytest
 from waiting import wait_until
 
-from icl_bench.cache import KnownModel
 from icl_bench.errors import ModelError, NotMeasurable
 from icl_bench.probes import PROBES, MetricInfo
-from icl_bench.probes.context import Context
-from icl_bench.probes.settings import StrictSettings
-from icl_bench.record import Environment, Measurement, Metric, ModelInfo
-from icl_bench.runner import ModelRun
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.design.settings import StrictSettings
+from icl_bench.records.record import Environment, Measurement, Metric, ModelInfo
+from icl_bench.running.cache import KnownModel
+from icl_bench.running.model_run import ModelRun
 
 LEVELS = {"bad": 0.0}
 """Of a model of any other name it is 1."""

@@ -8,8 +8,8 @@ import torch
 import transformers as tf
 
 import icl_bench
-from icl_bench.probes import sweep
-from icl_bench.probes.context import Context
+from icl_bench.probes.ablations import sweep
+from icl_bench.probes.design.context import Context
 
 TOP = 5
 

@@ -10,9 +10,9 @@ import transformers as tf
 import icl_bench
 from icl_bench.errors import NotMeasurable
 from icl_bench.measures.tokens import draw_repeated
-from icl_bench.models.baserun import run_base
-from icl_bench.models.components import ComponentAblation, switched_off
-from icl_bench.models.interventions import switch_off
+from icl_bench.models.circuits.components import ComponentAblation, switched_off
+from icl_bench.models.circuits.interventions import switch_off
+from icl_bench.models.clean_run import run_base
 
 MLP = {
     "opt": ["fc2"],
@@ -177,7 +177,9 @@ def test_the_module_is_left_as_it_was(name):
         pytest.raises(RuntimeError),
         switched_off(model.anatomy, ComponentAblation.build([[("mlp", 1)]] * 5)),
     ):
-        model.run_pass(tokens.input_ids, icl_bench.models.passes.Pass(), logits=False)
+        model.run_pass(
+            tokens.input_ids, icl_bench.models.attention.forward_hooks.Pass(), logits=False
+        )
     assert state() == before
     module.eval()
     with torch.no_grad():

@@ -10,7 +10,7 @@ from slow_models import SLOW, rotate
 import icl_bench
 from icl_bench.errors import NotMeasurable
 from icl_bench.measures.tokens import Pairs, draw_repeated, induction_pairs
-from icl_bench.models.attention_attribution import attribute_attention
+from icl_bench.models.circuits.attention_attribution import attribute_attention
 from icl_bench.reference.handwired import handwired
 
 PERIOD = 6

@@ -13,8 +13,8 @@ import torch
 
 import icl_bench
 from icl_bench.measures.tokens import draw_repeated
-from icl_bench.models.baserun import run_base
-from icl_bench.models.interventions import switch_off
+from icl_bench.models.circuits.interventions import switch_off
+from icl_bench.models.clean_run import run_base
 
 PERIOD, SEQUENCES = 12, 3
 EVERY = list(families.CONFIGS)

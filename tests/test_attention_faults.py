@@ -9,10 +9,10 @@ import torch
 import icl_bench
 from icl_bench.errors import ModelError, UnsupportedModel
 from icl_bench.measures.tokens import Pairs, RepeatedTokens, draw_repeated, induction_pairs
-from icl_bench.models import attention, paths
-from icl_bench.models.ablation import Ablation
-from icl_bench.models.kernels import KernelMisfit
-from icl_bench.models.passes import Pass
+from icl_bench.models.attention import attention, paths
+from icl_bench.models.attention.ablation import Ablation
+from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.kernels import KernelMisfit
 from icl_bench.reference.handwired import handwired
 
 
@@ -88,8 +88,8 @@ def test_an_ablation_that_does_not_fire_is_refused(monkeypatch):
 
 
 def test_an_ablation_that_stops_firing_later_is_an_error(monkeypatch):
-    from icl_bench.probes import ablation
-    from icl_bench.probes.context import Context
+    from icl_bench.probes.ablations import ablation
+    from icl_bench.probes.design.context import Context
 
     model = icl_bench.wrap(families.build("llama"))
     monkeypatch.setattr(Ablation, "apply", lambda self, layer, output: output)
@@ -148,8 +148,8 @@ def test_a_head_fixed_by_position_scores_high_and_its_control_does_too():
     tokens = draw_repeated(model.vocabulary, sequences=4, period=20, bos=model.bos)
     frame = icl_bench.head_scores(model, tokens).set_index(["layer", "head"])
     assert frame.loc[(1, 0), "induction"] > 0.99
-    from icl_bench.probes import induction
-    from icl_bench.probes.context import Context
+    from icl_bench.probes.design.context import Context
+    from icl_bench.probes.heads import induction
 
     found = induction.measure(model, induction.Settings(sequences=4, period=20), Context())
     row = next(r for r in found.heads if (r["layer"], r["head"]) == (1, 0))

@@ -8,10 +8,11 @@ import torch
 
 import icl_bench
 from icl_bench.errors import ModelError
-from icl_bench.models import batching
-from icl_bench.models.baserun import run_base
-from icl_bench.models.batching import BatchLimit, ran_out_of_memory, run_in_batches
-from icl_bench.models.interventions import switch_off
+from icl_bench.models import clean_run
+from icl_bench.models.circuits.interventions import switch_off
+from icl_bench.models.clean_run import run_base
+from icl_bench.models.module import batching
+from icl_bench.models.module.batching import BatchLimit, ran_out_of_memory, run_in_batches
 
 NO_MEMORY = "[enforce fail at alloc_cpu.cpp:128] DefaultCPUAllocator: can't allocate memory"
 
@@ -100,7 +101,6 @@ def test_scores_losses_and_ablations_survive_a_lack_of_memory(monkeypatch):
 @pytest.mark.parametrize("room", [0, 1, 3])
 def test_residual_streams_stay_within_their_budget(monkeypatch, room):
     """With room for no layer, for one, or for three: the same losses."""
-    from icl_bench.models import baserun
 
     model = icl_bench.wrap(families.build("llama"))
     tokens = icl_bench.repeated_tokens(model, sequences=4, period=8)
@@ -108,7 +108,7 @@ def test_residual_streams_stay_within_their_budget(monkeypatch, room):
     sets = [[(2, 1)], [(1, 0), (2, 2)], [(0, 3)], [(2, 0)]]
     expected = switch_off(model, run_base(model, tokens.input_ids, targets), sets).nll
     one = tokens.input_ids.numel() * 64 * 4
-    monkeypatch.setattr(baserun, "STREAM_BYTES", room * one if room else one // 5)
+    monkeypatch.setattr(clean_run, "STREAM_BYTES", room * one if room else one // 5)
     run = run_base(model, tokens.input_ids, targets)
     found = switch_off(model, run, sets).nll
     assert len(run.streams) <= room

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from icl_bench.cache import Cache, CacheWarning, KnownModel, open_cache
 from icl_bench.options import RunOptions
-from icl_bench.record import Environment, Measurement, Metric, ModelInfo
+from icl_bench.records.record import Environment, Measurement, Metric, ModelInfo
+from icl_bench.running.cache import Cache, CacheWarning, KnownModel, open_cache
 
 KEY = "0" * 64
 TAKEN = Measurement(
@@ -143,8 +143,8 @@ def test_the_options_say_whether_and_where(tmp_path: Path) -> None:
 WRITER = """
 import os, sys
 from pathlib import Path
-from icl_bench.cache import Cache
-from icl_bench.record import Measurement
+from icl_bench.running.cache import Cache
+from icl_bench.records.record import Measurement
 folder, key, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 (folder / f"ready-{name}").touch()
 while not (folder / "go").exists():
@@ -179,8 +179,8 @@ def test_readers_see_whole_entries_while_two_processes_write_the_same_key(tmp_pa
 KILLED = """
 import os, sys
 from pathlib import Path
-from icl_bench.cache import Cache
-from icl_bench.record import Measurement
+from icl_bench.running.cache import Cache
+from icl_bench.records.record import Measurement
 os.replace = lambda *paths: os._exit(9)
 Cache(Path(sys.argv[1])).keep(sys.argv[2], Measurement(probe="new"))
 """

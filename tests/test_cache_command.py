@@ -14,9 +14,9 @@ from test_cache import KNOWN
 from test_cache_limit import fill, kept, other, tick
 
 import icl_bench
-from icl_bench.cache import Cache
 from icl_bench.cli import main
-from icl_bench.models.gguf import find_copies
+from icl_bench.models.sources.gguf import find_copies
+from icl_bench.running.cache import Cache
 
 COPY, OTHER = (f"{letter * 32}-transformers-5.1" for letter in "ab")
 

@@ -15,12 +15,12 @@ from conftest import Stage
 from test_cache import KNOWN, TAKEN, entry
 
 import icl_bench
-from icl_bench import cache as caches
-from icl_bench.cache import Cache, CacheWarning
 from icl_bench.cli import main
 from icl_bench.errors import SettingsError
-from icl_bench.models.gguf import find_copies
+from icl_bench.models.sources.gguf import find_copies
 from icl_bench.options import read_size
+from icl_bench.running import cache as caches
+from icl_bench.running.cache import Cache, CacheWarning
 
 GOOD = "--icl-model=stub:good"
 OLD = ["0", "1", "2", "3"]
@@ -101,8 +101,8 @@ def test_a_run_that_is_over_keeps_nothing_from_going(folder: Path) -> None:
 OTHER = """
 import os, sys
 from pathlib import Path
-from icl_bench.cache import Cache
-from icl_bench.record import Measurement
+from icl_bench.running.cache import Cache
+from icl_bench.records.record import Measurement
 with Cache(Path(sys.argv[1])) as cache:
     cache.keep("7" * 64, Measurement(probe="other"))
     cache.find("3" * 64)

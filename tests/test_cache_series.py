@@ -12,7 +12,7 @@ import pytest
 
 import icl_bench
 from icl_bench.cli import main
-from icl_bench.models.streaming import CheckpointStream
+from icl_bench.models.opening.streaming import CheckpointStream
 from icl_bench.reference import series_steps
 from icl_bench.suite import shipped_suites
 
@@ -23,10 +23,10 @@ REASON = "needs a series of checkpoints: --icl-model=...@*"
 SHARE = """
 import os, sys, time
 from pathlib import Path
-from icl_bench import leaderboard
+from icl_bench.reports import leaderboard
 from icl_bench.cli import main
-from icl_bench.models import opening
-from icl_bench.render import files
+from icl_bench.models.opening import opening
+from icl_bench.reports import files
 # Pages of 24 models take longer than all else.
 files.write_reports = leaderboard.update_leaderboard = lambda *given: []
 together, *arguments = sys.argv[1:]
@@ -122,11 +122,11 @@ def test_a_check_that_is_asked_for_alone_measures_what_it_needs_alone(
     suite: Path, openings: list[str]
 ) -> None:
     suite.write_text(suite.read_text() + "  - {id: now, on: losses, metric: gain, above: -9}\n")
-    from icl_bench.models.spec import parse_spec
+    from icl_bench.models.sources.parsing import parse_spec
     from icl_bench.options import RunOptions
-    from icl_bench.plan import make_plan
-    from icl_bench.runner import ModelRun
+    from icl_bench.running.model_run import ModelRun
     from icl_bench.suite import load_suite
+    from icl_bench.suite.plan import make_plan
 
     spec = parse_spec(f"{MODEL}@700")
     run = ModelRun(spec, "slug", make_plan([load_suite(suite)]), RunOptions())

@@ -12,7 +12,7 @@ import torch
 from conftest import TINY, Stage, plain
 
 import icl_bench
-from icl_bench.record import RunRecord
+from icl_bench.records.record import RunRecord
 
 
 def memories() -> list[Path]:
@@ -104,7 +104,7 @@ def test_a_wrapped_model_is_known_by_its_weights_at_the_time(tiny: Path) -> None
 
 
 def test_a_wrapped_model_with_a_hook_is_measured_and_not_kept(tiny: Path) -> None:
-    from icl_bench.cache import CacheWarning
+    from icl_bench.running.cache import CacheWarning
 
     opened = icl_bench.load_model("builtin:handwired")
     icl_bench.run([tiny], opened)

@@ -9,9 +9,10 @@ import torch
 
 import icl_bench
 from icl_bench.errors import MeasurementError, NotMeasurable
-from icl_bench.probes import choice, induction
-from icl_bench.probes.context import Context
-from icl_bench.probes.settings import HeadSelection, Threshold
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.design.settings import HeadSelection, Threshold
+from icl_bench.probes.heads import induction
+from icl_bench.probes.texts import choice
 from icl_bench.reference.handwired import handwired
 from icl_bench.reference.tokenizer import build_tokenizer
 

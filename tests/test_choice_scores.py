@@ -9,8 +9,8 @@ from real_model import find_smollm2
 
 import icl_bench
 from icl_bench.errors import MeasurementError
-from icl_bench.probes import choice
-from icl_bench.probes.context import Context
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.texts import choice
 
 ITEMS = [
     ("The capital of France is", [" Paris", " the city of Lyon", " London", " Ouagadougou"], 0),

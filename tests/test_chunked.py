@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from icl_bench.models.chunked import attend_in_chunks
-from icl_bench.models.kernels import attend
+from icl_bench.models.attention.chunked import attend_in_chunks
+from icl_bench.models.attention.kernels import attend
 
 BATCH, HEADS, LENGTH, WIDTH, SCALE = 2, 4, 37, 16, 0.3
 

@@ -15,8 +15,8 @@ from icl_bench.ci.publishing import publish
 from icl_bench.ci.summary import job_summary
 from icl_bench.cli import main
 from icl_bench.comparing import compare
-from icl_bench.record import RunRecord
-from icl_bench.render.logs import defuse
+from icl_bench.records.record import RunRecord
+from icl_bench.render.writing.logs import defuse
 from icl_bench.suite import load_suite
 
 BAD = "--icl-model=stub:bad"

@@ -15,7 +15,7 @@ from icl_bench.ci.findings import Finding, of_comparison
 from icl_bench.ci.gitlab import code_quality, openmetrics
 from icl_bench.cli import main
 from icl_bench.comparing import Comparison, HeadChange
-from icl_bench.record import RunRecord
+from icl_bench.records.record import RunRecord
 
 BAD = "--icl-model=stub:bad"
 GOOD = "--icl-model=stub:good"

@@ -15,7 +15,7 @@ from scipy import stats
 from icl_bench.cli import main
 from icl_bench.comparing import compare
 from icl_bench.errors import SettingsError
-from icl_bench.record import (
+from icl_bench.records.record import (
     Check,
     Environment,
     Measurement,
@@ -24,8 +24,8 @@ from icl_bench.record import (
     RunRecord,
     SuiteRef,
 )
-from icl_bench.render import numbers
 from icl_bench.render.comparison import comparison_markdown, comparison_text
+from icl_bench.render.writing import numbers
 
 RNG = np.random.default_rng(5)
 BEFORE = RNG.normal(0.9, 0.05, 32)

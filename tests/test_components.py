@@ -9,17 +9,17 @@ import torch
 import icl_bench
 from icl_bench.errors import MeasurementError, NotMeasurable
 from icl_bench.measures.tokens import draw_plain, draw_repeated
-from icl_bench.models.ablation import Ablation, Replacement
-from icl_bench.models.baserun import run_base
-from icl_bench.models.components import (
+from icl_bench.models.attention.ablation import Ablation, Replacement
+from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.circuits.components import (
     ComponentAblation,
     mean_contributions,
     switched_off,
 )
-from icl_bench.models.interventions import switch_off
-from icl_bench.models.passes import Pass
-from icl_bench.probes import ablation
-from icl_bench.probes.context import Context
+from icl_bench.models.circuits.interventions import switch_off
+from icl_bench.models.clean_run import run_base
+from icl_bench.probes.ablations import ablation
+from icl_bench.probes.design.context import Context
 
 PERIOD, SEQUENCES = 10, 3
 WITH_MLP = [name for name in families.EVERY if name != "icl_reference"]

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import icl_bench
-from icl_bench.models.conditions import describe_conditions, digest_tokenizer
-from icl_bench.models.vocabulary import fingerprint
+from icl_bench.models.module.vocabulary import fingerprint
+from icl_bench.models.opening.conditions import describe_conditions, digest_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import types
 import pytest
 
 from icl_bench.errors import MeasurementError, SettingsError
-from icl_bench.probes.corpus import (
+from icl_bench.probes.prompts.corpus import (
     Corpus,
     DatasetText,
     choose_documents,

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 import icl_bench
 from icl_bench import tasks
 from icl_bench.errors import MeasurementError, NotMeasurable
-from icl_bench.probes import fewshot, fewshot_runs, prompts, scoring
-from icl_bench.probes.context import Context
-from icl_bench.probes.encoding import encode_choices
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.prompts import examples, scoring
+from icl_bench.probes.prompts.encoding import encode_choices
+from icl_bench.probes.texts import fewshot, fewshot_runs
 from icl_bench.reference.handwired import handwired
 from icl_bench.reference.tokenizer import build_tokenizer
 
@@ -40,7 +41,7 @@ def rule(monkeypatch):
         return RULE if name == "rule" else tasks.load_task(name)
 
     monkeypatch.setattr(fewshot_runs, "load_task", load)
-    monkeypatch.setattr(prompts, "task_names", lambda: [*tasks.task_names(), "rule"])
+    monkeypatch.setattr(examples, "task_names", lambda: [*tasks.task_names(), "rule"])
 
 
 def make(**options):
@@ -133,7 +134,7 @@ def test_the_sheet_gives_the_scores_of_whole_passes():
     sheet = scoring.lay_out([encode_choices(model, *one) for one in questions], 7)
     # The first two choices need the prompt alone, which every row holds.
     assert sheet.rows == [2, 3]
-    from icl_bench.models.baserun import run_base
+    from icl_bench.models.clean_run import run_base
 
     losses = run_base(model, sheet.input_ids, sheet.targets, answers=sheet.answers).losses
     for (prompt, choices), parts in zip(questions, sheet.log_likelihoods(losses.nll)):
@@ -145,12 +146,12 @@ def test_the_sheet_gives_the_scores_of_whole_passes():
 
 def test_accuracy_is_that_of_the_prompts_written_out(model):
     found = run(model)
-    queries = prompts.draw_queries(RULE, 12, 4, 0, "fewshot")
+    queries = examples.draw_queries(RULE, 12, 4, 0, "fewshot")
     for shots in (0, 10):
         hits = []
         for query in queries:
-            examples = query.examples[len(query.examples) - shots :]
-            before = " . ".join(f"{given} {output}" for given, output in examples)
+            shown = query.examples[len(query.examples) - shots :]
+            before = " . ".join(f"{given} {output}" for given, output in shown)
             prompt = f"{before} . {query.given}" if shots else query.given
             scores = slow_scores(model, prompt, [f" {choice}" for choice in query.choices])
             # Equal likelihoods are told apart by rounding only.
@@ -159,7 +160,7 @@ def test_accuracy_is_that_of_the_prompts_written_out(model):
 
 
 def test_several_tasks_are_the_samples_of_the_interval():
-    from icl_bench.probes.fewshot_effects import over_tasks
+    from icl_bench.probes.texts.fewshot_effects import over_tasks
 
     samples = [torch.tensor(rows).double().numpy() for rows in ([1, 1, 0, 0], [1, 1], [0, 0, 0])]
     metric = over_tasks(samples)
@@ -172,7 +173,7 @@ def test_the_interval_within_tasks_is_made_of_each_tasks_own_queries(monkeypatch
     """Each task is measured alone; what its queries give is put together by hand."""
     other = tasks.Task("other", "the same names, drawn anew", RULE.items[::-1])
     monkeypatch.setattr(fewshot_runs, "load_task", {"rule": RULE, "other": other}.__getitem__)
-    monkeypatch.setattr(prompts, "task_names", lambda: ["rule", "other"])
+    monkeypatch.setattr(examples, "task_names", lambda: ["rule", "other"])
     more = {"heads": [[1, 0]], "method": "zero", "null_draws": 0, "shots": [0, 2], "queries": 9}
     both = run(model, **more, tasks=["rule", "other"])
     alone = [run(model, **more, tasks=[name]) for name in ("rule", "other")]
@@ -200,17 +201,17 @@ def test_without_the_circuit_there_is_no_interval_to_pass_by():
 
 def test_queries_are_nested_and_never_among_their_examples():
     task = tasks.load_task("antonym")
-    few = prompts.draw_queries(task, 5, 4, 1, "fewshot")
-    many = prompts.draw_queries(task, 30, 4, 1, "fewshot")
+    few = examples.draw_queries(task, 5, 4, 1, "fewshot")
+    many = examples.draw_queries(task, 30, 4, 1, "fewshot")
     assert many[:5] == few
     assert len({query.given for query in many}) == 30
     for query in many:
         assert query.given not in [given for given, _ in query.examples]
         assert query.wanted not in query.distractors and len(set(query.choices)) == 4
-        text, choices = prompts.write_prompt(query, 2, "Q: {input}\nA: {output}", "\n\n")
+        text, choices = examples.write_prompt(query, 2, "Q: {input}\nA: {output}", "\n\n")
         assert text.count("Q: ") == 3 and text.endswith(f"Q: {query.given}\nA:")
         assert choices[0] == f" {query.wanted}"
-        shuffled = prompts.shuffle_outputs(query, 1, "vectors_shuffled", 0)
+        shuffled = examples.shuffle_outputs(query, 1, "vectors_shuffled", 0)
         pairs = zip(query.examples, shuffled.examples)
         assert all(a[0] == b[0] and a[1] != b[1] for a, b in pairs)
         assert sorted(b for _, b in query.examples) == sorted(b for _, b in shuffled.examples)

@@ -21,9 +21,10 @@ from trained import write_suite
 import icl_bench
 from icl_bench.errors import RecordError
 from icl_bench.integrations import Reaches, TrainingGate
-from icl_bench.probes import PROBES, induction
-from icl_bench.record import Measurement, Metric, RunRecord, read_numbers, read_record
-from icl_bench.results import counts_as_failure
+from icl_bench.probes import PROBES
+from icl_bench.probes.heads import induction
+from icl_bench.records.record import Measurement, Metric, RunRecord, read_numbers, read_record
+from icl_bench.running.results import counts_as_failure
 
 NAN, INF = float("nan"), float("inf")
 

@@ -12,12 +12,13 @@ from pydantic import ValidationError
 import icl_bench
 from icl_bench import tasks
 from icl_bench.errors import NotMeasurable
-from icl_bench.models.ablation import Replacement
-from icl_bench.models.baserun import run_base
-from icl_bench.models.interventions import switch_off
-from icl_bench.probes import fewshot, function_vectors, prompts
-from icl_bench.probes.context import Context
-from icl_bench.probes.settings import HeadSelection
+from icl_bench.models.attention.ablation import Replacement
+from icl_bench.models.circuits.interventions import switch_off
+from icl_bench.models.clean_run import run_base
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.design.settings import HeadSelection
+from icl_bench.probes.prompts import examples
+from icl_bench.probes.texts import fewshot, function_vectors
 from icl_bench.reference.handwired import handwired
 from icl_bench.reference.tokenizer import build_tokenizer
 
@@ -41,7 +42,7 @@ SMALL = {"tasks": ["rule"], "prompts": 4, "template": "{input} {output}", "separ
 @pytest.fixture(autouse=True)
 def rules(monkeypatch):
     monkeypatch.setattr(function_vectors, "load_task", lambda name: RULES[name])
-    monkeypatch.setattr(prompts, "task_names", lambda: [*tasks.task_names(), *RULES])
+    monkeypatch.setattr(examples, "task_names", lambda: [*tasks.task_names(), *RULES])
 
 
 def make(**options):
@@ -87,13 +88,13 @@ def slow_effects(model, task, count, clean_count):
                 handle.remove()
 
     sums = dict.fromkeys(layers, 0)
-    for query in prompts.draw_queries(task, clean_count, 2, 0, "vectors_clean"):
+    for query in examples.draw_queries(task, clean_count, 2, 0, "vectors_clean"):
         forward(tokenizer(write(query))["input_ids"])
         sums = {layer: sums[layer] + seen[layer] for layer in layers}
     rows = []
-    queries = prompts.draw_queries(task, count, 2, 0, "vectors_shuffled")
+    queries = examples.draw_queries(task, count, 2, 0, "vectors_shuffled")
     for index, query in enumerate(queries):
-        wrong = prompts.shuffle_outputs(query, 0, "vectors_shuffled", index)
+        wrong = examples.shuffle_outputs(query, 0, "vectors_shuffled", index)
         ids = tokenizer(write(wrong))["input_ids"]
         answer = tokenizer.convert_tokens_to_ids(query.wanted)
         before = float(forward(ids)[answer])
@@ -148,7 +149,7 @@ def test_heads_are_chosen_by_their_effect_and_switched_off():
     found = run(model, clean_prompts=12)
     top = HeadSelection(**{"from": "fv"}, top=1)  # by function_vector when not said otherwise
     settings = fewshot.Settings(heads=top)
-    from icl_bench.probes.ablation import choose_heads
+    from icl_bench.probes.ablations.ablation import choose_heads
 
     assert choose_heads(model, settings, found) == [(1, 0)]
     by = HeadSelection(**{"from": "fv"}, where={"function_vector": {"above": 1e-5}})

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 import icl_bench
 from icl_bench import tasks
 from icl_bench.errors import NotMeasurable
-from icl_bench.probes import fuzzy
-from icl_bench.probes.context import Context
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.texts import fuzzy
 from icl_bench.reference.handwired import handwired
 from icl_bench.reference.tokenizer import build_tokenizer
 from icl_bench.reference.words import WORDS

@@ -7,13 +7,15 @@ import pytest
 import icl_bench
 from icl_bench.errors import MeasurementError, NotMeasurable, SuiteError
 from icl_bench.measures.tokens import digest_tokens, draw_repeated
-from icl_bench.plan import make_plan
-from icl_bench.probes import ablation, copying, get_probe, logit_attribution
-from icl_bench.probes.choosing import choose_heads, draw_unseen, name_stream
-from icl_bench.probes.context import Context
-from icl_bench.probes.settings import HEAD_SOURCES, HeadSelection
-from icl_bench.record import Measurement
+from icl_bench.probes import get_probe
+from icl_bench.probes.ablations import ablation
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.design.head_selection import choose_heads, draw_unseen, name_stream
+from icl_bench.probes.design.settings import HEAD_SOURCES, HeadSelection
+from icl_bench.probes.heads import copying, logit_attribution
+from icl_bench.records.record import Measurement
 from icl_bench.suite import load_suite
+from icl_bench.suite.plan import make_plan
 
 MODEL = "builtin:induction-2l"
 SUITE = """\

@@ -11,58 +11,99 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "icl_bench"
 
-MAY_IMPORT = {
-    "errors": set(),
-    "provenance": set(),
-    "upgrades": {"errors"},
-    "rows": set(),
-    "naming": set(),
-    "record": {"errors", "naming", "options", "rows", "upgrades"},
-    "series": {"record"},
-    "measures": {"errors", "record"},
-    "reference": {"errors"},
-    "tasks": {"errors"},
-    "probes": {"errors", "record", "series", "measures", "models", "tasks"},
-    "suite": {"errors", "probes"},
-    "plan": {"errors", "probes", "suite"},
-    "options": {"errors"},
-    "models": {"errors", "measures", "naming", "reference", "options", "provenance"},
-    "render": {"errors", "naming", "record"},
-    "ci": {"errors", "record", "render"},
-    "comparing": {"errors", "record", "measures", "probes"},
-    "ranking": {"errors", "record", "measures", "probes"},
-    "leaderboard": {"errors", "record", "render", "ranking"},
-    "checks": {"errors", "record", "suite", "probes", "render"},
-    "presence": set(),
-    "cache": {"errors", "options", "record", "models", "presence"},
-    "description": {"record", "models", "cache"},
-    "memory": {"errors", "provenance", "options", "record", "models", "probes", "plan", "cache"},
-    "results": {"record", "probes", "plan", "checks", "description"},
-    "progress": {"errors", "record", "render", "probes", "plan"},
-    "judging": {
-        *("errors", "options", "record", "rows", "probes", "models", "plan", "checks", "results"),
-        "progress",
-    },
-    "runner": {
-        *("errors", "options", "record", "probes", "models", "plan", "checks"),
-        *("cache", "description", "memory", "judging", "progress"),
-    },
-    "series_run": {
-        *("errors", "options", "provenance", "record", "series", "probes", "models", "plan"),
-        *("cache", "judging", "results", "runner", "progress"),
-    },
+FLOORS: dict[str, str] = {
+    "__init__": "",
+    "errors": "",
+    "naming": "",
+    "provenance": "",
+    "models.module": "errors",
+    "options": "errors",
+    "probes": "errors",
+    "reference": "errors",
+    "tasks": "errors",
+    "models.sources": "errors models.module naming options provenance reference",
+    "records": "errors naming options",
+    "measures": "errors records",
+    "record": "records",
+    "render.writing": "records",
+    "models.attention": "errors measures models.module",
+    "render": "__init__ records render.writing",
+    "ci": "records render render.writing",
+    "models.residual": "errors models.attention models.module",
+    "render.html": "__init__ records render render.writing",
+    "models": "errors measures models.attention models.module models.residual",
+    "models.circuits": "errors measures models models.attention models.module models.residual",
+    "models.opening": "errors models models.module models.sources options provenance reference",
+    "probes.design": "errors measures models models.attention models.circuits records",
+    "comparing": "errors measures probes probes.design records",
+    "probes.heads": "errors measures models.attention models.circuits probes probes.design records",
+    "probes.prompts": "errors measures models probes.design tasks",
+    "probes.training": "errors measures probes probes.design records",
+    "progress": "probes.design records render.writing",
+    "ranking": "errors measures probes probes.design records",
+    "suite": "errors probes probes.design",
+    "probes.ablations": (
+        "errors measures models models.attention models.circuits probes probes.design "
+        "probes.heads records"
+    ),
+    "probes.example": (
+        "errors measures models models.circuits probes probes.design probes.prompts records"
+    ),
+    "reports": "errors naming options ranking records render render.html",
+    "probes.texts": (
+        "errors measures models models.attention models.circuits probes probes.ablations "
+        "probes.design probes.prompts records tasks"
+    ),
+    "running": (
+        "__init__ comparing errors models.module models.opening models.sources options probes "
+        "probes.design progress provenance records render render.writing reports suite"
+    ),
+    "api": (
+        "errors measures models models.attention models.circuits models.module models.opening "
+        "models.sources naming options probes.ablations probes.design probes.heads records "
+        "running suite"
+    ),
+    "commands": (
+        "__init__ ci comparing errors models.opening models.sources naming options probes "
+        "progress ranking records reference render render.writing reports running suite"
+    ),
+    "integrations": (
+        "errors measures models.module models.opening models.sources naming options probes "
+        "records render.writing running suite"
+    ),
+    "cli": "__init__ commands errors render.writing",
+    "plugin": (
+        "api ci errors models.opening models.sources naming options progress records render "
+        "render.writing reports running suite"
+    ),
 }
-"""Room -> rooms it may import; `api`, `session`, `items`, `commands`, `cli` may all."""
+"""Room -> rooms it may import, all of them above it in this table. A folder is a room, and so is a
+file at the top of the package; imports inside functions count."""
+
+MOST_FILES = 20
+"""Python files of one folder; a fuller one is two rooms."""
 
 HEAVY = ("torch", "transformers", "pandas", "scipy", "numpy", "pydantic", "yaml")
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+FILES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+"""Full name of each module -> its file."""
 
 
-def imported_rooms(source: str) -> set[str]:
-    """Rooms imported at run time; imports for type checking alone do not count."""
+def room_of(module: str) -> str:
+    path = FILES[module]
+    folder = path.parent.relative_to(PACKAGE).parts
+    return ".".join(folder) or path.stem
+
+
+def imported(source: str) -> set[str]:
+    """Modules of the package that are imported at run time, also inside functions.
+
+    Imports for type checking alone do not count.
+    """
     found = set()
     tree = ast.parse(source)
     for parent in ast.walk(tree):
@@ -70,30 +111,79 @@ def imported_rooms(source: str) -> set[str]:
             parent.body = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
-            if node.module == "icl_bench":
-                names = [f"icl_bench.{alias.name}" for alias in node.names]
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if full in FILES else node.module)
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            continue
-        found |= {n.split(".")[1] for n in names if n.startswith("icl_bench.")}
-    return found - {"__version__"}
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Call) and "import_module" in ast.dump(node.func):
+            found |= {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
+    return found & FILES.keys()
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.name))
-def test_imports_run_one_way(path):
-    room = room_of(path)
-    allowed = MAY_IMPORT.get(room)
-    if allowed is not None:
-        assert imported_rooms(path.read_text()) <= allowed | {room}
+IMPORTS = {name: imported(path.read_text()) - {name} for name, path in FILES.items()}
 
 
-def test_the_rule_about_imports_can_fail():
-    assert imported_rooms("from icl_bench.runner import ModelRun") == {"runner"}
-    assert imported_rooms("import icl_bench.cli\nfrom icl_bench import api") == {"cli", "api"}
-    hidden = "if TYPE_CHECKING:\n    from icl_bench.runner import ModelRun"
-    assert imported_rooms(hidden) == set()
+def circles(graph: dict[str, set[str]]) -> set[str]:
+    """Nodes from which some way leads back to themselves."""
+    graph = {node: set(targets) for node, targets in graph.items()}
+    while ends := [node for node, targets in graph.items() if not targets]:
+        for node in ends:
+            del graph[node]
+        for targets in graph.values():
+            targets.difference_update(ends)
+    # What is left leads into a circle; what nothing leads to is not part of one.
+    while starts := graph.keys() - set().union(*graph.values()):
+        for node in starts:
+            del graph[node]
+    return set(graph)
+
+
+def test_every_room_is_in_the_table_and_nothing_else_is():
+    assert {room_of(name) for name in FILES} == FLOORS.keys()
+
+
+def test_a_room_imports_only_rooms_above_it_in_the_table():
+    order = list(FLOORS)
+    for place, (room, allowed) in enumerate(FLOORS.items()):
+        assert set(allowed.split()) <= set(order[:place]), room
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_run_one_way(name):
+    room = room_of(name)
+    assert {room_of(other) for other in IMPORTS[name]} - {room} <= set(FLOORS[room].split())
+
+
+def test_no_arrow_of_the_table_is_without_an_import():
+    for room, allowed in FLOORS.items():
+        used = {
+            room_of(other) for name in FILES if room_of(name) == room for other in IMPORTS[name]
+        }
+        assert set(allowed.split()) <= used, room
+
+
+def test_no_files_import_each_other_in_a_circle():
+    assert circles(IMPORTS) == set()
+
+
+def test_the_rules_about_imports_can_fail():
+    name = "icl_bench.running.model_run"
+    assert imported(f"from {name} import ModelRun") == {name}
+    assert imported("import icl_bench.cli\nfrom icl_bench.running import model_run") == {
+        "icl_bench.cli",
+        name,
+    }
+    assert imported(f"def later():\n    from {name} import ModelRun") == {name}
+    assert imported(f"importlib.import_module({name!r})") == {name}
+    assert imported(f"if TYPE_CHECKING:\n    from {name} import ModelRun") == set()
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set(), "e": {"d"}}) >= {"b", "c"}
+    assert circles({"a": {"b"}, "b": set()}) == set()
+
+
+def test_no_folder_is_crowded():
+    for folder in {path.parent for path in FILES.values()}:
+        assert len(list(folder.glob("*.py"))) <= MOST_FILES, folder
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -142,9 +232,7 @@ def test_the_names_for_training_loops_are_those_of_the_docs():
 
 
 def test_nothing_else_imports_the_integrations():
-    for path in PACKAGE.rglob("*.py"):
-        if room_of(path) != "integrations":
-            assert "integrations" not in imported_rooms(path.read_text())
+    assert not any("integrations" in allowed.split() for allowed in FLOORS.values())
 
 
 def test_the_test_about_heavy_imports_can_fail():
@@ -152,15 +240,16 @@ def test_the_test_about_heavy_imports_can_fail():
 
 
 def test_records_and_checks_need_neither_torch_nor_pandas():
-    statement = (
-        "import icl_bench.record, icl_bench.checks, icl_bench.plan, icl_bench.render.terminal, "
-        "icl_bench.render.markdown, icl_bench.render.files, icl_bench.suite.loading, "
-        "icl_bench.probes.induction, icl_bench.probes.ablation, icl_bench.probes.choice, "
-        "icl_bench.probes.fewshot, icl_bench.probes.fuzzy, icl_bench.probes.function_vectors, "
-        "icl_bench.cli, icl_bench.ci.publishing, icl_bench.models.spec, icl_bench.reference, "
-        "icl_bench.ranking, icl_bench.render.leaderboard, icl_bench.render.html.leaderboard\n"
-        "icl_bench.plan.make_plan([icl_bench.suite.find_suite('core')])"
+    modules = (
+        *("records.record", "running.checks", "suite.plan", "render.terminal", "render.markdown"),
+        *("reports.files", "suite.loading", "probes.heads.induction", "probes.texts.choice"),
+        *("probes.ablations.ablation", "probes.texts.fewshot", "probes.texts.fuzzy"),
+        *("probes.texts.function_vectors", "cli", "ci.publishing", "models.sources.spec"),
+        *("reference", "ranking", "render.leaderboard", "render.html.leaderboard"),
     )
+    names = ", ".join(f"icl_bench.{module}" for module in modules)
+    plan = "icl_bench.suite.plan.make_plan([icl_bench.suite.find_suite('core')])"
+    statement = f"import {names}; {plan}"
     assert loaded_after(statement) & {"torch", "transformers", "pandas"} == set()
 
 

@@ -10,10 +10,10 @@ import pytest
 from browser import Open, Visit
 from html_pages import HOSTILE, make_hostile, sample
 
-from icl_bench.record import Measurement, RunRecord
-from icl_bench.render import numbers
-from icl_bench.render.files import write_reports
+from icl_bench.records.record import Measurement, RunRecord
 from icl_bench.render.html.report import report_page
+from icl_bench.render.writing import numbers
+from icl_bench.reports.files import write_reports
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

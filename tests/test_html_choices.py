@@ -8,9 +8,9 @@ import pytest
 from browser import Open
 from html_pages import sample
 
-from icl_bench.record import RunRecord
-from icl_bench.render import numbers
+from icl_bench.records.record import RunRecord
 from icl_bench.render.html.heads import LABELS
+from icl_bench.render.writing import numbers
 
 MODEL = "builtin-induction-2l"
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from html_pages import HOSTILE, Reader, make_hostile, sample
 
-from icl_bench.record import RunRecord, read_record
-from icl_bench.render import numbers
-from icl_bench.render.files import write_reports
+from icl_bench.records.record import RunRecord, read_record
 from icl_bench.render.html import example, heads
 from icl_bench.render.html.page import embed, plotly_name
 from icl_bench.render.html.report import report_page
+from icl_bench.render.writing import numbers
+from icl_bench.reports.files import write_reports
 
 NAMES = (
     "builtin-induction-2l",

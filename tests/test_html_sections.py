@@ -10,11 +10,11 @@ import struct
 import pytest
 from html_pages import Reader, sample
 
-from icl_bench.record import Check, GateVerdict, RunRecord
-from icl_bench.render import numbers
+from icl_bench.records.record import Check, GateVerdict, RunRecord
 from icl_bench.render.html import circuit, copying, example, glance, heads, tables
 from icl_bench.render.html.report import report_page
 from icl_bench.render.html.strips import draw_strip
+from icl_bench.render.writing import numbers
 
 
 def without_plotly(record: RunRecord) -> str:

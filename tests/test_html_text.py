@@ -9,7 +9,7 @@ from browser import Open
 from html_pages import sample
 from test_html_print import luminance
 
-from icl_bench.record import RunRecord
+from icl_bench.records.record import RunRecord
 
 MODEL = "builtin-induction-2l"
 

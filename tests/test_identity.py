@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from icl_bench import provenance
-from icl_bench.models import identity
-from icl_bench.models.hub import HubModel
-from icl_bench.models.identity import identify
-from icl_bench.models.spec import parse_spec
+from icl_bench.models.sources import identity
+from icl_bench.models.sources.hub import HubModel
+from icl_bench.models.sources.identity import identify
+from icl_bench.models.sources.parsing import parse_spec
 from icl_bench.options import RunOptions
 from icl_bench.provenance import code_version, digest, library_versions, module_version
 
@@ -233,7 +233,7 @@ def test_a_module_outside_the_package_is_known_by_its_file(
     module_version.cache_clear()
     (tmp_path / "odd_probe.py").write_text("a = 2")
     assert module_version("odd_probe") != first
-    assert module_version("icl_bench.probes.choice") is None
+    assert module_version("icl_bench.probes.texts.choice") is None
     assert module_version("no_such_module_anywhere") == "unknown"
 
 

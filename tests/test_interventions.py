@@ -10,9 +10,9 @@ import torch
 import icl_bench
 from icl_bench.errors import NotMeasurable, SettingsError
 from icl_bench.measures.tokens import draw_plain, draw_repeated, induction_pairs
-from icl_bench.models.ablation import Replacement
-from icl_bench.models.baserun import run_base
-from icl_bench.models.interventions import switch_off
+from icl_bench.models.attention.ablation import Replacement
+from icl_bench.models.circuits.interventions import switch_off
+from icl_bench.models.clean_run import run_base
 
 EVERY = ("gpt2", "llama", "qwen3", "gemma3", "gpt_neox")
 HEADS = [(0, 1), (1, 2), (2, 3)]
@@ -161,7 +161,7 @@ def test_every_head_off_is_a_defined_result(model, tokens):
 
 def test_freezing_that_does_not_fire_is_an_error(model, tokens, monkeypatch):
     from icl_bench.errors import ModelError
-    from icl_bench.models.passes import Pass
+    from icl_bench.models.attention.forward_hooks import Pass
 
     monkeypatch.setattr(Pass, "freeze", lambda self, layer, query, key: (query, key))
     with pytest.raises(ModelError, match="did not act"):

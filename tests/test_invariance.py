@@ -8,8 +8,8 @@ import torch
 
 import icl_bench
 from icl_bench.measures.tokens import RepeatedTokens, draw_repeated, induction_pairs
-from icl_bench.models.baserun import run_base
-from icl_bench.models.interventions import switch_off
+from icl_bench.models.circuits.interventions import switch_off
+from icl_bench.models.clean_run import run_base
 
 EVERY = ("gpt2", "llama", "gemma3", "gemma2", "gptj", "bloom")
 

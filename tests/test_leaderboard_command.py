@@ -17,7 +17,7 @@ from conftest import Stage
 from icl_bench.cli import main
 from icl_bench.commands.leaderboard import DESCRIPTION
 from icl_bench.errors import SettingsError
-from icl_bench.leaderboard import update_leaderboard
+from icl_bench.reports.leaderboard import update_leaderboard
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "reports" / "samples"

@@ -10,8 +10,8 @@ import pytest
 from boards import make, write
 from browser import Visit, open_browser
 
-from icl_bench.leaderboard import write_leaderboard
 from icl_bench.ranking import rank, read_entries
+from icl_bench.reports.leaderboard import write_leaderboard
 
 EVIL = "<b>bold</b> %{x} <img src=x onerror=alert(1)>"
 

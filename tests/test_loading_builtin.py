@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from icl_bench.models.loading import load_parts
-from icl_bench.models.spec import check_spec, parse_spec
+from icl_bench.models.opening.loading import load_parts
+from icl_bench.models.sources.checking import check_spec
+from icl_bench.models.sources.parsing import parse_spec
 
 
 def test_a_builtin_model_comes_with_its_tokenizer_ready_to_run() -> None:

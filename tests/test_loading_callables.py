@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from icl_bench.errors import ModelError, SpecError, UnsupportedModel
-from icl_bench.models.loading import LoadedParts, load_parts
-from icl_bench.models.spec import parse_spec
+from icl_bench.models.opening.loading import LoadedParts, load_parts
+from icl_bench.models.sources.parsing import parse_spec
 
 MODULE = """
 from types import SimpleNamespace

@@ -16,8 +16,8 @@ import torch
 from transformers import dynamic_module_utils
 
 from icl_bench.errors import ModelError, SpecError, UnsupportedModel
-from icl_bench.models.loading import LoadedParts, load_parts
-from icl_bench.models.spec import parse_spec
+from icl_bench.models.opening.loading import LoadedParts, load_parts
+from icl_bench.models.sources.parsing import parse_spec
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ import torch
 from waiting import HANG
 
 from icl_bench.errors import ModelError
-from icl_bench.models import gguf
-from icl_bench.models.loading import LoadedParts, load_parts
-from icl_bench.models.spec import parse_spec
+from icl_bench.models.opening.loading import LoadedParts, load_parts
+from icl_bench.models.sources import gguf
+from icl_bench.models.sources.parsing import parse_spec
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_a_file_without_tokenizer_loads_with_a_note(tmp_path: Path) -> None:
 SCRIPT = """
 import os, shutil, sys, time
 from pathlib import Path
-from icl_bench.models import gguf
+from icl_bench.models.sources import gguf
 
 file, cache, stage, model = map(Path, sys.argv[1:])
 

@@ -18,9 +18,10 @@ from hub_server import HubServer, Repo
 from huggingface_hub import constants, file_download
 
 from icl_bench.errors import SpecError
-from icl_bench.models import hub as hub_module
-from icl_bench.models.loading import LoadedParts, load_parts
-from icl_bench.models.spec import check_spec, parse_spec
+from icl_bench.models.opening.loading import LoadedParts, load_parts
+from icl_bench.models.sources import hub as hub_module
+from icl_bench.models.sources.checking import check_spec
+from icl_bench.models.sources.parsing import parse_spec
 
 
 @pytest.fixture(scope="module")
@@ -241,8 +242,8 @@ def test_offline_without_a_copy_says_what_is_missing(
 
 SCRIPT = """
 import json, sys
-from icl_bench.models.loading import load_parts
-from icl_bench.models.spec import parse_spec
+from icl_bench.models.opening.loading import load_parts
+from icl_bench.models.sources.parsing import parse_spec
 parts = load_parts(parse_spec("org/tiny@step10"), device="cpu")
 print(json.dumps([parts.revision, parts.tokenizer_note]))
 """

@@ -17,10 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import icl_bench
 from icl_bench.errors import IclError, ModelError, SettingsError
-from icl_bench.models.loading import check_device, load_parts
-from icl_bench.models.placement import check_spread, describe_placement, is_spread
-from icl_bench.models.spec import parse_spec
-from icl_bench.models.weights import check_finite
+from icl_bench.models.module.placement import check_spread, describe_placement, is_spread
+from icl_bench.models.module.weights import check_finite
+from icl_bench.models.opening.loading import check_device, load_parts
+from icl_bench.models.sources.parsing import parse_spec
 
 OLD = int(transformers.__version__.split(".")[0]) < 5
 """Whether weights that are tied cannot be run from disk."""

@@ -12,7 +12,7 @@ import icl_bench
 from icl_bench.errors import NotMeasurable
 from icl_bench.measures.copying import repeated_targets
 from icl_bench.measures.tokens import draw_repeated
-from icl_bench.models.attribution import attribute_logits
+from icl_bench.models.circuits.attribution import attribute_logits
 
 PERIOD = 6
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from icl_bench.errors import ModelError
-from icl_bench.models.losses import score_targets
+from icl_bench.models.module.losses import score_targets
 
 
 def test_losses_are_cross_entropies_and_ranks_those_of_the_logits():

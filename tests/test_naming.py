@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from icl_bench.errors import SpecError
-from icl_bench.models.spec import ModelSpec, parse_spec
+from icl_bench.models.sources.parsing import parse_spec
+from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.naming import further_names, name_models, plain_name, tell_names
 
 

@@ -16,8 +16,8 @@ import icl_bench
 from icl_bench.errors import NotMeasurable, SettingsError
 from icl_bench.measures.eigenvalues import eigenvalue_scores
 from icl_bench.measures.tokens import draw_repeated
-from icl_bench.models.ovcircuit import copying_chance
-from icl_bench.models.reading import read_layers
+from icl_bench.models.circuits.ovcircuit import copying_chance
+from icl_bench.models.residual.reading import read_layers
 from icl_bench.reference.handwired import GAIN, handwired, token_codes
 from icl_bench.reference.tokenizer import build_tokenizer
 

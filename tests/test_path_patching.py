@@ -12,7 +12,7 @@ import icl_bench
 from icl_bench.api import Bench
 from icl_bench.errors import NotMeasurable, SettingsError
 from icl_bench.measures.tokens import draw_repeated, draw_varied
-from icl_bench.models.patching import patch_paths
+from icl_bench.models.circuits.patching import patch_paths
 from icl_bench.reference.handwired import handwired
 
 PERIOD = 6

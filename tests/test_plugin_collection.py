@@ -9,7 +9,7 @@ import pytest
 from conftest import MINE, Stage
 
 import icl_bench
-from icl_bench import startup
+from icl_bench.plugin import startup
 
 CORE = Path(icl_bench.__file__).parents[1] / "suites" / "core.yaml"
 GOOD = "--icl-model=stub:good"

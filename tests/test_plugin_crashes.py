@@ -244,7 +244,7 @@ def test_tests_without_a_model_go_on_in_the_next_worker(stage: Stage) -> None:
 
 
 def test_work_for_a_worker_that_is_just_dying_goes_to_another() -> None:
-    from icl_bench.scheduling import ModelScheduling
+    from icl_bench.plugin.scheduling import ModelScheduling
 
     class Node:
         shutting_down, sent = False, ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import MINE, Stage
 
-from icl_bench import startup
+from icl_bench.plugin import startup
 
 GOOD = "--icl-model=stub:good"
 BAD = "--icl-model=stub:bad"

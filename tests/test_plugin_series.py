@@ -13,7 +13,7 @@ from conftest import HERE, Stage
 from test_series_run import SUITE, spoil, write_series
 
 import icl_bench
-from icl_bench.models.streaming import CheckpointStream
+from icl_bench.models.opening.streaming import CheckpointStream
 from icl_bench.probes import PROBES
 
 SERIES = "--icl-model=runs@*"

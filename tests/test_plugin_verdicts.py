@@ -42,7 +42,12 @@ def acting(act: str, only: str = "good") -> str:
 def text_of(result: pytest.RunResult) -> str:
     """Return all that a run printed, once it is sure that our own code is not in it."""
     text = result.stdout.str() + result.stderr.str()
-    for trace in ("Traceback", "INTERNALERROR", "icl_bench/items.py", "icl_bench/runner.py"):
+    for trace in (
+        "Traceback",
+        "INTERNALERROR",
+        "icl_bench/plugin/items.py",
+        "icl_bench/running/model_run.py",
+    ):
         assert trace not in text, text
     return text
 

@@ -50,7 +50,7 @@ def test_workers_write_nothing_and_the_controller_tells_all(stage: Stage) -> Non
     stage.write(
         "conftest.py",
         "import os\n"
-        "import icl_bench.render.files as it\n"
+        "import icl_bench.reports.files as it\n"
         "write = it.write_reports\n"
         "def noted(*given):\n"
         "    print(os.environ.get('PYTEST_XDIST_WORKER', 'controller'), file=open('who', 'a'))\n"
@@ -91,7 +91,7 @@ def test_the_first_failure_stops_all_workers(stage: Stage) -> None:
 
 
 def test_slugs_that_are_parts_of_others_are_kept_apart() -> None:
-    from icl_bench.scheduling import ModelScheduling
+    from icl_bench.plugin.scheduling import ModelScheduling
 
     scheduling = ModelScheduling.__new__(ModelScheduling)
     scheduling._slugs = ["gpt2", "my-gpt2", "gpt2-xl"]

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from icl_bench import presence
-from icl_bench.presence import Mark, leave_mark
+from icl_bench.running import presence
+from icl_bench.running.presence import Mark, leave_mark
 
 RUN = """
 import sys
 from pathlib import Path
-from icl_bench.presence import leave_mark
+from icl_bench.running.presence import leave_mark
 mark = leave_mark(Path(sys.argv[1]))
 print(mark.path, flush=True)
 sys.stdin.read()

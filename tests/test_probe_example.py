@@ -16,12 +16,13 @@ import transformers as tf
 
 import icl_bench
 from icl_bench.errors import MeasurementError, NotMeasurable
-from icl_bench.probes import example, induction
-from icl_bench.probes.context import Context
-from icl_bench.probes.example_text import LONGEST, find_repeats, show_token
-from icl_bench.probes.patterns import keep_strongest
-from icl_bench.probes.settings import HeadSelection, Threshold
-from icl_bench.record import Environment, ModelInfo, RunRecord
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.design.settings import HeadSelection, Threshold
+from icl_bench.probes.example import example
+from icl_bench.probes.example.patterns import keep_strongest
+from icl_bench.probes.example.text import LONGEST, find_repeats, show_token
+from icl_bench.probes.heads import induction
+from icl_bench.records.record import Environment, ModelInfo, RunRecord
 from icl_bench.reference.tokenizer import build_tokenizer
 from icl_bench.reference.words import WORDS
 
@@ -282,7 +283,7 @@ def test_a_thousand_heads_fit_and_more_than_twice_as_many_are_cut(monkeypatch):
         measurements={"core/example": found},
     )
     assert len(record.to_json().encode()) < 1_200_000
-    monkeypatch.setattr("icl_bench.probes.patterns.MOST_HEADS", 100)
+    monkeypatch.setattr("icl_bench.probes.example.patterns.MOST_HEADS", 100)
     cut = run(model, heads=[[20, 0]], switches=0)
     assert len(cut.tables["example_patterns"]) == 100
     assert "patterns of the 100 heads of 1000 with the highest scores" in cut.reason
@@ -340,9 +341,9 @@ def test_settings_that_start_from_one_another_equal_whole_passes(method):
     from ablating import losses
 
     from icl_bench.measures.copying import first_targets, repeated_targets
-    from icl_bench.probes.example_text import encode_example
-    from icl_bench.probes.switched import _prepare, try_switches
-    from icl_bench.probes.switches import Switch, heads_off
+    from icl_bench.probes.example.switched import _prepare, try_switches
+    from icl_bench.probes.example.text import encode_example
+    from icl_bench.probes.example.toggles import Switch, heads_off
 
     model = random_llama(layers=4)
     switches = [
@@ -460,8 +461,8 @@ def test_with_the_hand_wired_head_off_the_name_is_not_said(wired):
 
 
 def test_random_heads_are_as_many_and_of_the_same_layers(trained, learned):
-    from icl_bench.probes.switched import draw_random
-    from icl_bench.probes.switches import Switch
+    from icl_bench.probes.example.switched import draw_random
+    from icl_bench.probes.example.toggles import Switch
 
     switches = [
         Switch("induction", ((1, 0), (1, 4)), "a"),
@@ -517,7 +518,7 @@ def test_listed_heads_are_ordered_by_scores_of_their_own(trained, learned):
 @pytest.mark.parametrize("method", ["zero", "mean", "resample"])
 def test_every_method_is_that_of_the_ablation_probe(trained, method):
     """The text is longer than the repeats here: all of its positions have a stand-in."""
-    from icl_bench.probes import ablation
+    from icl_bench.probes.ablations import ablation
 
     text = "The cat sat on the mat. A dog stood in a garden. A bird sang in a tree. The cat sat"
     settings = {"sequences": 4, "period": 8}

@@ -15,13 +15,14 @@ from real_model import find_smollm2
 
 import icl_bench
 from icl_bench.errors import NotMeasurable, SuiteError
-from icl_bench.plan import make_plan
-from icl_bench.probes import icl_score, induction
-from icl_bench.probes.context import Context
-from icl_bench.probes.icl_score import Settings
-from icl_bench.probes.settings import HeadSelection, Threshold
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.design.settings import HeadSelection, Threshold
+from icl_bench.probes.heads import induction
+from icl_bench.probes.texts import icl_score
+from icl_bench.probes.texts.icl_score import Settings
 from icl_bench.reference.words import SPECIALS, WORDS
 from icl_bench.suite import load_suite
+from icl_bench.suite.plan import make_plan
 
 CHOSEN = HeadSelection(
     **{"from": "repeats"},  # type: ignore[arg-type]

@@ -10,8 +10,8 @@ import torch
 import icl_bench
 from icl_bench.errors import MeasurementError
 from icl_bench.measures.tokens import draw_repeated
-from icl_bench.probes import losses
-from icl_bench.probes.context import Context
+from icl_bench.probes.ablations import losses
+from icl_bench.probes.design.context import Context
 from icl_bench.reference.handwired import handwired
 
 

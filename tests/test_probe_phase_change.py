@@ -11,10 +11,10 @@ from phase_series import STEPS, make_series, rise
 from pydantic import ValidationError
 
 from icl_bench.errors import MeasurementError, NotMeasurable
-from icl_bench.probes import phase_change
-from icl_bench.probes.context import Context
-from icl_bench.record import Measurement
-from icl_bench.series import Series
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.training import phase_change
+from icl_bench.records.record import Measurement
+from icl_bench.records.steps import Series
 
 
 def measure(series, **settings):

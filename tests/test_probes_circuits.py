@@ -11,16 +11,16 @@ import torch
 import icl_bench
 from icl_bench.errors import MeasurementError, NotMeasurable, SuiteError
 from icl_bench.measures.tokens import draw_repeated
-from icl_bench.probes import (
-    ablation,
+from icl_bench.probes.ablations import ablation
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.design.settings import HeadSelection, Threshold
+from icl_bench.probes.heads import (
     attention_attribution,
     composition,
     induction,
     logit_attribution,
     offset_profile,
 )
-from icl_bench.probes.context import Context
-from icl_bench.probes.settings import HeadSelection, Threshold
 from icl_bench.reference.handwired import GAIN, SHARPNESS, handwired, token_codes
 from icl_bench.reference.words import WORDS
 

@@ -8,9 +8,11 @@ import pytest
 
 import icl_bench
 from icl_bench.errors import MeasurementError, NotMeasurable
-from icl_bench.probes import ablation, choice, induction
-from icl_bench.probes.context import Context
-from icl_bench.probes.settings import HeadSelection, Threshold
+from icl_bench.probes.ablations import ablation
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.design.settings import HeadSelection, Threshold
+from icl_bench.probes.heads import induction
+from icl_bench.probes.texts import choice
 from icl_bench.reference.handwired import handwired
 from icl_bench.reference.tokenizer import build_tokenizer
 from icl_bench.reference.words import WORDS

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 import icl_bench
 from icl_bench.errors import MeasurementError, NotMeasurable
-from icl_bench.probes import ablation, minimal_set, sweep
-from icl_bench.probes.context import Context
+from icl_bench.probes.ablations import ablation, minimal_set, sweep
+from icl_bench.probes.design.context import Context
 from icl_bench.reference.handwired import handwired
 
 CIRCUIT = [{"layer": 0, "head": 0}, {"layer": 1, "head": 0}]

@@ -11,10 +11,10 @@ import icl_bench
 from icl_bench.errors import MeasurementError, NotMeasurable
 from icl_bench.measures.statistics import student_t
 from icl_bench.measures.tokens import draw_repeated
-from icl_bench.models.ovcircuit import ov_behaviour
-from icl_bench.probes import copying, induction, weight_composition
-from icl_bench.probes.context import Context
-from icl_bench.probes.settings import HeadSelection, Threshold
+from icl_bench.models.circuits.ovcircuit import ov_behaviour
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.design.settings import HeadSelection, Threshold
+from icl_bench.probes.heads import copying, induction, weight_composition
 from icl_bench.reference.handwired import handwired
 from icl_bench.reference.tokenizer import build_tokenizer
 

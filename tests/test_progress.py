@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from test_render_records import make_record
 
-from icl_bench.plan import make_plan
 from icl_bench.progress import Pace, RunProgress, Standing
-from icl_bench.progress.earlier import earlier_seconds
 from icl_bench.progress.log import Log
 from icl_bench.progress.standing import UNKNOWN, describe, duration
-from icl_bench.record import Measurement
-from icl_bench.render.text import columns
+from icl_bench.records.record import Measurement
+from icl_bench.render.writing.text import columns
+from icl_bench.running.earlier import earlier_seconds
 from icl_bench.suite import find_suite
+from icl_bench.suite.plan import make_plan
 
 TWO = {"a": "mine/first", "b": "mine/second"}
 

@@ -10,12 +10,12 @@ import icl_bench
 from icl_bench.integrations import Reaches, TrainingGate
 from icl_bench.measures.copying import repeated_targets
 from icl_bench.measures.tokens import draw_plain, draw_repeated
-from icl_bench.models.ablation import Replacement
-from icl_bench.models.baserun import run_base
-from icl_bench.models.interventions import switch_off
-from icl_bench.models.ovcircuit import ov_eigenvalues
-from icl_bench.probes import attention_attribution, composition, logit_attribution
-from icl_bench.probes.context import Context
+from icl_bench.models.attention.ablation import Replacement
+from icl_bench.models.circuits.interventions import switch_off
+from icl_bench.models.circuits.ovcircuit import ov_eigenvalues
+from icl_bench.models.clean_run import run_base
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.heads import attention_attribution, composition, logit_attribution
 
 EIGHT = {(17, 3), (17, 4), (17, 5), (18, 6), (18, 7), (20, 6), (23, 2), (23, 7)}
 

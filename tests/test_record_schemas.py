@@ -10,9 +10,9 @@ import pytest
 
 from icl_bench.comparing import compare
 from icl_bench.errors import RecordError
-from icl_bench.record import SCHEMA, read_numbers, read_record
-from icl_bench.render.files import render_again
-from icl_bench.upgrades import UPGRADES, upgrade
+from icl_bench.records.record import SCHEMA, read_numbers, read_record
+from icl_bench.records.upgrades import UPGRADES, upgrade
+from icl_bench.reports.files import render_again
 
 FROZEN = Path(__file__).parent / "records"
 
@@ -114,7 +114,7 @@ def test_reading_applies_the_upgrades(tmp_path: Path, monkeypatch: pytest.Monkey
     path.write_text(json.dumps(raw))
     with pytest.raises(RecordError, match="field model"):
         read_record(path)
-    monkeypatch.setattr("icl_bench.record.SCHEMA", 2)
+    monkeypatch.setattr("icl_bench.records.record.SCHEMA", 2)
 
     def rename(data: dict[str, Any]) -> dict[str, Any]:
         return {**data, "model": data["network"]}

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 import icl_bench
 from icl_bench import reference
 from icl_bench.errors import ModelError, SettingsError, SpecError
-from icl_bench.models.identity import identify
-from icl_bench.models.loading import load_parts
-from icl_bench.models.spec import ModelSpec
+from icl_bench.models.opening.loading import load_parts
+from icl_bench.models.sources.identity import identify
+from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.options import RunOptions
 from icl_bench.reference import packing, training
 from icl_bench.reference.evaluation import evaluate

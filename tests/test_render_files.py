@@ -8,9 +8,9 @@ import pytest
 from test_render_records import make_record
 
 from icl_bench.errors import SettingsError
-from icl_bench.record import RunRecord, SuiteRef, read_record
-from icl_bench.render import files
-from icl_bench.render.files import write_reports
+from icl_bench.records.record import RunRecord, SuiteRef, read_record
+from icl_bench.reports import files
+from icl_bench.reports.files import write_reports
 
 NAMES = ["results.json", "report.md", "checks.csv", "heads.csv", "badge.json", "report.html"]
 PARTIAL = [
@@ -192,7 +192,7 @@ def test_a_new_report_format_is_one_row(tmp_path: Path, monkeypatch: pytest.Monk
 )
 def test_importing_the_rooms_loads_no_heavy_library(extra: str, clean: bool) -> None:
     program = (
-        "import sys, icl_bench.checks, icl_bench.render.files, icl_bench.render.terminal\n"
+        "import sys, icl_bench.running.checks, icl_bench.reports.files, icl_bench.render.terminal\n"
         f"{extra}\n"
         "heavy = {'torch', 'transformers', 'pandas', 'tabulate'} & set(sys.modules)\n"
         "sys.exit(1 if heavy else 0)"

@@ -5,10 +5,10 @@ import html
 import pytest
 from test_render_records import make_check, make_record
 
-from icl_bench.record import Measurement, Metric, SuiteRef
+from icl_bench.records.record import Measurement, Metric, SuiteRef
 from icl_bench.render.markdown import report
-from icl_bench.render.markup import escape
 from icl_bench.render.tables import histogram
+from icl_bench.render.writing.markup import escape
 
 EVIL = "a|b `c` <script>x</script> [l](http://e) ![i](j) *s* _u_ ~d~ $m$ &lt;\n\n# h\n- <!--"
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from icl_bench.render import numbers
-from icl_bench.render.text import columns, cut, one_line, to_ascii
+from icl_bench.render.writing import numbers
+from icl_bench.render.writing.text import columns, cut, one_line, to_ascii
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from terminal_pictures import run_on_terminal
 from test_render_records import make_record
 
-from icl_bench.render.outlet import outlet_of, outlet_of_pytest, redraws, wants_color
+from icl_bench.render.writing.outlet import outlet_of, outlet_of_pytest, redraws, wants_color
 
 VARIABLES = ("PY_COLORS", "NO_COLOR", "FORCE_COLOR", "TERM")
 

@@ -7,9 +7,9 @@ import math
 import pytest
 from phase_series import STEPS, make_series, rise
 
-from icl_bench.probes import phase_change
-from icl_bench.probes.context import Context
-from icl_bench.record import Environment, ModelInfo, RunRecord
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.training import phase_change
+from icl_bench.records.record import Environment, ModelInfo, RunRecord
 from icl_bench.render import phases
 from icl_bench.render.markdown import report
 from icl_bench.render.terminal import summary

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from icl_bench.record import (
+from icl_bench.records.record import (
     Check,
     Environment,
     Measurement,

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from icl_bench.render.sparkline import over_log_steps, pool, sparkline
+from icl_bench.render.writing.sparkline import over_log_steps, pool, sparkline
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 from test_render_records import make_check
 
-from icl_bench.record import (
+from icl_bench.records.record import (
     Environment,
     Measurement,
     Metric,
@@ -18,7 +18,6 @@ from icl_bench.record import (
     read_record,
 )
 from icl_bench.render import markdown
-from icl_bench.render.files import write_reports
 from icl_bench.render.steps import (
     curve_rows,
     describe_steps,
@@ -27,7 +26,8 @@ from icl_bench.render.steps import (
     steps_table,
 )
 from icl_bench.render.terminal import summary
-from icl_bench.render.text import columns
+from icl_bench.render.writing.text import columns
+from icl_bench.reports.files import write_reports
 
 STEPS = (1, 10, 100, 1000)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from icl_bench.record import Environment, Measurement, Metric, ModelInfo, RunRecord
+from icl_bench.records.record import Environment, Measurement, Metric, ModelInfo, RunRecord
 from icl_bench.render import sweeps
 from icl_bench.render.markdown import report
 

@@ -5,9 +5,9 @@ import re
 import pytest
 from test_render_records import all_verdicts, make_check, make_heads, make_record
 
-from icl_bench.record import Measurement, Metric, ModelInfo, RunRecord, SuiteRef
+from icl_bench.records.record import Measurement, Metric, ModelInfo, RunRecord, SuiteRef
 from icl_bench.render.terminal import summary
-from icl_bench.render.text import columns, printable
+from icl_bench.render.writing.text import columns, printable
 
 GOLDEN = """\
 builtin:tiny — TinyForCausalLM, 2 layers × 6 heads, fused attention, float32

@@ -10,9 +10,9 @@ import pytest
 from test_render_records import make_record
 
 from icl_bench.cli import main
-from icl_bench.record import GateVerdict, RunRecord
-from icl_bench.render.files import PAGES, REPORTS, write_reports
+from icl_bench.records.record import GateVerdict, RunRecord
 from icl_bench.render.markdown import report
+from icl_bench.reports.files import PAGES, REPORTS, write_reports
 
 
 def record_of(slug: str, **rest: object) -> RunRecord:

@@ -9,13 +9,13 @@ import pytest
 
 import icl_bench
 from icl_bench.errors import InputError, MeasurementError, ModelError, NotMeasurable
-from icl_bench.models.spec import parse_spec
+from icl_bench.models.sources.parsing import parse_spec
 from icl_bench.options import RunOptions
-from icl_bench.plan import make_plan
-from icl_bench.record import Measurement, Metric
-from icl_bench.results import counts_as_failure
-from icl_bench.runner import ModelRun
+from icl_bench.records.record import Measurement, Metric
+from icl_bench.running.model_run import ModelRun
+from icl_bench.running.results import counts_as_failure
 from icl_bench.suite import load_suite
+from icl_bench.suite.plan import make_plan
 
 SUITE = """
     icl_suite: 1
@@ -48,7 +48,8 @@ def make_run(plan, text="builtin:handwired"):
 @pytest.fixture
 def counted(monkeypatch):
     """Count how often each probe is asked to measure, without a model."""
-    from icl_bench.probes import ablation, induction
+    from icl_bench.probes.ablations import ablation
+    from icl_bench.probes.heads import induction
 
     calls = []
 
@@ -162,7 +163,7 @@ def test_two_suites_of_one_name_are_refused(make_suite, tmp_path):
 def test_a_failed_measurement_is_a_verdict_with_its_reason(
     make_suite, counted, monkeypatch, error, verdict, reason
 ):
-    from icl_bench.probes import induction
+    from icl_bench.probes.heads import induction
 
     def fail(model, settings, context):
         raise error
@@ -178,7 +179,7 @@ def test_a_failed_measurement_is_a_verdict_with_its_reason(
 
 
 def test_a_model_that_cannot_be_opened_is_tried_once(make_suite, monkeypatch):
-    from icl_bench.models import opening
+    from icl_bench.models.opening import opening
 
     tries = []
 

@@ -13,9 +13,9 @@ from transformers.models.llama import modeling_llama
 import icl_bench
 from icl_bench.errors import ModelError, UnsupportedModel
 from icl_bench.measures.tokens import draw_repeated
-from icl_bench.models.kernels import KernelMisfit
-from icl_bench.models.passes import Pass
-from icl_bench.models.paths import PATHS, Runner
+from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.kernels import KernelMisfit
+from icl_bench.models.attention.paths import PATHS, Runner
 
 hooked_gptj = pytest.mark.skipif(
     not families.GPTJ_HOOKED, reason="GPT-J has joined transformers' attention interface"

@@ -7,10 +7,11 @@ import pytest
 import icl_bench
 from icl_bench.errors import SuiteError
 from icl_bench.measures import statistics as st
-from icl_bench.plan import make_plan
-from icl_bench.probes import ablation, induction
-from icl_bench.probes.context import Context
+from icl_bench.probes.ablations import ablation
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.heads import induction
 from icl_bench.suite import load_suite
+from icl_bench.suite.plan import make_plan
 
 SUITE = """\
 icl_suite: 1

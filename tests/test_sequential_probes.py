@@ -11,12 +11,14 @@ from scipy import optimize, stats
 
 import icl_bench
 from icl_bench.errors import SuiteError
-from icl_bench.plan import make_plan
-from icl_bench.probes import fuzzy, get_probe, icl_score, offset_profile
-from icl_bench.probes.context import Context
-from icl_bench.probes.looks import NOT_SEQUENTIAL
+from icl_bench.probes import get_probe
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.design.sequential import NOT_SEQUENTIAL
+from icl_bench.probes.heads import offset_profile
+from icl_bench.probes.texts import fuzzy, icl_score
 from icl_bench.reference.words import SPECIALS, WORDS
 from icl_bench.suite import load_suite
+from icl_bench.suite.plan import make_plan
 from icl_bench.tasks import load_fuzzy_items
 
 MODEL = "builtin:induction-2l"

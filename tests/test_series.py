@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from icl_bench.record import Measurement, Metric
-from icl_bench.series import align, explain_broken, summarize
+from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.steps import align, explain_broken, summarize
 
 
 def taken(value: float, **more: Any) -> Measurement:

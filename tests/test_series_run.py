@@ -20,18 +20,19 @@ from test_loading_hub import use_hub
 import icl_bench
 from icl_bench import reference
 from icl_bench.api import load_model
-from icl_bench.cache import open_cache
 from icl_bench.errors import SpecError
-from icl_bench.models.spec import check_spec, parse_spec
-from icl_bench.models.streaming import CheckpointStream
+from icl_bench.models.opening.streaming import CheckpointStream
+from icl_bench.models.sources.checking import check_spec
+from icl_bench.models.sources.parsing import parse_spec
 from icl_bench.options import RunOptions
-from icl_bench.plan import make_plan
 from icl_bench.probes import PROBES
 from icl_bench.progress import RunProgress, Standing
-from icl_bench.record import Measurement, RunRecord
-from icl_bench.runner import ModelRun
-from icl_bench.series_run import SeriesRun, start_run
+from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.running.cache import open_cache
+from icl_bench.running.model_run import ModelRun
+from icl_bench.running.series_run import SeriesRun, start_run
 from icl_bench.suite import load_suite
+from icl_bench.suite.plan import make_plan
 
 SUITE = """\
 icl_suite: 1
@@ -440,7 +441,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 import icl_bench
-from icl_bench.models.streaming import CheckpointStream
+from icl_bench.models.opening.streaming import CheckpointStream
 from icl_bench.probes import PROBES
 PROBES["toy"] = "series_probes"
 original = CheckpointStream.open

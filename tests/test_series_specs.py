@@ -13,11 +13,12 @@ from hub_server import HubServer, Repo
 from test_loading_hub import use_hub
 
 from icl_bench import reference
-from icl_bench.checks import applies
 from icl_bench.errors import SpecError
-from icl_bench.models.series import find_steps, read_training_loss, step_of
-from icl_bench.models.spec import check_spec, parse_spec
+from icl_bench.models.sources.checking import check_spec
+from icl_bench.models.sources.parsing import parse_spec
+from icl_bench.models.sources.series import find_steps, read_training_loss, step_of
 from icl_bench.naming import name_models
+from icl_bench.running.checks import applies
 from icl_bench.suite import CheckSpec
 
 STEPS = (1, 64, 500, 2000)

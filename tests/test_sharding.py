@@ -17,8 +17,8 @@ from torch import nn
 import icl_bench
 from icl_bench.errors import UnsupportedModel
 from icl_bench.integrations.unwrapping import find_module
-from icl_bench.models import sharding
-from icl_bench.models.sharding import refuse_split
+from icl_bench.models.module import sharding
+from icl_bench.models.module.sharding import refuse_split
 
 SCRIPT = """\
 import json, sys, warnings

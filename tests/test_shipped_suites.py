@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 
 import icl_bench
-from icl_bench.record import RunRecord
+from icl_bench.records.record import RunRecord
 
 WITH = ("builtin:handwired", "builtin:induction-2l")
 WITHOUT = "builtin:control-1l"

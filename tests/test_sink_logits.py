@@ -10,9 +10,9 @@ import torch
 
 import icl_bench
 from icl_bench.measures.tokens import draw_repeated
-from icl_bench.models.passes import SINK_LOGIT
-from icl_bench.probes import induction
-from icl_bench.probes.context import Context
+from icl_bench.models.attention.forward_hooks import SINK_LOGIT
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.heads import induction
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ import checkpoints
 import pytest
 
 from icl_bench.errors import SpecError
-from icl_bench.models.ggufheader import read_header
-from icl_bench.models.spec import check_spec, parse_spec
+from icl_bench.models.sources.checking import check_spec
+from icl_bench.models.sources.ggufheader import read_header
+from icl_bench.models.sources.parsing import parse_spec
 
 
 @pytest.fixture

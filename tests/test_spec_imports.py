@@ -10,8 +10,9 @@ import checkpoints
 
 SCRIPT = """
 import sys
-from icl_bench.models.loading import check_device, check_dtype, default_cache_dir
-from icl_bench.models.spec import check_spec, parse_spec
+from icl_bench.models.opening.loading import check_device, check_dtype, default_cache_dir
+from icl_bench.models.sources.checking import check_spec
+from icl_bench.models.sources.parsing import parse_spec
 from icl_bench.naming import name_models
 check_device("cpu"), check_dtype("auto"), default_cache_dir()
 specs = [parse_spec(text) for text in sys.argv[2:]]

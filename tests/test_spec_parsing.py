@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from icl_bench.errors import SpecError
-from icl_bench.models.spec import parse_spec
+from icl_bench.models.sources.parsing import parse_spec
 
 
 @pytest.fixture(autouse=True)

@@ -21,13 +21,13 @@ from transformers import PreTrainedModel
 
 from icl_bench.errors import IclError, ModelError, SpecError
 from icl_bench.measures.tokens import draw_repeated, induction_pairs
-from icl_bench.models import loading, opening, streaming
-from icl_bench.models.conditions import describe_conditions
 from icl_bench.models.model import Model
-from icl_bench.models.opening import open_model
-from icl_bench.models.series import find_steps
-from icl_bench.models.spec import parse_spec
-from icl_bench.models.streaming import CheckpointStream
+from icl_bench.models.opening import loading, opening, streaming
+from icl_bench.models.opening.conditions import describe_conditions
+from icl_bench.models.opening.opening import open_model
+from icl_bench.models.opening.streaming import CheckpointStream
+from icl_bench.models.sources.parsing import parse_spec
+from icl_bench.models.sources.series import find_steps
 from icl_bench.options import RunOptions
 
 CPU = RunOptions(device="cpu")

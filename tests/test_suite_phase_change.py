@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from phase_series import STEPS, make_series, rise
 
-from icl_bench.checks import evaluate
-from icl_bench.probes import phase_change
-from icl_bench.probes.context import Context
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.training import phase_change
+from icl_bench.running.checks import evaluate
 from icl_bench.suite import find_suite
 
 NEEDS_A_RISE = {"induction-forms", "not-by-position", "before-the-cool-down", "the-loss-falls"}

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from icl_bench.errors import SuiteError
-from icl_bench.plan import make_plan
 from icl_bench.probes import PROBES, get_probe
 from icl_bench.suite import json_schema, load_suite
+from icl_bench.suite.plan import make_plan
 
 HEAD = "icl_suite: 1\nname: small\n"
 MEASURE = """\

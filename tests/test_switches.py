@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from icl_bench.probes.switches import (
+from icl_bench.probes.example.toggles import (
     Switch,
     every_setting,
     find_previous,

@@ -7,8 +7,9 @@ from real_model import find_smollm2
 
 import icl_bench
 from icl_bench.measures.statistics import mean_metric
-from icl_bench.probes import example, fewshot, fuzzy
-from icl_bench.probes.context import Context
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.example import example
+from icl_bench.probes.texts import fewshot, fuzzy
 
 
 @pytest.fixture(scope="module")

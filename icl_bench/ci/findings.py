@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from icl_bench.record import RunRecord
+from icl_bench.records.record import RunRecord
 from icl_bench.render.comparison import describe_check, describe_head
-from icl_bench.render.text import WORDS, one_line
+from icl_bench.render.writing.text import WORDS, one_line
 
 if TYPE_CHECKING:
     from icl_bench.comparing import Comparison

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from icl_bench.ci.findings import Finding
-from icl_bench.record import RunRecord
+from icl_bench.records.record import RunRecord
 
 _SEVERITY = {"error": "major", "warning": "minor"}
 

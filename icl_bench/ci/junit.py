@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from icl_bench.record import Check, RunRecord
-from icl_bench.render.text import one_line
+from icl_bench.records.record import Check, RunRecord
+from icl_bench.render.writing.text import one_line
 
 
 def case_properties(check: Check, model: str) -> list[tuple[str, str]]:

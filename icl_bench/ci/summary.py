@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from icl_bench.record import RunRecord
+from icl_bench.records.record import RunRecord
 from icl_bench.render.comparison import comparison_markdown
 from icl_bench.render.markdown import show_checks
-from icl_bench.render.markup import escape, table
 from icl_bench.render.tables import CHECK_HEADER, check_row
-from icl_bench.render.text import count_verdicts, overall
+from icl_bench.render.writing.markup import escape, table
+from icl_bench.render.writing.text import count_verdicts, overall
 
 if TYPE_CHECKING:
     from icl_bench.comparing import Comparison

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from icl_bench.commands.parsing import OK, add_cache, add_command
 from icl_bench.errors import IclError, SettingsError
-from icl_bench.render.logs import defuse
+from icl_bench.render.writing.logs import defuse
 
 if TYPE_CHECKING:
-    from icl_bench.cache import Cache
+    from icl_bench.running.cache import Cache
 
 DESCRIPTION = """\
 Show what the cache holds and how large it is: measurements, descriptions of models (with which a
@@ -52,9 +52,9 @@ def run(given: argparse.Namespace) -> int:
         SettingsError: an option is wrong.
         IclError: not all can be removed.
     """
-    from icl_bench.cache import Cache
-    from icl_bench.models.loading import default_cache_dir
+    from icl_bench.models.opening.loading import default_cache_dir
     from icl_bench.options import read_size, refuse_url
+    from icl_bench.running.cache import Cache
 
     if given.clear and given.cache_limit is not None:
         raise SettingsError("--clear and --cache-limit: give one of them")
@@ -83,7 +83,7 @@ def run(given: argparse.Namespace) -> int:
 def _show(cache: Cache, *, is_given: bool) -> None:
     from rich.filesize import decimal
 
-    from icl_bench.models.gguf import find_copies
+    from icl_bench.models.sources.gguf import find_copies
 
     entries = cache.entries()
     copies = find_copies(cache.folder)
@@ -104,7 +104,7 @@ def _clear(cache: Cache) -> None:
     """Remove everything but what live runs have used, and say how much that was."""
     from rich.filesize import decimal
 
-    from icl_bench.models.gguf import find_copies, remove_copy
+    from icl_bench.models.sources.gguf import find_copies, remove_copy
 
     copies = find_copies(cache.folder)
     if not copies and not any(count for count, _ in cache.entries().values()):

@@ -16,7 +16,7 @@ from icl_bench.commands.parsing import (
     names_of,
     one_of,
 )
-from icl_bench.render.logs import defuse
+from icl_bench.render.writing.logs import defuse
 
 DESCRIPTION = """\
 Compare a run with a baseline, both records (results.json, or the folder that holds it). No model is
@@ -79,12 +79,12 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         InputError: a record or a limit is wrong, or a file cannot be written.
     """
-    from icl_bench.arguments import check_file
     from icl_bench.ci.publishing import publish
     from icl_bench.comparing import compare, parse_limit
-    from icl_bench.record import read_record, write_atomically
+    from icl_bench.records.record import read_record, write_atomically
     from icl_bench.render.comparison import comparison_markdown, comparison_text
-    from icl_bench.render.outlet import outlet_of
+    from icl_bench.render.writing.outlet import outlet_of
+    from icl_bench.reports.places import check_file
 
     for option, file in (("--md", given.md), ("--json", given.json)):
         if file:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from icl_bench.commands.parsing import FAILED, OK, add_color, add_command, add_plotly
-from icl_bench.leaderboard import FORMATS, write_leaderboard
-from icl_bench.render.logs import defuse
+from icl_bench.render.writing.logs import defuse
+from icl_bench.reports.leaderboard import FORMATS, write_leaderboard
 
 WIDEST = 200
 """Characters of a line at most, however wide the terminal is."""
@@ -73,10 +73,10 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         InputError: nothing can be read, or an option is wrong.
     """
-    from icl_bench.arguments import check_report_dir
     from icl_bench.ranking import rank, read_entries
     from icl_bench.render.leaderboard import leaderboard_text
-    from icl_bench.render.outlet import outlet_of
+    from icl_bench.render.writing.outlet import outlet_of
+    from icl_bench.reports.places import check_report_dir
 
     if given.output:
         check_report_dir(given.output, "--output")

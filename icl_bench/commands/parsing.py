@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from icl_bench.commands.helping import HelpFormatter
 from icl_bench.errors import nearest
-from icl_bench.render.logs import defuse
+from icl_bench.render.writing.logs import defuse
 
 OK, FAILED, INTERRUPTED, INTERNAL, USAGE = range(5)
 """Exit codes, the same for every command."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from icl_bench.commands.parsing import FAILED, OK, USAGE, add_command, add_plotly
 from icl_bench.errors import IclError, RecordError
-from icl_bench.render.logs import defuse
+from icl_bench.render.writing.logs import defuse
 
 DESCRIPTION = """\
 Write the reports of records anew, as this version of icl-bench makes them, without a model and
@@ -50,10 +50,10 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         InputError: a folder cannot be written.
     """
-    from icl_bench.arguments import check_report_dir
-    from icl_bench.record import read_record
-    from icl_bench.render.files import folder_name, render_again
-    from icl_bench.render.text import one_line
+    from icl_bench.records.record import read_record
+    from icl_bench.render.writing.text import one_line
+    from icl_bench.reports.files import folder_name, render_again
+    from icl_bench.reports.places import check_report_dir
 
     if given.output:
         check_report_dir(given.output, "--output")

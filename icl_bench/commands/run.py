@@ -21,14 +21,14 @@ from icl_bench.commands.parsing import (
     one_of,
 )
 from icl_bench.errors import IclError
-from icl_bench.render.logs import defuse
+from icl_bench.render.writing.logs import defuse
 
 if TYPE_CHECKING:
-    from icl_bench.baseline import Baseline
-    from icl_bench.cache import Cache
     from icl_bench.options import RunOptions
-    from icl_bench.plan import Plan
-    from icl_bench.record import RunRecord
+    from icl_bench.records.record import RunRecord
+    from icl_bench.running.baseline import Baseline
+    from icl_bench.running.cache import Cache
+    from icl_bench.suite.plan import Plan
 
 DESCRIPTION = """\
 Measure models, judge the checks of suites on them, print a summary and write reports. What pytest
@@ -104,13 +104,13 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         InputError: a model, a suite or an option is wrong; nothing was measured.
     """
-    from icl_bench.arguments import check_file, check_report_dir
-    from icl_bench.baseline import read_baseline
-    from icl_bench.cache import open_cache
-    from icl_bench.models.loading import check_device, check_dtype
+    from icl_bench.models.opening.loading import check_device, check_dtype
     from icl_bench.options import RunOptions, read_size
-    from icl_bench.plan import make_plan
+    from icl_bench.reports.places import check_file, check_report_dir
+    from icl_bench.running.baseline import read_baseline
+    from icl_bench.running.cache import open_cache
     from icl_bench.suite import find_suite
+    from icl_bench.suite.plan import make_plan
 
     limit = given.cache_limit
     options = RunOptions(
@@ -163,12 +163,13 @@ def _measure(
     given: argparse.Namespace, plan: Plan, options: RunOptions, cache: Cache | None
 ) -> tuple[list[RunRecord], list[Path], bool]:
     """Measure every model and write its reports; also whether that was interrupted."""
-    from icl_bench.models.spec import check_spec, parse_spec
+    from icl_bench.models.sources.checking import check_spec
+    from icl_bench.models.sources.parsing import parse_spec
     from icl_bench.naming import name_models, tell_names
     from icl_bench.progress.bars import command_progress
-    from icl_bench.progress.earlier import earlier_seconds
-    from icl_bench.render.files import write_reports
-    from icl_bench.series_run import start_run
+    from icl_bench.reports.files import write_reports
+    from icl_bench.running.earlier import earlier_seconds
+    from icl_bench.running.series_run import start_run
 
     parsed = [parse_spec(text) for text in given.model]
     specs = dict(zip(name_models(parsed, given.report_dir), parsed))
@@ -212,10 +213,10 @@ def _tell(
 ) -> int:
     """Print what came out, compare, tell CI; return the exit code."""
     from icl_bench.ci.publishing import publish
-    from icl_bench.leaderboard import update_leaderboard
-    from icl_bench.render.outlet import outlet_of
     from icl_bench.render.terminal import summary
-    from icl_bench.results import counts_as_failure, explain_undecided
+    from icl_bench.render.writing.outlet import outlet_of
+    from icl_bench.reports.leaderboard import update_leaderboard
+    from icl_bench.running.results import counts_as_failure, explain_undecided
 
     code = FAILED if any(counts_as_failure(record, strict) for record in records) else OK
     if interrupted:

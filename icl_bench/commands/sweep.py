@@ -58,11 +58,11 @@ def run(given: argparse.Namespace) -> int:
         IclError: what was measured is printed, but could not be written.
     """
     import icl_bench
-    from icl_bench.arguments import check_file
     from icl_bench.progress.bars import command_progress
-    from icl_bench.record import write_atomically
-    from icl_bench.render.outlet import outlet_of
+    from icl_bench.records.record import write_atomically
     from icl_bench.render.sweeps import effects_text
+    from icl_bench.render.writing.outlet import outlet_of
+    from icl_bench.reports.places import check_file
 
     if given.top < 1:
         raise SettingsError(f"--top={given.top}: must be at least 1")

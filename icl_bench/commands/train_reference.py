@@ -57,7 +57,7 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         InputError: an option is wrong, or the folder cannot be written.
     """
-    from icl_bench.arguments import check_report_dir
+    from icl_bench.reports.places import check_report_dir
 
     if given.steps < 1 or given.seed < 0:
         raise SettingsError("train-reference: --steps must be at least 1, --seed at least 0")

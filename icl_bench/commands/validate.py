@@ -8,7 +8,7 @@ from typing import Any
 
 from icl_bench.commands.parsing import OK, USAGE, add_command
 from icl_bench.errors import InputError
-from icl_bench.render.logs import defuse
+from icl_bench.render.writing.logs import defuse
 
 DESCRIPTION = """\
 Check suite files without running them. Every mistake is named with its line and column; nothing is

@@ -10,7 +10,7 @@ from icl_bench.comparing.heads import HeadChange, compare_heads
 from icl_bench.comparing.limits import Limit
 from icl_bench.comparing.metrics import MetricChange, compare_metrics
 from icl_bench.errors import SettingsError
-from icl_bench.record import DESELECTED, Check, RunRecord, Verdict
+from icl_bench.records.record import DESELECTED, Check, RunRecord, Verdict
 
 """Reason of a check that the user left out of a run."""
 

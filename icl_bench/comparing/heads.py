@@ -11,7 +11,7 @@ from typing import Any, Literal
 from icl_bench.comparing.metrics import differing_settings
 from icl_bench.comparing.rounding import rounding_floor
 from icl_bench.measures.statistics import student_t
-from icl_bench.record import Measurement, ModelInfo, RunRecord
+from icl_bench.records.record import Measurement, ModelInfo, RunRecord
 
 KINDS = ("induction", "previous_token")
 """Scores by which a head is one of the circuit's."""

@@ -12,8 +12,8 @@ from icl_bench.comparing.rounding import rounding, rounding_floor
 from icl_bench.errors import IclError, SettingsError, nearest
 from icl_bench.measures.statistics import student_t
 from icl_bench.probes import MetricInfo, get_probe
-from icl_bench.probes.looks import comparable_settings, looks_of
-from icl_bench.record import Measurement, Metric, RunRecord
+from icl_bench.probes.design.sequential import comparable_settings, looks_of
+from icl_bench.records.record import Measurement, Metric, RunRecord
 
 State = Literal["regressed", "improved", "same", "vanished", "unclear"]
 

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
-from icl_bench.checks import judge
 from icl_bench.errors import SettingsError, nearest
-from icl_bench.plan import Plan
 from icl_bench.probes import MetricInfo, get_probe
-from icl_bench.record import GateVerdict, Metric, RunRecord, Verdict
-from icl_bench.render import numbers
+from icl_bench.records.record import GateVerdict, Metric, RunRecord, Verdict
+from icl_bench.render.writing import numbers
+from icl_bench.running.checks import judge
+from icl_bench.suite.plan import Plan
 
 
 class Gate(Protocol):

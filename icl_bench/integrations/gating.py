@@ -12,11 +12,11 @@ from typing import Any, Literal, get_args
 
 from icl_bench.errors import RecordError, SettingsError, TrainingGateError, nearest
 from icl_bench.integrations.gates import Gate
-from icl_bench.models.spec import ModelSpec
+from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.naming import plain_name
 from icl_bench.options import RunOptions, refuse_url
-from icl_bench.plan import Plan, make_plan
-from icl_bench.record import GateVerdict, RunRecord, Verdict, read_record
+from icl_bench.records.record import GateVerdict, RunRecord, Verdict, read_record
+from icl_bench.suite.plan import Plan, make_plan
 
 OnFailure = Literal["stop", "raise", "warn"]
 
@@ -131,7 +131,7 @@ class TrainingGate:
         self._said: dict[str, Verdict] = {}
         from icl_bench.integrations.untouched import left_as_it_was
         from icl_bench.integrations.unwrapping import find_module
-        from icl_bench.models.opening import wrap
+        from icl_bench.models.opening.opening import wrap
 
         self._module = find_module(model)
         with left_as_it_was(self._module):
@@ -204,7 +204,7 @@ class TrainingGate:
 
     def _measure(self, step: int) -> RunRecord:
         from icl_bench.integrations.untouched import left_as_it_was
-        from icl_bench.runner import ModelRun
+        from icl_bench.running.model_run import ModelRun
 
         spec = ModelSpec(f"{self.name}@{step}", "object", self.name)
         options = RunOptions(seed=self.seed, cache=False)

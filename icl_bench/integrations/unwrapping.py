@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from icl_bench.errors import ModelError, UnsupportedModel
-from icl_bench.models.sharding import refuse_split
+from icl_bench.models.module.sharding import refuse_split
 
 _CONTAINERS = ("DistributedDataParallel", "DataParallel", "DeepSpeedEngine", "DummyDDP")
 """Classes that hold the model as `module`."""

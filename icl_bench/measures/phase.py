@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from icl_bench.measures.statistics import CONFIDENCE, mean_metric, student_t
-from icl_bench.record import Metric
+from icl_bench.records.record import Metric
 
 WINDOW = 0.1
 """Share of the range of log(step) that a sharp change falls into."""

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from scipy import stats
 
-from icl_bench.record import Metric
+from icl_bench.records.record import Metric
 
 CONFIDENCE = 0.95
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from icl_bench.errors import NotMeasurable
 from icl_bench.measures.statistics import CONFIDENCE
-from icl_bench.record import Metric
+from icl_bench.records.record import Metric
 
 
 def stratified_metric(strata: Sequence[np.ndarray]) -> Metric:

@@ -12,17 +12,16 @@ from transformers import PreTrainedModel
 
 from icl_bench.errors import MeasurementError, ModelError, NotMeasurable
 from icl_bench.measures.tokens import Pairs
-from icl_bench.models.anatomy import Anatomy, find_anatomy
-from icl_bench.models.baserun import run_base
-from icl_bench.models.batching import Advance, BatchLimit, run_in_batches
-from icl_bench.models.families import NO_ATTENTION
-from icl_bench.models.kernels import KernelMisfit
-from icl_bench.models.losses import TokenLosses
-from icl_bench.models.passes import SINK_LOGIT, Pass
-from icl_bench.models.paths import PATHS, Runner
-from icl_bench.models.placement import count_parameters
-from icl_bench.models.selfcheck import choose_path
-from icl_bench.models.vocabulary import (
+from icl_bench.models.attention.forward_hooks import SINK_LOGIT, Pass
+from icl_bench.models.attention.kernels import KernelMisfit
+from icl_bench.models.attention.paths import PATHS, Runner
+from icl_bench.models.attention.selfcheck import choose_path
+from icl_bench.models.clean_run import run_base
+from icl_bench.models.module.batching import Advance, BatchLimit, run_in_batches
+from icl_bench.models.module.families import NO_ATTENTION
+from icl_bench.models.module.losses import TokenLosses
+from icl_bench.models.module.placement import count_parameters
+from icl_bench.models.module.vocabulary import (
     bos_id,
     context_length,
     embedding_weight,
@@ -30,6 +29,7 @@ from icl_bench.models.vocabulary import (
     usable_ids,
     vocabulary_size,
 )
+from icl_bench.models.residual.anatomy import Anatomy, find_anatomy
 
 
 class Model:
@@ -114,7 +114,7 @@ class Model:
 
     @property
     def path(self) -> str | None:
-        """Name of the way in which heads are reached (`icl_bench.models.paths.PATHS`), or None."""
+        """Name of the way in which heads are reached (`attention.paths.PATHS`), or None."""
         return self._path
 
     @property

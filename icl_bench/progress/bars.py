@@ -9,8 +9,8 @@ from typing import IO, Any
 from icl_bench.progress.log import Log
 from icl_bench.progress.run import Display, RunProgress
 from icl_bench.progress.standing import Standing
-from icl_bench.render.outlet import redraws, wants_color
-from icl_bench.render.text import cut, one_line
+from icl_bench.render.writing.outlet import redraws, wants_color
+from icl_bench.render.writing.text import cut, one_line
 
 _WIDEST = 44
 """Columns of a bar's text."""

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from icl_bench.probes.context import Advance
+from icl_bench.probes.design.context import Advance
 from icl_bench.progress.pace import Expected, Pace
 from icl_bench.progress.standing import Standing, duration
-from icl_bench.record import Measurement
-from icl_bench.render.text import one_line
+from icl_bench.records.record import Measurement
+from icl_bench.render.writing.text import one_line
 
 OPENING = "opening"
 """What a run does when it opens a model; measuring is told by the measurement's digest."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from icl_bench.progress.log import Log
 from icl_bench.progress.standing import Standing, describe
-from icl_bench.render.text import to_ascii
+from icl_bench.render.writing.text import to_ascii
 
 REDRAW_SECONDS = 0.2
 MOST_LINES = 8

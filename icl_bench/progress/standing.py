@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from icl_bench.render.text import columns, cut, one_line
+from icl_bench.render.writing.text import columns, cut, one_line
 
 UNKNOWN = "time left unknown yet"
 _ROOM = ((28, 16), (12, 8))

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from icl_bench.probes.looks import looks_of
+from icl_bench.probes.design.sequential import looks_of
 from icl_bench.ranking.columns import Column, choose_score, list_columns
 from icl_bench.ranking.entries import Entry, Figure, Taken
 from icl_bench.ranking.groups import Cluster, differ, split, usual
 from icl_bench.ranking.pairs import Pairs, rank_ranges, tell_apart
 from icl_bench.ranking.remarks import describe_group, describe_row
-from icl_bench.record import Verdict
+from icl_bench.records.record import Verdict
 
 
 @dataclass

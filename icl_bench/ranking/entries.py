@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from icl_bench.errors import RecordError
-from icl_bench.probes.looks import comparable_settings
-from icl_bench.record import Check, Environment, Metric, ModelInfo, Numbers, read_numbers
+from icl_bench.probes.design.sequential import comparable_settings
+from icl_bench.records.record import Check, Environment, Metric, ModelInfo, Numbers, read_numbers
 
 RECORD = "results.json"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from icl_bench.record import RunRecord
-from icl_bench.render.text import WORDS, overall
+from icl_bench.records.record import RunRecord
+from icl_bench.render.writing.text import WORDS, overall
 
 LABEL = "in-context learning"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from icl_bench.record import Measurement
-from icl_bench.render import numbers
+from icl_bench.records.record import Measurement
+from icl_bench.render.writing import numbers
 
 BINS = ((0, 7), (8, 15), (16, 31), (32, 63), (64, 127), (128, 255), (256, 510), (511, 10**6))
 """First and last position of the stretches that a curve of losses is shown in."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from icl_bench.record import Measurement, RunRecord
-from icl_bench.render import numbers
+from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.render.writing import numbers
 
 Head = tuple[int, int]
 Columns = dict[str, dict[Head, str]]

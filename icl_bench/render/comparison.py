@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from icl_bench.record import Verdict
-from icl_bench.render import numbers
-from icl_bench.render.markup import escape, table
-from icl_bench.render.page import Page
-from icl_bench.render.text import WORDS, one_line
+from icl_bench.records.record import Verdict
+from icl_bench.render.writing import numbers
+from icl_bench.render.writing.markup import escape, table
+from icl_bench.render.writing.page import Page
+from icl_bench.render.writing.text import WORDS, one_line
 
 if TYPE_CHECKING:
     from icl_bench.comparing import Comparison, HeadChange, MetricChange, VerdictChange

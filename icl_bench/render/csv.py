@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from icl_bench.record import RunRecord, write_atomically
+from icl_bench.records.record import RunRecord, write_atomically
 from icl_bench.render.steps import ENDS, metrics_of
 
 _CHECK_COLUMNS = (

@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from icl_bench.record import Measurement, RunRecord
-from icl_bench.render import behaviour, circuits, numbers, phases, steps, sweeps, tables
-from icl_bench.render.markup import bounds, escape, estimate, table
+from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.render import behaviour, circuits, phases, steps, sweeps, tables
+from icl_bench.render.writing import numbers
+from icl_bench.render.writing.markup import bounds, escape, estimate, table
 
 ABLATED = (
     ("loss on the first copy (nats)", "first_loss"),

@@ -6,10 +6,10 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from icl_bench.render import numbers
-from icl_bench.render.markup import bounds, escape, table
-from icl_bench.render.page import Page
-from icl_bench.render.text import one_line
+from icl_bench.render.writing import numbers
+from icl_bench.render.writing.markup import bounds, escape, table
+from icl_bench.render.writing.page import Page
+from icl_bench.render.writing.text import one_line
 
 if TYPE_CHECKING:
     from icl_bench.ranking import Board, Cell, Column, Group, Row

@@ -6,8 +6,8 @@ import json
 import re
 from collections.abc import Iterator
 
-from icl_bench.record import Metric, RunRecord
-from icl_bench.render import numbers, tables
+from icl_bench.records.record import Metric, RunRecord
+from icl_bench.render import tables
 from icl_bench.render.details import (
     show_ablations,
     show_behaviour,
@@ -16,10 +16,11 @@ from icl_bench.render.details import (
     show_steps,
     show_sweeps,
 )
-from icl_bench.render.markup import bounds, escape, estimate, table
 from icl_bench.render.quiz import show_quiz
 from icl_bench.render.steps import describe_steps
-from icl_bench.render.text import (
+from icl_bench.render.writing import numbers
+from icl_bench.render.writing.markup import bounds, escape, estimate, table
+from icl_bench.render.writing.text import (
     WORDS,
     count_cached,
     count_verdicts,

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from icl_bench.record import Measurement, RunRecord
-from icl_bench.render import numbers
-from icl_bench.render.sparkline import over_log_steps, sparkline
-from icl_bench.render.text import one_line
+from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.render.writing import numbers
+from icl_bench.render.writing.sparkline import over_log_steps, sparkline
+from icl_bench.render.writing.text import one_line
 
 CURVES = {
     "induction": "induction score",

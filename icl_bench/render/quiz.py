@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from icl_bench.record import Check, Measurement, RunRecord
-from icl_bench.render import numbers
-from icl_bench.render.markup import bounds, escape, estimate, table
-from icl_bench.render.text import WORDS, cut
+from icl_bench.records.record import Check, Measurement, RunRecord
+from icl_bench.render.writing import numbers
+from icl_bench.render.writing.markup import bounds, escape, estimate, table
+from icl_bench.render.writing.text import WORDS, cut
 
 _LONGEST_OPTION = 90
 

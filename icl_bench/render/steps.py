@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from icl_bench.record import Measurement, RunRecord
-from icl_bench.render import numbers
-from icl_bench.render.sparkline import is_number, pool, sparkline
-from icl_bench.render.text import one_line
+from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.render.writing import numbers
+from icl_bench.render.writing.sparkline import is_number, pool, sparkline
+from icl_bench.render.writing.text import one_line
 
 CURVE_HEADER = ("Measurement", "Metric", "First", "Last", "Curve")
 CURVE_RIGHT = ("First", "Last")

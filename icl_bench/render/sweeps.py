@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from icl_bench.record import Measurement
-from icl_bench.render import numbers
-from icl_bench.render.page import Page
+from icl_bench.records.record import Measurement
+from icl_bench.render.writing import numbers
+from icl_bench.render.writing.page import Page
 
 TOP = 10
 """Heads that a sweep's table shows."""

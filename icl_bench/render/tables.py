@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
-from icl_bench.record import Check, Measurement, RunRecord
-from icl_bench.render import numbers
-from icl_bench.render.text import WORDS, one_line
+from icl_bench.records.record import Check, Measurement, RunRecord
+from icl_bench.render.writing import numbers
+from icl_bench.render.writing.text import WORDS, one_line
 
 CHECK_HEADER = ("Check", "Metric", "", "Value", "", "Stderr", "Rule", "Verdict")
 """The columns of lm-evaluation-harness, then the rule and the verdict."""

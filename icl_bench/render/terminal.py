@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from icl_bench.record import Check, RunRecord, Verdict
+from icl_bench.records.record import Check, RunRecord, Verdict
 from icl_bench.render import phases, steps, tables
-from icl_bench.render.page import Page
-from icl_bench.render.text import WORDS, count_cached, count_verdicts, one_line
+from icl_bench.render.writing.page import Page
+from icl_bench.render.writing.text import WORDS, count_cached, count_verdicts, one_line
 
 WIDE = 120
 """Columns from which checks get more of them, and models stand side by side in several blocks."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from icl_bench.errors import SettingsError, nearest
 from icl_bench.probes import PROBES, Probe, get_probe
-from icl_bench.probes.looks import NOT_SEQUENTIAL
-from icl_bench.probes.settings import HEAD_SOURCES
+from icl_bench.probes.design.sequential import NOT_SEQUENTIAL
+from icl_bench.probes.design.settings import HEAD_SOURCES
 from icl_bench.suite.document import Document, PathKey
 from icl_bench.suite.problems import Problem, show_value
 from icl_bench.suite.specs import MeasureSpec

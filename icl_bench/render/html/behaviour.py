@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from icl_bench.record import Measurement, RunRecord
+from icl_bench.records.record import Measurement, RunRecord
 from icl_bench.render import behaviour, sweeps
 from icl_bench.render.html.panels import panel, series
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from icl_bench.record import Check, RunRecord, Verdict
-from icl_bench.render import numbers, tables
+from icl_bench.records.record import Check, RunRecord, Verdict
+from icl_bench.render import tables
 from icl_bench.render.html.strips import draw_strip
-from icl_bench.render.markup import bounds
-from icl_bench.render.text import WORDS
+from icl_bench.render.writing import numbers
+from icl_bench.render.writing.markup import bounds
+from icl_bench.render.writing.text import WORDS
 
 SIGNS: dict[Verdict, str] = {
     "pass": "✓",

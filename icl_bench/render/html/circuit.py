@@ -8,8 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from icl_bench.record import Measurement, RunRecord
-from icl_bench.render import circuits, numbers, tables
+from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.render import circuits, tables
+from icl_bench.render.writing import numbers
 
 THRESHOLD = 0.4
 """From this score on a head is drawn as an induction or a previous-token head."""

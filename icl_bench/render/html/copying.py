@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from icl_bench.record import Measurement, RunRecord
-from icl_bench.render import numbers, sweeps
+from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.render import sweeps
 from icl_bench.render.details import ABLATED
 from icl_bench.render.html.example import find_example
 from icl_bench.render.html.panels import panel, series
-from icl_bench.render.markup import bounds, estimate
+from icl_bench.render.writing import numbers
+from icl_bench.render.writing.markup import bounds, estimate
 
 _NULLS = (("null", "random heads of the same layers"), ("uniform_null", "random heads anywhere"))
 

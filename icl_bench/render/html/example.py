@@ -6,9 +6,9 @@ import unicodedata
 from collections.abc import Collection
 from typing import Any
 
-from icl_bench.record import Measurement, RunRecord
-from icl_bench.render import numbers
+from icl_bench.records.record import Measurement, RunRecord
 from icl_bench.render.html.circuit import find_circuit
+from icl_bench.render.writing import numbers
 
 MOST_PATTERNS = 450_000
 """Characters that the patterns of a page may take; its size is bounded."""

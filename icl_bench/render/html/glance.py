@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from icl_bench.record import Check, Measurement, RunRecord, Verdict
-from icl_bench.render import numbers, sweeps
+from icl_bench.records.record import Check, Measurement, RunRecord, Verdict
+from icl_bench.render import sweeps
 from icl_bench.render.html.checks import anchor, verdict_cell
-from icl_bench.render.markup import bounds
 from icl_bench.render.steps import describe_steps
-from icl_bench.render.text import WORDS, count_cached, one_line, overall
+from icl_bench.render.writing import numbers
+from icl_bench.render.writing.markup import bounds
+from icl_bench.render.writing.text import WORDS, count_cached, one_line, overall
 
 _MISSED: tuple[Verdict, ...] = ("error", "fail", "inconclusive")
 _MOST_MISSED = 8

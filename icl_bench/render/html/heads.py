@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from icl_bench.record import RunRecord
+from icl_bench.records.record import RunRecord
 from icl_bench.render import tables
 from icl_bench.render.html.packing import pack_grid
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from icl_bench import __version__
-from icl_bench.render import numbers
 from icl_bench.render.html.packing import pack
 from icl_bench.render.html.page import make_page
 from icl_bench.render.leaderboard import (
@@ -21,8 +20,9 @@ from icl_bench.render.leaderboard import (
     record_name,
     size_text,
 )
-from icl_bench.render.markup import bounds
-from icl_bench.render.text import one_line
+from icl_bench.render.writing import numbers
+from icl_bench.render.writing.markup import bounds
+from icl_bench.render.writing.text import one_line
 
 if TYPE_CHECKING:
     from icl_bench.ranking import Board, Cell, Group, Row

@@ -18,9 +18,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from icl_bench.record import write_atomically
+from icl_bench.records.record import write_atomically
 from icl_bench.render.html.packing import pack
-from icl_bench.render.text import legible
+from icl_bench.render.writing.text import legible
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from icl_bench.record import Check, RunRecord
-from icl_bench.render import numbers
+from icl_bench.records.record import Check, RunRecord
 from icl_bench.render.html.checks import anchor, verdict_cell
-from icl_bench.render.markup import bounds, estimate
 from icl_bench.render.quiz import option_rules
+from icl_bench.render.writing import numbers
+from icl_bench.render.writing.markup import bounds, estimate
 
 
 def section(record: RunRecord) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from icl_bench.record import RunRecord
+from icl_bench.records.record import RunRecord
 from icl_bench.render.html import (
     behaviour,
     checks,
@@ -19,7 +19,7 @@ from icl_bench.render.html import (
     training,
 )
 from icl_bench.render.html.page import make_page
-from icl_bench.render.text import one_line
+from icl_bench.render.writing.text import one_line
 
 SECTIONS: dict[str, tuple[str, Callable[[RunRecord], dict[str, Any] | None]]] = {
     "checks": ("Checks", checks.section),

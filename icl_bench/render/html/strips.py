@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from icl_bench.record import Check
-from icl_bench.render import numbers
+from icl_bench.records.record import Check
+from icl_bench.render.writing import numbers
 
 WIDTH, HEIGHT = 180, 26
 _PAD = 6.0

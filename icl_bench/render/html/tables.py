@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from icl_bench.record import Measurement, RunRecord
-from icl_bench.render import numbers
-from icl_bench.render.markup import bounds, estimate
-from icl_bench.render.text import cut
+from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.render.writing import numbers
+from icl_bench.render.writing.markup import bounds, estimate
+from icl_bench.render.writing.text import cut
 
 _LONGEST_SETTING = 200
 

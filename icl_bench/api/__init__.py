@@ -1,0 +1,280 @@
+"""The Python API: the same measurements as the suites, one call each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from icl_bench.api.ablations import ablation_sweep, minimal_set, token_losses
+from icl_bench.errors import SettingsError
+from icl_bench.measures.tokens import RepeatedTokens, draw_repeated
+from icl_bench.models.model import Model
+from icl_bench.models.opening.opening import open_model, wrap
+from icl_bench.models.sources.checking import check_spec
+from icl_bench.models.sources.parsing import parse_spec
+from icl_bench.models.sources.spec import ModelSpec
+from icl_bench.naming import plain_name
+from icl_bench.options import RunOptions, read_size
+from icl_bench.probes.design.replacement import Method
+from icl_bench.records.record import RunRecord
+from icl_bench.suite.plan import make_plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def load_model(
+    spec: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    batch_size: int | None = None,
+    cache_dir: str | Path | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> Model:
+    """Open the model that a spec names.
+
+    Args:
+        spec: `builtin:NAME`, hub id, local folder, `FILE.gguf` or `package.module:callable`; one
+            checkpoint of a series by `@STEP`; `NAME=` before it names the model in reports.
+        device: auto, cpu, cuda, cuda:N, or split (over all devices, then memory, then disk).
+        dtype: auto, float32, bfloat16 or float16.
+        batch_size: rows of a forward pass; None to choose.
+        cache_dir: folder for float copies of GGUF files.
+        trust_remote_code: run code that the model brings.
+        allow_pickle: read weights that are stored as pickles.
+
+    Raises:
+        SpecError: the spec is wrong, or what it names does not exist.
+        ModelError: the model cannot be loaded or run.
+    """
+    parsed = parse_spec(spec)
+    parsed.require_one()
+    check_spec(parsed, allow_pickle=allow_pickle)
+    options = RunOptions(
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        cache_dir=None if cache_dir is None else Path(cache_dir),
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+    )
+    options.validate()
+    return open_model(parsed, plain_name(parsed), options)
+
+
+def repeated_tokens(
+    model: Model, sequences: int = 32, period: int = 50, repeats: int = 2, seed: int = 0
+) -> RepeatedTokens:
+    """Draw random blocks, repeated, from the model's usable vocabulary, after BOS if it has one.
+
+    Args:
+        model: the model.
+        sequences: number of sequences.
+        period: tokens in a block, drawn without replacement.
+        repeats: copies of the block in all.
+        seed: seed of the draws.
+
+    Raises:
+        MeasurementError: the vocabulary is smaller than the block.
+        SettingsError: an argument is out of range.
+    """
+    if sequences < 1 or period < 2 or repeats < 2 or seed < 0:
+        raise SettingsError("needed: sequences >= 1, period >= 2, repeats >= 2, seed >= 0")
+    return draw_repeated(
+        model.vocabulary,
+        sequences=sequences,
+        period=period,
+        repeats=repeats,
+        seed=seed,
+        bos=model.bos,
+    )
+
+
+def head_scores(model: Model, tokens: RepeatedTokens) -> pd.DataFrame:
+    """Attention scores of every head on repeated tokens.
+
+    Args:
+        model: the model.
+        tokens: the sequences, drawn or built by hand.
+
+    Returns:
+        one row per head: layer, head, induction, previous_token, duplicate_token, first_token,
+        and sink_logit where the model has sink logits, each with its standard error over sequences
+        in `*_stderr` (missing for one sequence).
+
+    Raises:
+        NotMeasurable: the model has no attention heads.
+        MeasurementError: the sequences are longer than the model's context.
+    """
+    import pandas as pd
+
+    from icl_bench.probes.heads.induction import head_rows, score_heads
+
+    frame = pd.DataFrame(head_rows(model, score_heads(model, tokens)))
+    names = ["induction", "previous_token", "duplicate_token", "first_token"]
+    names += ["sink_logit"] if "sink_logit" in frame else []
+    columns = ["layer", "head", *names, *(f"{name}_stderr" for name in names)]
+    return frame.reindex(columns=columns)
+
+
+def run(
+    suites: Sequence[str | Path],
+    model: Model | str,
+    *,
+    seed: int | None = None,
+    cache: bool = True,
+    cache_dir: str | Path | None = None,
+    cache_limit: int | str | None = None,
+) -> RunRecord:
+    """Run suites on a model and return the record; no report is written.
+
+    Args:
+        suites: names of shipped suites, or paths.
+        model: an open model, or a spec; `PATH@*` and its like are a series of checkpoints.
+        seed: overrides the suites' seeds.
+        cache: keep measurements, and take from the cache what was measured before.
+        cache_dir: folder for that; None for the default.
+        cache_limit: bytes that measurements may take there, also as "500MB" or "2GiB"; at its end
+            a run removes older ones beyond it, and none that it has used. None to go by the free
+            disk space.
+
+    Raises:
+        InputError: a suite or the spec is wrong.
+    """
+    from icl_bench.running.cache import open_cache, warn
+    from icl_bench.running.model_run import ModelRun
+    from icl_bench.running.series_run import SeriesRun, start_run
+    from icl_bench.suite import find_suite
+
+    plan = make_plan([find_suite(str(name)) for name in suites], seed=seed)
+    folder = None if cache_dir is None else Path(cache_dir)
+    limit = None if cache_limit is None else read_size(str(cache_limit), "cache_limit")
+    options = RunOptions(seed=seed, cache=cache, cache_dir=folder, cache_limit=limit)
+    options.validate()
+    kept = open_cache(options)
+    started: ModelRun | SeriesRun
+    if isinstance(model, str):
+        spec = parse_spec(model)
+        found = check_spec(spec)
+        started = start_run(spec, plain_name(spec), plan, options, found, cache=kept)
+    else:
+        spec = ModelSpec(model.spec, "object", model.spec, model.revision)
+        started = ModelRun(spec, model.slug, plan, options, model=model, cache=kept)
+    if kept is None:
+        return started.run()
+    with kept:
+        record = started.run()
+        if removed := kept.trim():
+            warn(removed.describe("cache_limit"))
+    return record
+
+
+class Bench:
+    """The functions of this module with the model filled in; what the `icl` fixture gives.
+
+    Args:
+        model: the model under test.
+        cache: whether `run` keeps measurements and takes them from the cache.
+        cache_dir: folder for that; None for the default.
+        cache_limit: what they may take there; see `icl_bench.run`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        cache: bool = True,
+        cache_dir: str | Path | None = None,
+        cache_limit: int | str | None = None,
+    ) -> None:
+        self.model = model
+        self._cached: dict[str, Any] = {
+            "cache": cache,
+            "cache_dir": cache_dir,
+            "cache_limit": cache_limit,
+        }
+
+    def repeated_tokens(
+        self, sequences: int = 32, period: int = 50, repeats: int = 2, seed: int = 0
+    ) -> RepeatedTokens:
+        """See `icl_bench.repeated_tokens`."""
+        return repeated_tokens(self.model, sequences, period, repeats, seed)
+
+    def head_scores(self, tokens: RepeatedTokens | None = None) -> pd.DataFrame:
+        """See `icl_bench.head_scores`; without tokens, on the default ones."""
+        return head_scores(self.model, tokens or self.repeated_tokens())
+
+    def token_losses(
+        self,
+        input_ids: Tensor,
+        ablate: Iterable[Sequence[int | str]] = (),
+        method: Method = "zero",
+        **more: Any,
+    ) -> Tensor:
+        """See `icl_bench.token_losses`."""
+        return token_losses(self.model, input_ids, ablate, method, **more)
+
+    def ablation_sweep(
+        self,
+        tokens: RepeatedTokens | None = None,
+        method: Method = "zero",
+        exact: bool = True,
+        **more: Any,
+    ) -> pd.DataFrame:
+        """See `icl_bench.ablation_sweep`; without tokens, on the default ones."""
+        tokens = tokens or self.repeated_tokens()
+        return ablation_sweep(self.model, tokens, method, exact, **more)
+
+    def minimal_set(
+        self, tokens: RepeatedTokens | None = None, share: float = 0.9, method: Method = "mean"
+    ) -> list[tuple[int, int]]:
+        """See `icl_bench.minimal_set`; without tokens, on four default sequences."""
+        return minimal_set(self.model, tokens or self.repeated_tokens(4), share, method)
+
+    def run(self, suites: Sequence[str | Path] = ("core",)) -> RunRecord:
+        """See `icl_bench.run`."""
+        return run(suites, self.model, **self._cached)
+
+    def path_patching(
+        self,
+        receivers: Sequence[Sequence[int]],
+        tokens: RepeatedTokens | None = None,
+        senders: Sequence[Sequence[int]] | None = None,
+        side: str | Sequence[str] = "key",
+        *,
+        together: bool = False,
+    ) -> pd.DataFrame:
+        """See `icl_bench.path_patching`; without tokens, on the default ones."""
+        from icl_bench.api.circuits import path_patching
+
+        tokens = tokens or self.repeated_tokens()
+        return path_patching(self.model, tokens, receivers, senders, side, together=together)
+
+    def logit_attribution(self, tokens: RepeatedTokens | None = None) -> pd.DataFrame:
+        """See `icl_bench.logit_attribution`; without tokens, on the default ones."""
+        from icl_bench.api.attributions import logit_attribution
+
+        return logit_attribution(self.model, tokens or self.repeated_tokens())
+
+    def attention_attribution(
+        self, receivers: Sequence[Sequence[int]], tokens: RepeatedTokens | None = None
+    ) -> pd.DataFrame:
+        """See `icl_bench.attention_attribution`; without tokens, on the default ones."""
+        from icl_bench.api.attributions import attention_attribution
+
+        return attention_attribution(self.model, tokens or self.repeated_tokens(), receivers)
+
+
+__all__ = [
+    "Bench",
+    "head_scores",
+    "load_model",
+    "repeated_tokens",
+    "run",
+    "wrap",
+]

@@ -1,0 +1,1 @@
+"""The attention function: reads attention probabilities, and changes heads in place."""

@@ -1,0 +1,57 @@
+"""A pass that starts at one layer with a residual stream of ours and is left inside that layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from icl_bench.errors import ModelError, NotMeasurable
+from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.prefix import Stream, resume
+
+if TYPE_CHECKING:
+    from icl_bench.models.model import Model
+
+
+class Left(Exception):
+    """Nothing after this point of the layer is needed; raised by the pass, caught here."""
+
+
+def enter_layer(model: Model, ids: Tensor, stream: Stream, work: Pass) -> None:
+    """Run one layer, from its input to the point where `work` raises `Left`.
+
+    Args:
+        model: the model.
+        ids: (rows, length), one row for each row of the stream.
+        stream: what enters the layer.
+        work: what the pass does.
+
+    Raises:
+        NotMeasurable: the model cannot be run from there on.
+        ModelError: the layer ended without calling the attention function.
+    """
+    try:
+        with resume(model.runner, stream, torch.arange(len(stream.residual))):
+            model.run_pass(ids, work, logits=False)
+    except Left:
+        return
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise NotMeasurable(
+            f"the model cannot be run from layer {stream.layer} on: {type(error).__name__}: {error}"
+        ) from None
+    raise ModelError(f"layer {stream.layer} never called the attention function")
+
+
+def require_halfway(model: Model) -> None:
+    """Raise NotMeasurable where queries, keys and values of the heads cannot be had."""
+    model.require_heads()
+    if model.path == "hooked":
+        kind = model.model.config.model_type
+        raise NotMeasurable(
+            f"model type '{kind}' does not use transformers' attention interface: queries, keys "
+            "and values of its heads cannot be replaced"
+        )

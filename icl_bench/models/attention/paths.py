@@ -1,0 +1,220 @@
+"""The ways to run a model so that heads can be read and switched off.
+
+`fused`, `chunked` and `eager` go through transformers' attention interface; `direct` answers the
+calls of families that use torch's attention without it; `hooked` serves the rest, by their own
+attention matrices and the input of the output projection.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from icl_bench.errors import ModelError
+from icl_bench.models.attention.attention import CHUNKED, EAGER, FUSED, read_matrix
+from icl_bench.models.attention.forward_hooks import Enough, Pass, activate
+from icl_bench.models.attention.layers import current_layer, follow_layers
+from icl_bench.models.attention.sdpa_patch import calls_answered, calls_read
+from icl_bench.models.attention.value_projection import Mixing, find_mixing
+from icl_bench.models.module.families import find_decoder_layers
+from icl_bench.models.module.placement import input_device
+
+Run = Callable[["Runner", Tensor, Pass, "Tensor | None", bool], "Tensor | None"]
+
+
+class Runner:
+    """Runs one transformers model; leaves it as it was after every call.
+
+    Args:
+        model: a causal language model.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        configs: dict[int, Any] = {id(model.config): model.config}
+        for module in model.modules():
+            config = getattr(module, "config", None)
+            if hasattr(config, "_attn_implementation_internal"):
+                configs[id(config)] = config
+        self._configs = list(configs.values())
+        parameters = inspect.signature(model.forward).parameters
+        self._keeps_logits = "logits_to_keep" in parameters
+        self._takes_cache = "use_cache" in parameters
+        body = getattr(model, "base_model", model)
+        self._body = body if isinstance(body, nn.Module) else model
+        self.layers = find_decoder_layers(model)
+        self.mixing: list[Mixing] | None = None
+        """Where a model without the attention interface mixes its values, once that is found."""
+
+    @contextmanager
+    def prepared(self, implementation: str | None) -> Iterator[None]:
+        """Evaluation mode, no gradients, and the given attention implementation."""
+        before = [getattr(c, "_attn_implementation_internal", None) for c in self._configs]
+        training = [m for m in self.model.modules() if m.training]
+        own_forward = {m for m in self.model.modules() if "forward" in vars(m)}
+        try:
+            for module in training:
+                module.training = False
+            if implementation is not None:
+                for config in self._configs:
+                    config._attn_implementation_internal = implementation
+            with torch.no_grad():
+                yield
+        finally:
+            for config, old in zip(self._configs, before):
+                config._attn_implementation_internal = old
+            for module in training:
+                module.training = True
+            # Asked for attentions, transformers 4 sets each layer's own method on it as attribute.
+            for module in self.model.modules():
+                if "forward" in vars(module) and module not in own_forward:
+                    del module.forward
+
+    def forward(
+        self, input_ids: Tensor, keep: Tensor | None, need_logits: bool, **more: Any
+    ) -> tuple[Tensor | None, Any]:
+        """Run the model, without the language-modelling head when no logits are needed.
+
+        Args:
+            input_ids: (batch, length).
+            keep: positions whose logits are wanted; None for all.
+            need_logits: False to stop before the head.
+            more: further arguments of the model's forward.
+
+        Returns:
+            logits (batch, positions, vocabulary) or None, and the model's output.
+        """
+        more["return_dict"] = True
+        if self._takes_cache:
+            more["use_cache"] = False
+        ids = input_ids.to(self.device)
+        if not need_logits:
+            return None, self._body(input_ids=ids, **more)
+        if keep is not None and self._keeps_logits:
+            output = self.model(input_ids=ids, logits_to_keep=keep.to(self.device), **more)
+            return output.logits, output
+        output = self.model(input_ids=ids, **more)
+        logits = output.logits
+        return (logits if keep is None else logits[:, keep.to(logits.device)]), output
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids have to be."""
+        return input_device(self.model)
+
+    def run_plain(self, input_ids: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Return the logits of the untouched model with its own attention implementation."""
+        with self.prepared(None):
+            logits, _ = self.forward(input_ids, keep, True)
+        assert logits is not None
+        return logits
+
+    def run_reference(self, input_ids: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """Return the logits under eager attention and the matrices that the model gives out.
+
+        The matrices are (batch, heads, length, length), one a layer, or one a layer that has
+        attention, or None for those without.
+
+        Raises:
+            ModelError: the model does not return its attention.
+        """
+        with self.prepared("eager"):
+            logits, output = self.forward(input_ids, None, True, output_attentions=True)
+        attentions = getattr(output, "attentions", None)
+        if not attentions:
+            raise ModelError("the model returns no attention matrices")
+        assert logits is not None
+        return logits, tuple(attentions)
+
+    def read_calls(self, input_ids: Tensor) -> dict[int, Tensor]:
+        """Return layer -> attention of the layers that call torch's attention, by its formula."""
+        matrices: dict[int, Tensor] = {}
+        with self.prepared("sdpa"), follow_layers(self.layers), calls_read(matrices):
+            self.forward(input_ids, None, False)
+        return matrices
+
+
+def _run_interface(implementation: str) -> Run:
+    def run(
+        runner: Runner, input_ids: Tensor, work: Pass, keep: Tensor | None, need_logits: bool
+    ) -> Tensor | None:
+        logits = None
+        with (
+            runner.prepared(implementation),
+            activate(work),
+            follow_layers(runner.layers),
+            suppress(Enough),
+        ):
+            logits, _ = runner.forward(input_ids, keep, need_logits)
+        if work.pairs and not work.shapes:
+            raise ModelError("the model does not call transformers' attention interface")
+        return logits
+
+    return run
+
+
+def _run_direct(
+    runner: Runner, input_ids: Tensor, work: Pass, keep: Tensor | None, need_logits: bool
+) -> Tensor | None:
+    logits = None
+    with ExitStack() as stack:
+        stack.enter_context(runner.prepared("sdpa"))
+        stack.enter_context(activate(work))
+        stack.enter_context(follow_layers(runner.layers))
+        stack.enter_context(calls_answered())
+        stack.enter_context(suppress(Enough))
+        logits, _ = runner.forward(input_ids, keep, need_logits)
+    if work.pairs and not work.shapes:
+        raise ModelError("the model does not call torch's attention")
+    return logits
+
+
+def _run_hooked(
+    runner: Runner, input_ids: Tensor, work: Pass, keep: Tensor | None, need_logits: bool
+) -> Tensor | None:
+    if runner.mixing is None:
+        runner.mixing = find_mixing(runner, input_ids)
+
+    places = {place.layer: place for place in runner.mixing}
+
+    def replace(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        # Layers may share a module, so the layer is not the module's to tell.
+        place = places.get(current_layer())  # type: ignore[arg-type]
+        if place is None or place.projection is not module:
+            return arguments
+        flat = arguments[0]
+        output = flat.reshape(*flat.shape[:2], place.heads, -1)
+        if place.layer in work.shapes:
+            raise ModelError(f"layer {place.layer} attends more than once in a forward pass")
+        work.shapes[place.layer] = (place.heads, place.kv_heads, output.shape[-1])
+        changed = work.finish_layer(place.layer, output)
+        return (changed.reshape(flat.shape), *arguments[1:])
+
+    with ExitStack() as stack:
+        stack.enter_context(runner.prepared("eager"))
+        stack.enter_context(follow_layers(runner.layers))
+        for projection in {place.projection for place in runner.mixing}:
+            stack.callback(projection.register_forward_pre_hook(replace).remove)
+        wants = {"output_attentions": True} if work.pairs else {}
+        logits, output = runner.forward(input_ids, keep, need_logits, **wants)
+    if work.pairs:
+        matrices = [a for a in output.attentions if isinstance(a, Tensor)]
+        for place in runner.mixing:
+            read_matrix(work, place.layer, matrices[place.matrix])
+    return logits
+
+
+PATHS: dict[str, tuple[str, Run]] = {
+    "fused": ("fused", _run_interface(FUSED)),
+    "chunked": ("chunked", _run_interface(CHUNKED)),
+    "direct": ("fused", _run_direct),
+    "eager": ("eager", _run_interface(EAGER)),
+    "hooked": ("eager", _run_hooked),
+}
+"""Name -> (what the record says, how to run), in the order in which they are tried."""

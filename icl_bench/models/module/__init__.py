@@ -1,0 +1,1 @@
+"""What holds of a transformers module by itself: vocabulary, losses, batches, devices, families."""

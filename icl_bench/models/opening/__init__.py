@@ -1,0 +1,1 @@
+"""From a spec to an open model: loading, checks, streaming of checkpoints."""

@@ -1,0 +1,104 @@
+"""Spec and options -> an open Model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from icl_bench.errors import ModelError
+from icl_bench.models.model import Model
+from icl_bench.models.opening.loading import LoadedParts, load_parts
+from icl_bench.models.sources.spec import ModelSpec
+from icl_bench.options import RunOptions
+
+if TYPE_CHECKING:
+    from icl_bench.models.sources.hub import HubModel
+
+
+def open_model(
+    spec: ModelSpec, slug: str, options: RunOptions, found: HubModel | None = None
+) -> Model:
+    """Load what a spec names and check that its heads can be read.
+
+    Args:
+        spec: which model.
+        slug: its name in ids and folders.
+        options: device, dtype, batch size, cache, what is trusted.
+        found: where a hub id was found; None to ask.
+
+    Raises:
+        ModelError: it cannot be loaded or run.
+    """
+    spec.require_one()
+    parts = load(spec, options, found)
+    return make_model(parts, spec, slug, options)
+
+
+def load(spec: ModelSpec, options: RunOptions, found: HubModel | None = None) -> LoadedParts:
+    """Load what a spec names as the options say.
+
+    Args:
+        spec: which model.
+        options: device, dtype, cache, what is trusted.
+        found: where a hub id was found; None to ask.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    return load_parts(
+        spec,
+        device=options.device,
+        dtype=options.dtype,
+        cache_dir=options.cache_dir,
+        trust_remote_code=options.trust_remote_code,
+        allow_pickle=options.allow_pickle,
+        found=found,
+    )
+
+
+def make_model(parts: LoadedParts, spec: ModelSpec, slug: str, options: RunOptions) -> Model:
+    """Check that the heads of a loaded model can be read, and return it ready to be measured.
+
+    Args:
+        parts: what was loaded.
+        spec: which model.
+        slug: its name in ids and folders.
+        options: its batch size.
+
+    Raises:
+        ModelError: it cannot be run.
+    """
+    return Model(
+        parts.model,
+        parts.tokenizer,
+        spec=spec.public,
+        slug=slug,
+        origin=spec.origin,
+        revision=parts.revision,
+        batch_size=options.batch_size,
+        tokenizer_note=parts.tokenizer_note,
+    )
+
+
+def wrap(model: Any, tokenizer: Any | None = None, *, batch_size: int | None = None) -> Model:
+    """Wrap an open transformers model; the module itself is left as it is.
+
+    Args:
+        model: a causal language model of transformers.
+        tokenizer: its tokenizer, or None (text items are then skipped).
+        batch_size: rows of a forward pass; None to choose.
+
+    Raises:
+        ModelError: it is not a transformers model, or it cannot be run.
+        UnsupportedModel: its weights are split over processes, or no way to read its heads gives
+            right numbers.
+    """
+    from transformers import PreTrainedModel
+
+    from icl_bench.models.module.sharding import refuse_split
+
+    refuse_split(model)
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(
+            f"a transformers model is needed (PreTrainedModel), not {type(model).__name__}"
+        )
+    return Model(model, tokenizer, batch_size=batch_size)

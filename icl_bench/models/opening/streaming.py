@@ -1,0 +1,312 @@
+"""Opening the checkpoints of one training run, one after the other, in one module.
+
+The first checkpoint is opened as any other model. Those that follow and have the same config are
+poured into its module, one tensor at a time, so that no more than one model is in memory and
+nothing is built anew. A checkpoint that cannot be poured so is opened as any other model, after
+the one before was let go.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icl_bench.errors import IclError, ModelError, SpecError
+from icl_bench.models.model import Model
+from icl_bench.models.module.placement import is_spread
+from icl_bench.models.module.quiet import silenced
+from icl_bench.models.module.tokenizer import load_tokenizer, tokenizer_files
+from icl_bench.models.module.weights import check_finite
+from icl_bench.models.opening.loading import LoadedParts
+from icl_bench.models.opening.opening import load, make_model
+from icl_bench.models.opening.tensorfiles import Entry, read_header, read_tensors
+from icl_bench.models.sources.checking import check_spec
+from icl_bench.models.sources.folder import read_json
+from icl_bench.models.sources.spec import ModelSpec
+from icl_bench.options import RunOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from icl_bench.models.sources.hub import HubModel
+
+_DTYPES = ("dtype", "torch_dtype")
+_NOTED = ("transformers_version", "name_or_path")
+"""Entries of a config that say where a checkpoint comes from, not what it is."""
+
+
+class _Unfit(Exception):
+    """A checkpoint cannot be poured into the module that is there; it has to be opened."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a checkpoint's files are.
+
+    Args:
+        folder: config and safetensors weights.
+        source: what transformers loads its tokenizer from: the folder, or a hub id.
+        commit: of a hub id.
+        cached: whether the hub is not to be asked.
+    """
+
+    folder: Path
+    source: str
+    commit: str | None = None
+    cached: bool = False
+
+
+@dataclass
+class _Skeleton:
+    """A module that checkpoints are poured into.
+
+    Args:
+        parts: the module, and the tokenizer that belongs to the checkpoint in it.
+        config: what has to be the same for another checkpoint to fit.
+        tokenizer: digest of that tokenizer's files; None where they are not at hand.
+        renamed: name in a checkpoint -> name in the module, where they are not the same.
+        kept: buffers that no checkpoint holds, by name, as they were when it was opened.
+    """
+
+    parts: LoadedParts
+    config: dict[str, Any]
+    tokenizer: str | None
+    renamed: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+
+class CheckpointStream:
+    """Opens checkpoints one after the other; what was opened before must no longer be used."""
+
+    def __init__(self) -> None:
+        self._skeleton: _Skeleton | None = None
+
+    def open(
+        self, spec: ModelSpec, slug: str, options: RunOptions, found: HubModel | None = None
+    ) -> Model:
+        """Open one checkpoint in place of the one before.
+
+        Args:
+            spec: which checkpoint.
+            slug: name of the series in ids and folders.
+            options: device, dtype, batch size, what is trusted; the same in all calls.
+            found: where a hub id was found; None to ask.
+
+        Raises:
+            SpecError: it is missing, broken or not a model; the next one can be opened.
+            ModelError: its weights are incomplete, do not fit or are not finite, or it cannot be
+                run; the next one can be opened.
+        """
+        if spec.kind == "folder":
+            check_spec(spec, allow_pickle=options.allow_pickle)
+        place, found = _locate(spec, options, found)
+        if self._skeleton is not None and place is not None:
+            try:
+                parts = _pour(self._skeleton, place, options)
+            except IclError as error:
+                raise type(error)(f"model {spec.text!r}: {error}") from error.__cause__
+            except _Unfit:
+                pass
+            else:
+                return make_model(parts, spec, slug, options)
+        self.close()
+        parts = load(spec, options, found)
+        model = make_model(parts, spec, slug, options)
+        if place is not None:
+            self._skeleton = _make_skeleton(parts, place, options)
+        return model
+
+    def close(self) -> None:
+        """Let go of the module."""
+        if self._skeleton is not None:
+            self._skeleton = None
+            gc.collect()
+
+
+def _locate(
+    spec: ModelSpec, options: RunOptions, found: HubModel | None
+) -> tuple[_Place | None, HubModel | None]:
+    """Where the files of a checkpoint are; None for what has no files that can be poured."""
+    if spec.kind == "folder":
+        return _Place(Path(spec.target), spec.target), found
+    if spec.kind != "hub":
+        return None, found
+    from icl_bench.models.sources.hub import download_weights, find_on_hub
+
+    try:
+        if found is None:
+            found = find_on_hub(spec.target, spec.revision, allow_pickle=options.allow_pickle)
+        folder = download_weights(spec.target, found)
+    except SpecError:
+        return None, found  # opening it will meet it again, and say it
+    return _Place(folder, spec.target, found.commit, found.cached), found
+
+
+def _make_skeleton(parts: LoadedParts, place: _Place, options: RunOptions) -> _Skeleton | None:
+    """What further checkpoints are poured into; None where that would not give the same weights.
+
+    What is in the files is compared with the module, tensor by tensor: so it is not taken on trust
+    which names are meant, nor that transformers changes no values when it loads them.
+    """
+    config = _read_config(place.folder, _is_own_dtype(parts, options))
+    if is_spread(parts.model) or "quantization_config" in config or "auto_map" in config:
+        return None
+    try:
+        files = read_header(place.folder)
+    except IclError:
+        return None
+    if files is None:
+        return None
+    state = parts.model.state_dict()
+    missing, surplus = _differences(parts, files)
+    renamed: dict[str, str] = {}
+    for name, tensor in read_tensors(files):
+        if name in state and not _is_same(tensor, state[name]):
+            return None
+        if name in surplus:
+            same = [other for other in missing if _is_same(tensor, state[other])]
+            if len(same) != 1:
+                return None
+            renamed[name] = same[0]
+    if sorted(renamed.values()) != sorted(missing):
+        return None
+    kept = {
+        name: buffer.clone() for name, buffer in parts.model.named_buffers() if name not in state
+    }
+    return _Skeleton(parts, config, _digest_tokenizer(place), renamed, kept)
+
+
+def _pour(skeleton: _Skeleton, place: _Place, options: RunOptions) -> LoadedParts:
+    """Put a checkpoint's weights into the module; nothing is changed where they do not fit."""
+    import torch
+
+    module = skeleton.parts.model
+    own_dtype = _is_own_dtype(skeleton.parts, options)
+    if _read_config(place.folder, own_dtype) != skeleton.config:
+        raise _Unfit
+    header = read_header(place.folder)
+    if header is None:
+        raise _Unfit
+    files = {skeleton.renamed.get(name, name): entry for name, entry in header.items()}
+    missing, surplus = _differences(skeleton.parts, files)
+    if missing and surplus:
+        raise _Unfit  # the names of another version perhaps, which transformers knows
+    if missing:
+        raise ModelError(f"{len(missing)} weights are missing from the checkpoint: {_few(missing)}")
+    if surplus:
+        raise ModelError(
+            f"the checkpoint holds {len(surplus)} weights that the model of the other checkpoints "
+            f"does not have: {_few(surplus)}"
+        )
+    state = module.state_dict()
+    for name, entry in files.items():
+        if name not in state:
+            continue
+        shape, wanted = entry.shape, tuple(state[name].shape)
+        if shape != wanted:
+            raise ModelError(f"{name} has the shape {shape}, and the other checkpoints' {wanted}")
+        if own_dtype and entry.dtype != state[name].dtype:
+            raise _Unfit
+    poured: set[int] = set()
+    with torch.no_grad():
+        for name, tensor in read_tensors(files):
+            if name not in state:
+                continue
+            target = state[name]
+            # Tied weights are one tensor; a checkpoint in which they differ is not of this module.
+            if target.data_ptr() in poured and not _is_same(tensor, target):
+                raise _Unfit
+            target.copy_(tensor)
+            poured.add(target.data_ptr())
+        for name, buffer in module.named_buffers():
+            if name in skeleton.kept:
+                buffer.copy_(skeleton.kept[name])
+    check_finite(module)
+    return _with_tokenizer(skeleton, place, options)
+
+
+def _with_tokenizer(skeleton: _Skeleton, place: _Place, options: RunOptions) -> LoadedParts:
+    """The module with the tokenizer of the checkpoint that is in it now."""
+    known, digest = skeleton.parts, _digest_tokenizer(place)
+    parts = LoadedParts(known.model, known.tokenizer, place.commit, known.tokenizer_note)
+    if digest is None or digest != skeleton.tokenizer:
+        load: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
+        if place.commit is not None:
+            load.update(revision=place.commit, local_files_only=place.cached)
+        with silenced():
+            parts.tokenizer, parts.tokenizer_note = load_tokenizer(place.source, load)
+        parts.settle_tokenizer()
+        skeleton.tokenizer = digest
+    skeleton.parts = parts
+    return parts
+
+
+def _is_same(tensor: Tensor, target: Tensor) -> bool:
+    """Whether a tensor of a checkpoint is, in the module's type, the one in the module."""
+    import torch
+
+    if tensor.shape != target.shape:
+        return False
+    return torch.equal(tensor.to(target.device, target.dtype), target)
+
+
+def _differences(parts: LoadedParts, files: dict[str, Entry]) -> tuple[set[str], set[str]]:
+    """Names that the checkpoint lacks and that the module lacks; tied weights count once."""
+    state = parts.model.state_dict()
+    there = {(state[name].data_ptr(), state[name].shape) for name in files if name in state}
+    missing = {
+        name
+        for name, tensor in state.items()
+        if name not in files and (tensor.data_ptr(), tensor.shape) not in there
+    }
+    known = getattr(parts.model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    surplus = {
+        name
+        for name in files
+        if name not in state and not any(re.search(pattern, name) for pattern in known)
+    }
+    return missing, surplus
+
+
+def _read_config(folder: Path, with_dtype: bool) -> dict[str, Any]:
+    """A config.json without what says where it comes from, and without types where one is given."""
+
+    def plain(content: Any) -> Any:
+        if isinstance(content, dict):
+            return {
+                key: plain(value)
+                for key, value in content.items()
+                if not key.startswith("_")
+                and key not in _NOTED
+                and (with_dtype or key not in _DTYPES)
+            }
+        return [plain(value) for value in content] if isinstance(content, list) else content
+
+    config: dict[str, Any] = plain(read_json(folder / "config.json"))
+    return config
+
+
+def _is_own_dtype(parts: LoadedParts, options: RunOptions) -> bool:
+    """Whether a checkpoint is opened in the type that it is stored in."""
+    return options.dtype == "auto" and parts.model.device.type != "cpu"
+
+
+def _digest_tokenizer(place: _Place) -> str | None:
+    """Digest of the files of a checkpoint's tokenizer; None on a hub, which is not asked."""
+    if place.commit is not None:
+        return None
+    hashed = hashlib.sha256()
+    for file in tokenizer_files(place.folder):
+        content = file.read_bytes()
+        hashed.update(f"{file.name} {len(content)}\n".encode())
+        hashed.update(content)
+    return hashed.hexdigest()
+
+
+def _few(names: set[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")

@@ -1,0 +1,143 @@
+"""Models that a function of the user's builds: `package.module:callable`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from icl_bench.errors import ModelError, SpecError, nearest
+from icl_bench.models.module.weights import explain_failure
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+RETURNS = "it has to return a transformers model, (model, tokenizer), or an icl_bench Model"
+
+
+@contextlib.contextmanager
+def working_directory_importable() -> Iterator[None]:
+    """Put the working directory on `sys.path` for a while, as `python -m pytest` does."""
+    here = os.getcwd()
+    importlib.invalidate_caches()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(here)
+
+
+def check_callable(target: str) -> None:
+    """Check that the module of a callable can be found; only its parent packages are imported.
+
+    Args:
+        target: `package.module:callable`.
+
+    Raises:
+        SpecError: there is no such module, or importing a parent package fails.
+    """
+    module, _, attribute = target.partition(":")
+    with working_directory_importable():
+        try:
+            found = module in sys.modules or importlib.util.find_spec(module) is not None
+        except ModuleNotFoundError as error:
+            # A missing parent package is the user's typing mistake; a missing dependency is not.
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise SpecError(_import_failed(module, error)) from None
+            found = False
+        except (Exception, SystemExit) as error:
+            raise SpecError(_import_failed(module, error)) from error
+    if found:
+        return
+    plain = module.removesuffix(".py")
+    hint = ""
+    if plain != module and os.path.isfile(f"{plain.replace('.', '/')}.py"):
+        hint = f"; did you mean '{plain}:{attribute}'?"
+    elif "." not in module:
+        hint = f"; a revision of a hub id is written '{module}@{attribute}'"
+    raise SpecError(f"there is no module {module!r}, neither installed nor in {os.getcwd()}{hint}")
+
+
+def _import_failed(module: str, error: BaseException) -> str:
+    return f"importing the package of {module!r} failed: {_describe(error)}"
+
+
+def call(target: str) -> tuple[PreTrainedModel, Any | None]:
+    """Import a callable, call it without arguments, and return model and tokenizer.
+
+    What the callable prints is shown: it is the user's own code.
+
+    Args:
+        target: `package.module:callable`.
+
+    Raises:
+        ModelError: it cannot be imported, it raises, or it returns something else.
+    """
+    module_name, _, attribute = target.partition(":")
+    with working_directory_importable():
+        try:
+            found: Any = importlib.import_module(module_name)
+        except (Exception, SystemExit) as error:
+            raise ModelError(f"importing {module_name!r} failed: {_describe(error)}") from error
+        for part in attribute.split("."):
+            if not hasattr(found, part):
+                names = [name for name in dir(found) if not name.startswith("_")]
+                raise ModelError(f"{module_name!r} has no {attribute!r}; {nearest(part, names)}")
+            found = getattr(found, part)
+        if not callable(found):
+            raise ModelError(
+                f"{attribute!r} is not callable but a {type(found).__name__}; {RETURNS}"
+            )
+        try:
+            result = found()
+        except (Exception, SystemExit) as error:
+            raise ModelError(f"calling {attribute!r} failed: {_describe(error)}") from error
+    return _take_apart(result)
+
+
+def _take_apart(result: Any) -> tuple[PreTrainedModel, Any | None]:
+    from transformers import PreTrainedModel
+
+    from icl_bench.models.module.sharding import refuse_split
+
+    refuse_split(result[0] if isinstance(result, tuple) and result else result)
+    if isinstance(result, PreTrainedModel):
+        return result, None
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], PreTrainedModel):
+        tokenizer = result[1]
+        if tokenizer is not None and not callable(tokenizer):
+            raise ModelError(f"its second value is no tokenizer but a {type(tokenizer).__name__}")
+        return result[0], tokenizer
+    if isinstance(getattr(result, "model", None), PreTrainedModel) and hasattr(result, "tokenizer"):
+        return result.model, result.tokenizer
+    what = type(result).__name__
+    if isinstance(result, tuple):
+        what = f"tuple of {', '.join(type(part).__name__ for part in result) or 'nothing'}"
+    raise ModelError(f"it returned a {what}; {RETURNS}")
+
+
+def _describe(error: BaseException) -> str:
+    where = _find_user_line(error.__traceback__)
+    return f"{explain_failure(error)}{f' (at {where})' if where else ''}"
+
+
+def _find_user_line(trace: TracebackType | None) -> str | None:
+    """Return file:line of the innermost frame outside the standard library and site-packages."""
+    paths = sysconfig.get_paths()
+    foreign = tuple(paths[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    here = str(Path(__file__).resolve().parents[1]) + os.sep
+    own = [
+        frame
+        for frame in traceback.extract_tb(trace)
+        if not frame.filename.startswith((*foreign, here, "<"))
+    ]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else None

@@ -1,0 +1,207 @@
+"""The float copy of a GGUF file, a folder that loads like any other.
+
+Dequantizing takes many seconds even for a small model, so it is done once per content of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icl_bench.errors import IclError, ModelError, SpecError
+from icl_bench.models.module.quiet import silenced
+from icl_bench.models.module.weights import check_loading_info, explain_failure
+from icl_bench.models.sources.folder import check_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LOCK_SECONDS = 3600
+"""How long to wait for another process that converts the same file."""
+
+_COPY = re.compile(r"[0-9a-f]{32}-transformers-[0-9]+(?:\.[0-9]+)?")
+"""Names of the copies' folders."""
+
+
+def float_copy(path: Path, cache_dir: Path) -> Path:
+    """Return a folder with the model of a GGUF file in float32, made on first use.
+
+    The folder is named by the file's content and by the version of transformers, whose config
+    files change between versions. Several processes may ask at once: one converts, the others
+    wait. What a killed process leaves behind is never used, and is removed.
+
+    Args:
+        path: a GGUF file that passed `check_gguf`.
+        cache_dir: where copies are kept, in the sub-folder `gguf`.
+
+    Raises:
+        ModelError: it cannot be converted, or the copy cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    root = cache_dir / "gguf"
+    version = ".".join(importlib.metadata.version("transformers").split(".")[:2])
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        copy = root / f"{_content_key(path, root)}-transformers-{version}"
+        if _is_complete(copy):
+            return copy
+        # The operating system frees this lock when its holder dies.
+        with FileLock(f"{copy}.lock", timeout=LOCK_SECONDS):
+            for leftover in root.glob(f"{copy.name}.part-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            if not _is_complete(copy):
+                _write_copy(path, copy)
+    except Timeout:
+        raise ModelError(f"another process has been converting {path.name} for an hour") from None
+    except OSError as error:
+        raise ModelError(
+            f"no float copy of {path.name} can be kept under {root} ({error.strerror or error}); "
+            "choose another folder with --icl-cache-dir"
+        ) from None
+    return copy
+
+
+def find_copies(cache_dir: Path) -> list[Path]:
+    """Return the folders of float copies, in order.
+
+    Args:
+        cache_dir: the folder that `float_copy` was given.
+    """
+    root = cache_dir / "gguf"
+    # Of one that was not finished, the name that it would have had. Other folders are not ours.
+    names = {path.name.partition(".part-")[0] for path in root.glob("*") if path.is_dir()}
+    return [root / name for name in sorted(names) if _COPY.fullmatch(name)]
+
+
+def remove_copy(copy: Path) -> bool:
+    """Remove a float copy and what a killed process left of it.
+
+    Args:
+        copy: its folder.
+
+    Returns:
+        False when that could not be done, or a process is converting the file.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        # The file of the lock stays: whoever waits for it has it open.
+        with FileLock(f"{copy}.lock", timeout=0):
+            for folder in (copy, *copy.parent.glob(f"{copy.name}.part-*")):
+                shutil.rmtree(folder, ignore_errors=True)
+    except (OSError, Timeout):
+        return False
+    return not copy.exists()
+
+
+def _is_complete(copy: Path) -> bool:
+    if not copy.is_dir():
+        return False
+    try:
+        check_folder(copy)
+    except SpecError:
+        return False
+    return True
+
+
+def _write_copy(path: Path, copy: Path) -> None:
+    part = Path(tempfile.mkdtemp(prefix=f"{copy.name}.part-", dir=copy.parent))
+    try:
+        with silenced():
+            _convert(path, part)
+        part.chmod(0o755)
+        if copy.exists():
+            shutil.rmtree(copy)
+        os.replace(part, copy)
+    except (IclError, OSError):
+        raise
+    except Exception as error:
+        raise ModelError(f"no float copy can be written: {explain_failure(error)}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _convert(path: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    try:
+        model, info = auto.from_pretrained(
+            str(path.parent),
+            gguf_file=path.name,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **dict(_dequantized()),
+        )
+    except Exception as error:
+        raise ModelError(f"it cannot be converted: {explain_failure(error)}") from error
+    check_loading_info(info)
+    # Both would keep transformers from saving the model, or from reading it as what it now is.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    model.save_pretrained(folder)
+    tokenizer, _ = load_gguf_tokenizer(path)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def load_gguf_tokenizer(path: Path) -> tuple[PreTrainedTokenizerBase | None, str | None]:
+    """Return the tokenizer inside a GGUF file, or None and the reason why there is none.
+
+    Args:
+        path: the file.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(path.parent), gguf_file=path.name, trust_remote_code=False
+        )
+    except Exception as error:
+        return None, f"its tokenizer cannot be read: {explain_failure(error)}"
+    return tokenizer, None
+
+
+def _dequantized() -> Iterator[tuple[str, Any]]:
+    # Transformers 5 can keep weights packed where a kernel exists for the device.
+    config = getattr(importlib.import_module("transformers"), "GgufConfig", None)
+    if config is not None:
+        yield "quantization_config", config(dequantize=True)
+
+
+def _content_key(path: Path, root: Path) -> str:
+    """Digest of a file's content; remembered by path, size and times, as files are large."""
+    real = path.resolve()
+    stat = real.stat()
+    memo = root / "digests.json"
+    # The time of modification can be set back, that of the last change of state cannot.
+    entry = f"{real}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
+    try:
+        known = json.loads(memo.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    if not isinstance(known, dict):
+        known = {}
+    if not isinstance(known.get(entry), str):
+        digest = hashlib.sha256()
+        with real.open("rb") as stream:
+            while chunk := stream.read(2**20):
+                digest.update(chunk)
+        known[entry] = digest.hexdigest()[:32]
+        with tempfile.NamedTemporaryFile("w", dir=root, delete=False, encoding="utf-8") as memory:
+            json.dump(known, memory, indent=1)
+        os.replace(memory.name, memo)
+    return known[entry]

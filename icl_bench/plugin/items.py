@@ -1,0 +1,207 @@
+"""Suites as pytest sees them: a file of checks, one item per check and model."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from icl_bench.ci.junit import case_properties
+from icl_bench.errors import InputError
+from icl_bench.plugin.ids import PAYLOAD, SESSION, item_name, node_id
+from icl_bench.render.writing.logs import defuse
+from icl_bench.render.writing.text import printable
+from icl_bench.suite import load_suite
+from icl_bench.suite.problems import show_path
+
+if TYPE_CHECKING:
+    from icl_bench.plugin.session import IclSession
+    from icl_bench.records.record import Check
+    from icl_bench.suite import CheckSpec, QuizSpec, Suite
+
+
+class InconclusiveWarning(UserWarning):
+    """A check's interval reaches across its threshold, and the run was told to let that pass."""
+
+
+class CheckFailed(Exception):
+    """A check did not hold; shown as its message, without a traceback."""
+
+
+class CheckBroken(Exception):
+    """A check could not be judged because model or measurement failed."""
+
+
+class SuiteFile(pytest.Collector):
+    """One suite file.
+
+    Not a pytest.File: of these, --lf looks only into files that lie where their id says.
+    """
+
+    @classmethod
+    def from_path(cls, parent: pytest.Collector, path: Path) -> SuiteFile:
+        """Make the collector of `path` with the id that `node_id` gives it."""
+        nodeid = node_id(path, parent.config.rootpath)
+        return cls.from_parent(parent, name=path.name, path=path, nodeid=nodeid)
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """One item per check and model; without a model, one skipped item per check."""
+        session = self.config.stash.get(SESSION, None)
+        suite = session.find_suite(self.path) if session else None
+        if suite is None:
+            try:
+                suite = load_suite(self.path)
+            except InputError as error:
+                raise self.CollectError(str(error)) from None
+            if session and session.slugs:
+                raise self.CollectError(
+                    f"{show_path(self.path)}: this suite was not there when the run began; name "
+                    "it on the command line or by --icl-suite"
+                )
+        specs: list[CheckSpec | QuizSpec] = [*suite.checks, *suite.quiz]
+        for slug in session.slugs if session else []:
+            for spec in specs:
+                name = item_name(spec.id, slug)
+                yield CheckItem.from_parent(
+                    self,
+                    name=name,
+                    # Newer pytests compare ids by parts; they know which part is the slug only
+                    # when they read the id themselves.
+                    nodeid=f"{self.nodeid}::{name}",
+                    suite=suite,
+                    spec=spec,
+                    slug=slug,
+                )
+        if not session or not session.slugs:
+            for spec in specs:
+                yield CheckItem.from_parent(self, name=spec.id, suite=suite, spec=spec, slug=None)
+
+
+class CheckItem(pytest.Item):
+    """One check on one model.
+
+    Measuring happens in the set-up phase, so that a model or a measurement that fails is an
+    error, and only a check that does not hold is a failure.
+    """
+
+    def __init__(
+        self, *, suite: Suite, spec: CheckSpec | QuizSpec, slug: str | None, **rest: Any
+    ) -> None:
+        super().__init__(**rest)
+        self.suite, self.spec, self.slug = suite, spec, slug
+        self.check: Check | None = None
+        self._payload: str | None = None
+        self.add_marker(pytest.mark.icl)
+
+    @property
+    def icl(self) -> IclSession:
+        """The run's state."""
+        return self.config.stash[SESSION]
+
+    def setup(self) -> None:
+        """Measure what the check needs."""
+        if self.slug is None:
+            pytest.skip("no model given: use --icl-model=SPEC")
+        if self.config.getoption("setupplan", False):
+            return
+        self.check = self.icl.run_of(self.slug).check(self.suite.name, self.spec.id)
+        self._payload = self.icl.pack(self.slug, self.check)
+        public = self.icl.specs[self.slug].public
+        self.user_properties += case_properties(self.check, public)
+        if self.check.verdict == "skipped":
+            pytest.skip(printable(self.check.reason or "skipped"))
+        if self.check.verdict == "error":
+            raise CheckBroken(defuse(self.check.reason or "no reason was recorded"))
+
+    def runtest(self) -> None:
+        """Pass or fail by the verdict."""
+        assert self.check is not None
+        if self.check.verdict == "inconclusive" and self.icl.warn_inconclusive:
+            warning = InconclusiveWarning(printable(f"{self.name}: {self.check.reason}"))
+            warnings.warn_explicit(warning, None, str(self.path), 1)
+        elif self.check.verdict in ("fail", "inconclusive"):
+            raise CheckFailed(self.explain())
+
+    def complete_report(self, report: pytest.TestReport, call: pytest.CallInfo[None]) -> None:
+        """Add what was measured to the item's next report, and leave our own code out of it."""
+        if self._payload:
+            setattr(report, PAYLOAD, self._payload)
+            self._payload = None
+        if call.excinfo and call.excinfo.errisinstance(CheckBroken):
+            report.longrepr = printable(str(call.excinfo.value))
+        elif isinstance(report.longrepr, tuple):
+            report.longrepr = (str(self.path), None, report.longrepr[2])  # type: ignore[assignment]
+
+    def explain(self) -> str:
+        """What came out, what was asked and measured, and how to run this check alone."""
+        check = self.check
+        assert check is not None
+        # pytest's summary shows the first line.
+        lines = [f"{check.verdict}: {check.reason}"]
+        if check.description:
+            lines.append(f"  asks:      {check.description}")
+        if check.question:
+            lines.append(f"  question:  {check.question}")
+            lines += [
+                f"  {'expected' if key == check.expected else 'option  '}   ({key}) {text}"
+                for key, text in (check.options or {}).items()
+            ]
+        lines.append(f"  measured:  {check.metric} of {check.measurement}")
+        lines.append(f"  run alone: {self.command()}")
+        return printable("\n".join(lines))
+
+    def command(self) -> str:
+        """The command that runs this check alone, under the options that can change a number."""
+        assert self.slug is not None
+        words = ["pytest", f"--icl-model={self.icl.specs[self.slug].given}"]
+        for option in ("device", "dtype", "seed"):
+            value = self.config.getoption(f"icl_{option}")
+            if value not in (None, "auto"):
+                words.append(f"--icl-{option}={value}")
+        if self.suite.shipped:
+            words += [f"--icl-suite={self.suite.name}", "-k", self.spec.id]
+        else:
+            file = os.path.relpath(self.path, self.config.invocation_params.dir)
+            words.append(f"{file}::{self.spec.id}")
+        return shlex.join(words)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Show the message alone: where in our code it was raised tells the user nothing."""
+        if isinstance(excinfo.value, (CheckFailed, InconclusiveWarning)):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """Where pytest says the item is: under its own id, also when it lies elsewhere."""
+        line = self.suite.lines.get(self.spec.id, 1)
+        return self.config.rootpath / self.nodeid.split("::")[0], line - 1, self.name
+
+
+def group_by_model(items: list[pytest.Item], slugs: Sequence[str]) -> None:
+    """Order what needs a model by model; other tests keep their places.
+
+    Args:
+        items: all collected items, changed in place.
+        slugs: the models in the order given.
+    """
+    places = [i for i, item in enumerate(items) if _slug_of(item) in slugs]
+    # Tests come before checks: their fixture then lets go of the model before in time.
+    chosen = sorted(
+        (items[i] for i in places),
+        key=lambda item: (slugs.index(_slug_of(item) or ""), isinstance(item, CheckItem)),
+    )
+    for place, item in zip(places, chosen):
+        items[place] = item
+
+
+def _slug_of(item: pytest.Item) -> str | None:
+    """The model that an item needs: a check's, or that of the `icl_model` fixture."""
+    if isinstance(item, CheckItem):
+        return item.slug
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    return params.get("icl_model")

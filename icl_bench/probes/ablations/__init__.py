@@ -1,0 +1,1 @@
+"""Probes of what is lost with heads off."""

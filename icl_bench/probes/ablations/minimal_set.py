@@ -1,0 +1,251 @@
+"""Probe `minimal_set`: how few heads carry the gain from repetition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from icl_bench.errors import NotMeasurable
+from icl_bench.probes import MetricInfo
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.design.replacement import prepare_replacement
+from icl_bench.probes.design.settings import TokenSettings, Writing
+from icl_bench.records.record import Measurement, Metric
+
+if TYPE_CHECKING:
+    from icl_bench.measures.copying import CopyLosses
+    from icl_bench.measures.tokens import RepeatedTokens
+    from icl_bench.models.attention.ablation import Replacement
+    from icl_bench.models.model import Model
+
+Head = tuple[int, int]
+
+
+class Settings(TokenSettings):
+    """What a suite may set for the `minimal_set` probe."""
+
+    sequences: Annotated[int, Field(ge=1)] = 16
+    """Held-out sequences that the curve is measured on."""
+    choose_sequences: Annotated[int, Field(ge=1)] = 4
+    """Sequences that heads are eliminated on."""
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """Share of the gain that has to be kept."""
+    method: Writing = "mean"
+    """What replaces the output of heads that are off."""
+    random_orders: Annotated[int, Field(ge=0)] = 8
+    """Random sets of the same size to compare with."""
+
+
+METRICS: dict[str, MetricInfo] = {
+    "heads": MetricInfo("heads in the minimal set", "down", "heads", True),
+    "heads_share": MetricInfo("share of all heads in the minimal set", "down", "ratio", True),
+    "gain": MetricInfo("first_loss - repeated_loss of the clean model", "up", "nats"),
+    "copying_kept": MetricInfo(
+        "1 - copying_lost with all other heads off, on held-out sequences", "up", "ratio"
+    ),
+    "gain_kept": MetricInfo("gain with all other heads off / clean gain", "up", "ratio"),
+    "copying_kept_by_effect": MetricInfo(
+        "the same for as many heads with the largest effects on their own", None, "ratio"
+    ),
+    "copying_kept_by_induction": MetricInfo(
+        "the same for as many heads with the highest induction scores", None, "ratio"
+    ),
+    "copying_kept_random_max": MetricInfo(
+        "the largest of the same for random sets of as many heads", None, "ratio", True
+    ),
+}
+
+
+def measure(model: Model, settings: Settings, context: Context) -> Measurement:
+    """Eliminate heads on some sequences and measure what is left on others.
+
+    Args:
+        model: the model.
+        settings: what to keep.
+        context: progress.
+
+    Raises:
+        NotMeasurable: the model has no attention heads, or gains nothing from repetition.
+        MeasurementError: the sequences do not fit the model.
+    """
+    from icl_bench.measures import tokens as tk
+    from icl_bench.measures.draws import Draws
+    from icl_bench.measures.statistics import exact_metric, mean_metric
+    from icl_bench.probes.heads.induction import score_heads
+
+    model.require_heads()
+    bos = model.choose_bos(settings.bos)
+    drawn: dict[str, Any] = {"period": settings.period, "seed": settings.seed, "bos": bos}
+    choose = tk.draw_repeated(model.vocabulary, sequences=settings.choose_sequences, **drawn)
+    test = tk.draw_repeated(model.vocabulary, sequences=settings.sequences, stream="test", **drawn)
+    prepared = prepare_replacement(
+        model,
+        settings.method,
+        parts=model.every_head,
+        sequences=max(settings.sequences, settings.choose_sequences),
+        length=test.input_ids.shape[1],
+        bos=bos,
+        seed=settings.seed,
+    )
+    found = find_minimal_set(model, choose, settings.share, prepared.replacement, context)
+    size, heads = len(found.kept), model.every_head
+    scores = score_heads(model, choose)["induction"].mean(axis=0)
+    orders = {
+        "elimination": found.order,
+        "effect": sorted(heads, key=lambda head: -found.effects[head]),
+        "induction": [heads[i] for i in np.argsort(-scores, kind="stable")],
+    }
+    for index in range(settings.random_orders):
+        order = Draws(settings.seed, "orders", index).choose(heads, len(heads))
+        orders[f"random {index + 1}"] = order
+
+    known: dict[frozenset[Head], CopyLosses] = {}
+
+    def losses(order: list[Head], count: int) -> CopyLosses:
+        # Orders share sets: none, all, and often the first few.
+        kept_heads = frozenset(order[:count])
+        if kept_heads not in known:
+            known[kept_heads] = _copy_losses(model, test, order, count, prepared.replacement)
+        return known[kept_heads]
+
+    clean = losses(heads, len(heads))
+    rows, kept = _measure_curve(losses, orders, size, clean, context)
+    metrics = {
+        "heads": exact_metric(size),
+        "heads_share": exact_metric(size / len(heads)),
+        "gain": mean_metric(clean.gain),
+        "copying_kept": kept["elimination"],
+        "gain_kept": _gain_kept(clean, losses(found.order, size)),
+        "copying_kept_by_effect": kept["effect"],
+        "copying_kept_by_induction": kept["induction"],
+    }
+    randoms = [kept[name].value for name in orders if name.startswith("random")]
+    unmeasured = {}
+    if randoms:
+        metrics["copying_kept_random_max"] = exact_metric(max(randoms), len(randoms))
+    else:
+        unmeasured["copying_kept_random_max"] = "random_orders: 0 in the suite"
+    return Measurement(
+        probe="minimal_set",
+        settings=settings.model_dump(),
+        tokens_sha256=tk.digest_tokens(choose.input_ids, test.input_ids, *prepared.batches),
+        metrics=metrics,
+        unmeasured=unmeasured,
+        tables={
+            "kept_heads": [{"layer": layer, "head": head} for layer, head in found.kept],
+            "curve": rows,
+        },
+    )
+
+
+def find_minimal_set(
+    model: Model,
+    tokens: RepeatedTokens,
+    share: float,
+    replacement: Replacement,
+    context: Context,
+) -> Any:
+    """Eliminate heads while the loss on repeats keeps a share of the gain.
+
+    Args:
+        model: the model.
+        tokens: the sequences to choose on.
+        share: share of the clean gain to keep.
+        replacement: what becomes of heads that are off.
+        context: progress.
+
+    Returns:
+        an `Elimination`.
+
+    Raises:
+        NotMeasurable: the clean model gains nothing from repetition.
+    """
+    from icl_bench.measures import copying
+    from icl_bench.models.clean_run import run_base
+    from icl_bench.probes.ablations.backward_elimination import eliminate
+
+    targets = copying.repeated_targets(tokens)
+    first = model.losses(tokens.input_ids, copying.first_targets(tokens)).nll.double().mean()
+    base = run_base(model, tokens.input_ids, targets, range(model.layers))
+    clean = float(base.losses.nll.double().mean())
+    gain = float(first) - clean
+    if gain <= 0:
+        raise NotMeasurable(
+            f"the model gains nothing from repetition (gain {gain:.3g} nats): nothing to keep"
+        )
+    with context.task("eliminating heads", len(model.every_head)) as advance:
+        return eliminate(model, base, clean + (1 - share) * gain, replacement, advance)
+
+
+def curve_sizes(total: int, size: int) -> list[int]:
+    """Return the set sizes at which the curve is measured: powers of two, `size`, and all."""
+    sizes = {0, size, total}
+    step = 1
+    while step < total:
+        sizes.add(step)
+        step *= 2
+    return sorted(sizes)
+
+
+def _copy_losses(
+    model: Model, tokens: RepeatedTokens, order: list[Head], size: int, replacement: Replacement
+) -> CopyLosses:
+    import torch
+
+    from icl_bench.measures import copying
+    from icl_bench.probes.ablations.backward_elimination import keep_only
+
+    targets = torch.cat([copying.first_targets(tokens), copying.repeated_targets(tokens)])
+    run = keep_only(model, tokens.input_ids, targets, order, size, replacement)
+    return copying.split_losses(tokens, run.losses.nll, run.losses.correct)
+
+
+def _copying_kept(clean: CopyLosses, off: CopyLosses) -> Metric:
+    from icl_bench.measures.statistics import share_metric
+
+    return share_metric(clean.gain - (off.repeated - clean.repeated), clean.gain)
+
+
+def _gain_kept(clean: CopyLosses, off: CopyLosses) -> Metric:
+    from icl_bench.measures.statistics import share_metric
+
+    return share_metric(off.gain, clean.gain)
+
+
+def _measure_curve(
+    losses: Callable[[list[Head], int], CopyLosses],
+    orders: dict[str, list[Head]],
+    size: int,
+    clean: CopyLosses,
+    context: Context,
+) -> tuple[list[dict[str, Any]], dict[str, Metric]]:
+    """Rows of the curve, and for each order the share kept by its first `size` heads."""
+    rows: list[dict[str, Any]] = []
+    kept: dict[str, Metric] = {}
+    sizes = {
+        name: [size] if name.startswith("random") else curve_sizes(len(order), size)
+        for name, order in orders.items()
+    }
+    points = sum(len(some) for some in sizes.values())
+    with context.task("curve of kept heads", points) as advance:
+        for name, order in orders.items():
+            for count in sizes[name]:
+                off = losses(order, count)
+                metric = _copying_kept(clean, off)
+                if count == size:
+                    kept[name] = metric
+                rows.append(
+                    {
+                        "order": name,
+                        "heads": count,
+                        "repeated_loss": float(off.repeated.mean()),
+                        "copying_kept": metric.value,
+                        "ci_low": metric.ci_low,
+                        "ci_high": metric.ci_high,
+                    }
+                )
+                advance(1)
+    return rows, kept

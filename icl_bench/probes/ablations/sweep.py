@@ -1,0 +1,154 @@
+"""Probe `sweep`: the effect of every head on its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from icl_bench.probes import MetricInfo
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.design.replacement import prepare_replacement
+from icl_bench.probes.design.sequential import SequentialSettings
+from icl_bench.probes.design.settings import Writing
+from icl_bench.records.record import Measurement
+
+if TYPE_CHECKING:
+    from icl_bench.models.model import Model
+    from icl_bench.probes.ablations.sweeping import Sweep
+
+
+class Settings(SequentialSettings):
+    """What a suite may set for the `sweep` probe."""
+
+    sequences: Annotated[int, Field(ge=1)] = 8
+    """Number of sequences."""
+    repeats: Annotated[int, Field(ge=2)] = 2
+    """Copies of the block in a sequence."""
+    method: Writing = "zero"
+    """What replaces a head's output."""
+    exact: bool = True
+    """Measure every head on every sequence; otherwise only the undecided ones on more."""
+    top: Annotated[int, Field(ge=1)] = 10
+    """How many heads an adaptive sweep looks for."""
+    threshold: Annotated[float, Field(gt=0)] = 0.5
+    """Rise of the loss, in nats, above which a head counts."""
+
+    @model_validator(mode="after")
+    def _looks_are_whole(self) -> Settings:
+        if self.until is not None and not self.exact:
+            raise ValueError(
+                "'until: decided' is for exact sweeps: an adaptive one draws as it needs by itself"
+            )
+        return self
+
+
+METRICS: dict[str, MetricInfo] = {
+    "repeated_loss": MetricInfo("clean loss on the later copies", "down", "nats"),
+    "delta_max": MetricInfo(
+        "largest rise of the loss by one head, chosen and read on different sequences",
+        "up",
+        "nats",
+    ),
+    "delta_median": MetricInfo("median rise over heads", None, "nats"),
+    "heads_above": MetricInfo("heads whose rise is above the threshold", None, "heads"),
+    "rows": MetricInfo(
+        "sequences x heads measured in full, as a share of all", None, "ratio", True
+    ),
+}
+
+
+def measure(model: Model, settings: Settings, context: Context) -> Measurement:
+    """Switch every head off on its own.
+
+    Args:
+        model: the model.
+        settings: how.
+        context: progress.
+
+    Raises:
+        NotMeasurable: the model has no attention heads.
+        MeasurementError: the sequences do not fit the model.
+    """
+    from icl_bench.measures import statistics as st
+    from icl_bench.measures import tokens as tk
+    from icl_bench.probes.ablations.sweeping import sweep_adaptively, sweep_exactly
+
+    model.require_heads()
+    bos = model.choose_bos(settings.bos)
+    tokens = tk.draw_repeated(
+        model.vocabulary,
+        sequences=settings.sequences,
+        period=settings.period,
+        repeats=settings.repeats,
+        seed=settings.seed,
+        bos=bos,
+    )
+    prepared = prepare_replacement(
+        model,
+        settings.method,
+        parts=model.every_head,
+        sequences=settings.sequences,
+        length=tokens.input_ids.shape[1],
+        bos=bos,
+        seed=settings.seed,
+    )
+    rows = len(model.every_head) * settings.sequences
+    with context.task("every head on its own", rows) as advance:
+        if settings.exact:
+            sweep = sweep_exactly(model, tokens, prepared.replacement, advance)
+        else:
+            sweep = sweep_adaptively(
+                model, tokens, prepared.replacement, settings.top, settings.seed, advance
+            )
+    confidence = settings.confidence
+    metrics = {
+        "repeated_loss": st.mean_metric(sweep.clean, confidence=confidence),
+        "rows": st.exact_metric(sweep.counts.sum() / rows),
+    }
+    unmeasured = {}
+    if sweep.full.all():
+        deltas = sweep.deltas.T
+        metrics["delta_max"] = st.mean_metric(st.cross_fitted_max(deltas), confidence=confidence)
+        metrics["delta_median"] = st.mean_metric(np.median(deltas, axis=1), confidence=confidence)
+        metrics["heads_above"] = st.count_above(deltas, settings.threshold, confidence=confidence)
+    else:
+        best = sweep.order()[0]
+        metrics["delta_max"] = st.mean_metric(sweep.deltas[best], confidence=confidence)
+        why = "exact: false in the suite: most heads were measured on few tokens"
+        unmeasured = dict.fromkeys(("delta_median", "heads_above"), why)
+    return Measurement(
+        probe="sweep",
+        settings=settings.model_dump(exclude_none=True),
+        tokens_sha256=tk.digest_tokens(tokens.input_ids, *prepared.batches),
+        metrics=metrics,
+        unmeasured=unmeasured,
+        heads=sweep_rows(sweep),
+    )
+
+
+def sweep_rows(sweep: Sweep) -> list[dict[str, Any]]:
+    """One row per head: its effect, standard error, bounds, and sequences; None where unknown."""
+    columns = zip(
+        sweep.heads,
+        sweep.losses.tolist(),
+        sweep.means.tolist(),
+        sweep.stderrs.tolist(),
+        sweep.low.tolist(),
+        sweep.high.tolist(),
+        sweep.counts.tolist(),
+    )
+    return [
+        {
+            "layer": layer,
+            "head": head,
+            "repeated_loss": loss,
+            "delta": delta,
+            "delta_stderr": None if np.isnan(stderr) else stderr,
+            "delta_low": low,
+            "delta_high": high,
+            "sequences": count,
+        }
+        for (layer, head), loss, delta, stderr, low, high, count in columns
+    ]

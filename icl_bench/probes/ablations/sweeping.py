@@ -1,0 +1,205 @@
+"""The effect of every head on its own, on all tokens or on as few as decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from icl_bench.measures import screening
+
+if TYPE_CHECKING:
+    from icl_bench.measures.tokens import RepeatedTokens
+    from icl_bench.models.attention.ablation import Replacement
+    from icl_bench.models.clean_run import BaseRun
+    from icl_bench.models.model import Model
+    from icl_bench.probes.design.context import Advance
+
+Head = tuple[int, int]
+
+FIRST = 0.5
+"""Share of the sequences that heads are screened on, and looked at more closely."""
+SCREEN_PERIOD = 0.32
+"""Share of a block's tokens that it is screened on."""
+SHORTEST = 8
+"""Tokens of a block that a screening needs: with fewer there is little to copy."""
+WORTHWHILE = 3 * screening.PILOTS
+"""Heads that a model has to have for a screening to save anything."""
+GROUP = 16
+"""Undecided heads that are taken a step further at once."""
+CAUTION = 1.6
+"""How much wider than the pilots' errors the bounds are that decide."""
+
+
+@dataclass
+class Sweep:
+    """What switching each head off does to the loss on repeats.
+
+    Args:
+        heads: the heads, in order.
+        clean: clean loss of every sequence, nats, shape (sequences,).
+        deltas: rise of the loss, nats, shape (heads, sequences); NaN where a head was not
+            measured at full length.
+        screened: rise of the loss on the short sequences of the screening, nats, (heads,).
+        low: lower bound of a head's mean rise over all the sequences, shape (heads,).
+        high: its upper bound; equal to `low` for a head measured in full. Each holds for 95% of
+            the other heads at least.
+    """
+
+    heads: list[Head]
+    clean: np.ndarray
+    deltas: np.ndarray
+    screened: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def full(self) -> np.ndarray:
+        """Which heads were measured on every sequence, boolean, (heads,)."""
+        return np.isfinite(self.deltas).all(axis=1)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Sequences that each head was measured on at full length, (heads,)."""
+        return np.isfinite(self.deltas).sum(axis=1)
+
+    @property
+    def means(self) -> np.ndarray:
+        """Mean rise over the sequences measured; that of the screening where there is none."""
+        totals = np.nansum(self.deltas, axis=1)
+        return np.where(self.counts > 0, totals / np.maximum(self.counts, 1), self.screened)
+
+    @property
+    def losses(self) -> np.ndarray:
+        """Mean clean loss plus the mean rise, (heads,)."""
+        return self.clean.mean() + self.means
+
+    @property
+    def stderrs(self) -> np.ndarray:
+        """Standard error of the mean over random sequences; NaN where fewer than 2, (heads,)."""
+        counts = self.counts
+        spread = np.nan_to_num(self.deltas - self.means[:, None])
+        variances = (spread**2).sum(axis=1) / np.maximum(counts - 1, 1) / np.maximum(counts, 1)
+        return np.where(counts > 1, np.sqrt(variances), np.nan)
+
+    def order(self) -> list[int]:
+        """Indices of the heads, largest rise first, those measured in full before the others."""
+        full, means = self.full, self.means
+        return sorted(range(len(self.heads)), key=lambda i: (not full[i], -means[i]))
+
+
+def sweep_exactly(
+    model: Model,
+    tokens: RepeatedTokens,
+    replacement: Replacement,
+    advance: Advance | None = None,
+) -> Sweep:
+    """Switch off every head on its own on every sequence.
+
+    Args:
+        model: the model.
+        tokens: repeated sequences.
+        replacement: what becomes of a head.
+        advance: called with the number of rows done, heads * sequences in all.
+    """
+    base = _base(model, tokens)
+    deltas = _measure(model, base, model.every_head, replacement, advance)
+    means = deltas.mean(axis=1)
+    return Sweep(model.every_head, _clean(base), deltas, means, means, means)
+
+
+def sweep_adaptively(
+    model: Model,
+    tokens: RepeatedTokens,
+    replacement: Replacement,
+    top: int,
+    seed: int = 0,
+    advance: Advance | None = None,
+) -> Sweep:
+    """Find the heads with the largest effect, measuring most others on few tokens.
+
+    Every head is screened on short sequences, cut from half of the given ones. A random few are
+    measured in full as well, which bounds what the screening misses. Then the undecided go on,
+    most promising first: a head whose upper bound reaches the effect of the last of the `top` is
+    measured on the first half of the sequences, which gives a narrower bound, and, when that
+    reaches it too, on the rest. Small models, and blocks too short to cut, are measured in full.
+
+    Args:
+        model: the model.
+        tokens: repeated sequences.
+        replacement: what becomes of a head.
+        top: how many heads with the largest rise are looked for.
+        seed: seed of the heads that are measured both ways.
+        advance: called with the number of rows done; heads * sequences at most.
+    """
+    heads, count = model.every_head, len(tokens.input_ids)
+    period = max(SHORTEST, round(SCREEN_PERIOD * tokens.period))
+    if len(heads) < WORTHWHILE or top >= len(heads) or 2 * period > tokens.period:
+        return sweep_exactly(model, tokens, replacement, advance)
+    first = max(1, round(FIRST * count))
+    short = _base(model, tokens.cut(first, period))
+    screened = _measure(model, short, heads, replacement).mean(axis=1)
+    base = _base(model, tokens)
+    ends = sorted({0, first, count})
+    halves = [(slice(start, stop), base.part(start, stop)) for start, stop in zip(ends, ends[1:])]
+    deltas = np.full((len(heads), count), np.nan)
+
+    def measure(chosen: list[int], step: int) -> None:
+        if chosen:
+            rows, part = halves[step]
+            sets = [heads[i] for i in chosen]
+            deltas[chosen, rows] = _measure(model, part, sets, replacement, advance)
+
+    pilots = screening.draw_pilots(len(heads), seed)
+    for step in range(len(halves)):
+        measure(pilots, step)
+    truth = deltas[pilots].mean(axis=1)
+    typical = float(np.median(np.abs(screened)))
+    bound = screening.fit_bounds(screened[pilots], truth, typical, CAUTION)
+    closer = screening.fit_bounds(deltas[pilots, :first].mean(axis=1), truth, typical, CAUTION)
+    low, high = bound(screened)
+    steps = np.zeros(len(heads), dtype=int)
+    steps[pilots] = len(halves)
+    while True:
+        full = steps == len(halves)
+        low[full] = high[full] = deltas[full].mean(axis=1)
+        known = np.sort(low[full])
+        bar = known[-top] if len(known) >= top else -np.inf
+        undecided = [int(i) for i in np.argsort(-high) if not full[i] and high[i] >= bar]
+        if not undecided:
+            break
+        taken = np.array(undecided[:GROUP])
+        for step in range(len(halves)):
+            measure(taken[steps[taken] == step].tolist(), step)
+        steps[taken] += 1
+        begun = taken[steps[taken] < len(halves)]
+        low[begun], high[begun] = closer(deltas[begun, :first].mean(axis=1))
+    if advance:
+        advance(int(np.isnan(deltas).sum()))
+    return Sweep(heads, _clean(base), deltas, screened, low, high)
+
+
+def _base(model: Model, tokens: RepeatedTokens) -> BaseRun:
+    from icl_bench.measures.copying import repeated_targets
+    from icl_bench.models.clean_run import run_base
+
+    return run_base(model, tokens.input_ids, repeated_targets(tokens), range(model.layers))
+
+
+def _clean(base: BaseRun) -> np.ndarray:
+    return base.losses.nll.double().numpy().mean(axis=1)
+
+
+def _measure(
+    model: Model,
+    base: BaseRun,
+    heads: list[Head],
+    replacement: Replacement,
+    advance: Advance | None = None,
+) -> np.ndarray:
+    """Rise of the loss of each sequence with each head off, (heads, sequences), nats."""
+    from icl_bench.models.circuits.interventions import switch_off
+
+    off = switch_off(model, base, [(head,) for head in heads], replacement, advance=advance)
+    return (off.nll.double().numpy() - base.losses.nll.double().numpy()).mean(axis=2)

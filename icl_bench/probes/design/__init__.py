@@ -1,0 +1,1 @@
+"""How a measurement is set up: settings, chosen heads, replacements, interim analyses."""

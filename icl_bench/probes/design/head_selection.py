@@ -1,0 +1,177 @@
+"""Heads that a suite names, and sequences that they were not chosen on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from icl_bench.errors import MeasurementError, NotMeasurable
+from icl_bench.probes.design.settings import HEAD_SOURCES, HeadSelection
+from icl_bench.records.record import Measurement
+
+if TYPE_CHECKING:
+    from icl_bench.measures.tokens import RepeatedTokens
+    from icl_bench.models.model import Model
+    from icl_bench.probes.design.settings import HeadList
+
+Head = tuple[int, int]
+
+RETESTED = ("logit_attribution", "copying")
+"""Probes that score every head on the sequences that heads are tested on."""
+AGAIN = "retest"
+"""Stream of sequences for what chooses heads from one of these."""
+
+
+class Choosing(Protocol):
+    """Settings that name heads."""
+
+    @property
+    def heads(self) -> HeadSelection | HeadList | None:
+        """Which heads."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of random choices."""
+
+
+class Drawing(Protocol):
+    """Settings that say how repeated sequences are drawn."""
+
+    sequences: int
+    period: int
+    repeats: int
+    seed: int
+    bos: Literal["auto", "always", "never"]
+
+
+def name_stream(upstream: Measurement | None) -> str:
+    """Return the stream of sequences that heads were not chosen on.
+
+    Args:
+        upstream: the measurement that heads are chosen from, if any.
+    """
+    tested = upstream is not None and upstream.probe in RETESTED
+    if upstream is None or not tested or upstream.settings.get("stream") == AGAIN:
+        return "test"
+    return AGAIN
+
+
+def tell_stream(upstream: Measurement | None) -> dict[str, str]:
+    """Return what a record says of the stream among its settings: nothing where it is `test`.
+
+    Args:
+        upstream: the measurement that heads are chosen from, if any.
+    """
+    stream = name_stream(upstream)
+    return {} if stream == "test" else {"stream": stream}
+
+
+def draw_unseen(
+    model: Model, settings: Drawing, upstream: Measurement | None = None
+) -> RepeatedTokens:
+    """Draw repeated sequences of the stream that heads are tested on, never chosen on.
+
+    Args:
+        model: the model.
+        settings: how many, and of what shape.
+        upstream: the measurement that heads are chosen from, if any.
+
+    Raises:
+        MeasurementError: the sequences do not fit the model or its vocabulary.
+    """
+    from icl_bench.measures.tokens import draw_repeated
+
+    tokens = draw_repeated(
+        model.vocabulary,
+        sequences=settings.sequences,
+        period=settings.period,
+        repeats=settings.repeats,
+        seed=settings.seed,
+        bos=model.choose_bos(settings.bos),
+        stream=name_stream(upstream),
+    )
+    model.require_context(tokens.input_ids.shape[1])
+    return tokens
+
+
+def choose_heads(model: Model, settings: Choosing, upstream: Measurement | None) -> list[Head]:
+    """Return the heads that the settings name, sorted.
+
+    Raises:
+        MeasurementError: a listed head does not exist, or more random heads than there are.
+        NotMeasurable: the model does not allow the score that heads are chosen by.
+    """
+    from icl_bench.measures.draws import Draws
+
+    chosen = settings.heads
+    if chosen is None:
+        return []
+    if isinstance(chosen, list):
+        return check_numbers(model, chosen)
+    if chosen.random is not None:
+        pool = model.every_head
+        if chosen.random > len(pool):
+            raise MeasurementError(f"{chosen.random} random heads asked of {len(pool)}")
+        return sorted(Draws(settings.seed, "heads").choose(pool, chosen.random))
+    if upstream is None:
+        raise MeasurementError(f"the measurement {chosen.from_!r} to choose heads from is missing")
+    rows = upstream.heads
+    by = chosen.by or HEAD_SOURCES[upstream.probe][0]
+    for name in (*(chosen.where or {}), *([by] if chosen.top else [])):
+        if rows and all(name not in row for row in rows):
+            message = f"{chosen.from_!r} has not measured {name!r}"
+            # One of two scores that a family may not allow: no mistake of the suite.
+            why = upstream.unmeasured.get(f"{name}_others")
+            raise NotMeasurable(f"{message}: {why}") if why else MeasurementError(message)
+        # A head without the score (it writes nothing, say) does not qualify.
+        rows = [row for row in rows if name in row]
+    if chosen.top is not None:
+        rows = sorted(rows, key=lambda row: -row[by])[: chosen.top]
+    for name, bound in (chosen.where or {}).items():
+        rows = [
+            row
+            for row in rows
+            if (bound.above is None or row[name] > bound.above)
+            and (bound.below is None or row[name] < bound.below)
+        ]
+    return sorted((row["layer"], row["head"]) for row in rows)
+
+
+def check_numbers(model: Model, listed: HeadList) -> list[Head]:
+    """Return heads that were listed by number, sorted.
+
+    Raises:
+        MeasurementError: one of them does not exist.
+    """
+    heads = sorted({(layer, head) for layer, head in listed})
+    for layer, head in heads:
+        if head >= model.heads.get(layer, 0):
+            raise MeasurementError(
+                f"the model has no head {layer}.{head}: layer {layer} has "
+                f"{model.heads.get(layer, 0)} heads"
+            )
+    return heads
+
+
+def describe_misfit(chosen: HeadSelection | HeadList | None) -> str | None:
+    """Return why no head was chosen, in words, or None where the rule has no bounds.
+
+    Args:
+        chosen: the rule that no head fits.
+    """
+    bounds = chosen.where if isinstance(chosen, HeadSelection) else None
+    words = " and ".join(
+        f"{name} {side} {limit:g}"
+        for name, bound in (bounds or {}).items()
+        for side, limit in (("above", bound.above), ("below", bound.below))
+        if limit is not None
+    )
+    return f"no head has {words}" if words else None
+
+
+def explain_empty(rule: HeadSelection | HeadList | None) -> str:
+    """Say why no head is switched off.
+
+    Args:
+        rule: how heads were to be chosen.
+    """
+    return f"{describe_misfit(rule) or 'every head is kept'}: nothing was switched off"

@@ -1,0 +1,1 @@
+"""The probe `example`: one text, token by token."""

@@ -1,0 +1,1 @@
+"""Probes that score heads: attention, composition, attribution, copying."""

@@ -1,0 +1,295 @@
+"""Probe `composition`: which earlier heads the chosen heads read, by path patching."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from icl_bench.errors import MeasurementError, NotMeasurable
+from icl_bench.probes import MetricInfo
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.design.head_selection import (
+    check_numbers,
+    choose_heads,
+    describe_misfit,
+    draw_unseen,
+    tell_stream,
+)
+from icl_bench.probes.design.sequential import SequentialSettings
+from icl_bench.probes.design.settings import HeadList, HeadSelection
+from icl_bench.probes.heads.path_effects import SIDES, Drops, Side, count_collapsed
+from icl_bench.records.record import Measurement, Metric
+
+if TYPE_CHECKING:
+    from icl_bench.measures.tokens import RepeatedTokens
+    from icl_bench.models.circuits.patching import PathEffect
+    from icl_bench.models.model import Model
+
+Head = tuple[int, int]
+
+
+class Settings(SequentialSettings):
+    """What a suite may set for the `composition` probe."""
+
+    sequences: Annotated[int, Field(ge=1)] = 8
+    """Number of sequences."""
+    heads: HeadSelection | HeadList
+    """The receivers: heads whose input is patched."""
+    senders: HeadList | None = None
+    """Heads that are taken out, one at a time; every head below a receiver when not given."""
+    sides: Annotated[list[Side], Field(min_length=1)] = Field(default_factory=lambda: list(SIDES))
+    """Sides of the receivers' input that are patched, each on its own."""
+    method: Literal["zero", "mean"] = "zero"
+    """What stands in for a sender's output: nothing, or its mean."""
+    repeats: Annotated[int, Field(ge=2)] = 2
+    """Copies of the block in a sequence."""
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Induction score that receivers need for their drops to be shares of something."""
+
+
+def _of_side(side: Side, whole: str) -> dict[str, MetricInfo]:
+    up: Literal["up"] | None = "up" if side == "key" else None
+    return {
+        f"{side}_drop": MetricInfo(
+            f"share of {whole} that is lost without one sender on the {side} side: the worst one, "
+            "chosen and read on different sequences",
+            up,
+            "ratio",
+        ),
+        f"{side}_drop_previous_token": MetricInfo(
+            "the same for the sender with the highest previous-token score",
+            "up" if side == "key" else "down",
+            "ratio",
+        ),
+        f"{side}_drop_others": MetricInfo(
+            "the same, median over all senders but the worst", "down", "ratio"
+        ),
+    }
+
+
+METRICS: dict[str, MetricInfo] = {
+    "receivers": MetricInfo("number of heads whose input is patched", None, "heads", True),
+    "senders": MetricInfo("number of heads that are taken out", None, "heads", True),
+    "induction_clean": MetricInfo("mean induction score of the receivers", "up", "probability"),
+    "value_clean": MetricInfo(
+        "what a receiver writes directly towards the correct tokens, mean over receivers",
+        "up",
+        "logits",
+    ),
+    **_of_side("key", "the receivers' mean induction score"),
+    **_of_side("query", "the receivers' mean induction score"),
+    **_of_side("value", "what the receivers write directly towards the correct tokens"),
+    "key_sender_previous_token": MetricInfo(
+        "previous-token score of the sender that the key side needs most", "up", "probability"
+    ),
+    "key_collapsed": MetricInfo(
+        "receivers that lose more than half of their induction score when one sender, the worst "
+        "for each, is taken out of their keys",
+        "up",
+        "heads",
+    ),
+    "key_collapsed_share": MetricInfo("the same as a share of the receivers", "up", "ratio"),
+}
+
+
+def measure(model: Model, settings: Settings, context: Context) -> Measurement:
+    """Take senders out of the chosen heads' input on sequences that these were not chosen on.
+
+    Args:
+        model: the model.
+        settings: receivers, senders, sides.
+        context: the measurement that heads are chosen from, and progress.
+
+    Raises:
+        NotMeasurable: the model has no attention heads, or their input cannot be patched.
+        MeasurementError: a head does not exist, a sender lies below no receiver, or the sequences
+            do not fit the model.
+    """
+    from icl_bench.measures import statistics as st
+    from icl_bench.measures import tokens as tk
+    from icl_bench.models.attention.partial_forward import require_halfway
+    from icl_bench.probes.design.replacement import prepare_replacement
+
+    require_halfway(model)
+    bos = model.choose_bos(settings.bos)
+    tokens = draw_unseen(model, settings, context.upstream)
+    receivers = choose_heads(model, settings, context.upstream)
+    senders = _find_senders(model, settings, receivers)
+    result = Measurement(
+        probe="composition",
+        settings=settings.model_dump(by_alias=True, exclude_none=True)
+        | tell_stream(context.upstream),
+        metrics={
+            "receivers": st.exact_metric(len(receivers)),
+            "senders": st.exact_metric(len(senders)),
+        },
+    )
+    if not senders:
+        why = "no head lies below the chosen ones"
+        result.reason = why if receivers else describe_misfit(settings.heads) or "no head is chosen"
+        result.metrics["key_collapsed"] = st.exact_metric(0)
+        result.unmeasured = dict.fromkeys(METRICS.keys() - result.metrics.keys(), result.reason)
+        return result
+    prepared = prepare_replacement(
+        model,
+        settings.method,
+        parts=senders,
+        sequences=settings.sequences,
+        length=tokens.input_ids.shape[1],
+        bos=bos,
+        seed=settings.seed,
+    )
+    values = prepared.replacement.values
+    result.tokens_sha256 = tk.digest_tokens(tokens.input_ids, *prepared.batches)
+    pairs = {
+        "induction": tk.induction_pairs(tokens),
+        "previous_token": tk.previous_token_pairs(tokens),
+    }
+    scores = model.head_scores(tokens.input_ids, pairs)
+    clean, previous = (
+        np.stack([scores[name][layer][:, head].double().numpy() for layer, head in heads], 1)
+        for name, heads in (("induction", receivers), ("previous_token", senders))
+    )
+    effects, lacking = _patch(model, settings, context, tokens, receivers, senders, values)
+    result.unmeasured |= lacking
+    found: dict[Side, Drops] = {
+        side: Drops(receivers, senders, [e for e in effects if e.side == side])
+        for side in SIDES
+        if any(effect.side == side for effect in effects)
+    }
+    result.tables["composition"] = [
+        row for side, drops in found.items() for row in drops.rows(side, previous.mean(0))
+    ]
+    _summarize(result, settings, clean, previous, found)
+    return result
+
+
+def _find_senders(model: Model, settings: Settings, receivers: list[Head]) -> list[Head]:
+    """Return the heads to take out, sorted; none where nothing lies below a receiver.
+
+    Raises:
+        MeasurementError: a listed head does not exist, or lies below no receiver.
+    """
+    highest = max((layer for layer, _ in receivers), default=0)
+    if settings.senders is None:
+        return [head for head in model.every_head if head[0] < highest]
+    senders = check_numbers(model, settings.senders)
+    for layer, head in senders if receivers else []:
+        if layer >= highest:
+            raise MeasurementError(f"sender {layer}.{head} lies below no receiver")
+    return senders if receivers else []
+
+
+def _patch(
+    model: Model,
+    settings: Settings,
+    context: Context,
+    tokens: RepeatedTokens,
+    receivers: list[Head],
+    senders: list[Head],
+    values: Any,
+) -> tuple[list[PathEffect], dict[str, str]]:
+    """Return the effects, and metric -> why it is not measured for the sides left out."""
+    from icl_bench.measures.copying import repeated_targets
+    from icl_bench.measures.tokens import induction_pairs
+    from icl_bench.models.circuits.patching import patch_paths
+
+    layers = sorted({layer for layer, _ in receivers})
+    count = sum(own < layer for layer in layers for own, _ in senders) * settings.sequences
+
+    def patch(sides: Sequence[Side]) -> list[PathEffect]:
+        with context.task("paths between heads", count) as advance:
+            return patch_paths(
+                model,
+                tokens.input_ids,
+                induction_pairs(tokens),
+                repeated_targets(tokens),
+                layers,
+                [(head,) for head in senders],
+                sides,
+                values=values,
+                advance=advance,
+            )
+
+    sides = [side for side in SIDES if side in settings.sides]
+    lacking = _explain(set(SIDES) - set(sides), "the suite leaves this side out")
+    try:
+        return patch(sides), lacking
+    except NotMeasurable as error:
+        # What heads write may be unknown where their patterns are not.
+        rest = [side for side in sides if side != "value"]
+        if len(rest) in (0, len(sides)):
+            raise
+        return patch(rest), lacking | _explain({"value"}, str(error))
+
+
+def _explain(sides: set[Side], why: str) -> dict[str, str]:
+    return {name: why for name in METRICS for side in sides if name.startswith(f"{side}_")}
+
+
+def _summarize(
+    result: Measurement,
+    settings: Settings,
+    clean: np.ndarray,
+    previous: np.ndarray,
+    found: dict[Side, Drops],
+) -> None:
+    """Fill in the metrics.
+
+    Args:
+        result: the measurement.
+        settings: its settings.
+        clean: induction scores, (sequences, receivers).
+        previous: previous-token scores, (sequences, senders).
+        found: side -> drops.
+    """
+    from icl_bench.measures import statistics as st
+
+    metrics, confidence = result.metrics, settings.confidence
+
+    def mean(values: np.ndarray, *, unit: bool = False) -> Metric:
+        return st.mean_metric(values, unit=unit, confidence=confidence)
+
+    metrics["induction_clean"] = mean(clean.mean(1), unit=True)
+    if "value" in found:
+        metrics["value_clean"] = mean(found["value"].clean.mean(1))
+    if "key" in found:
+        lost = found["key"].lost
+        worst = st.read_cross_fitted(lost.mean(2), previous)
+        metrics["key_sender_previous_token"] = mean(worst, unit=True)
+        collapsed = count_collapsed(clean, lost, settings.threshold, confidence)
+        metrics["key_collapsed"] = collapsed
+        metrics["key_collapsed_share"] = st.divide_count(collapsed, clean.shape[1])
+    feeder = int(previous.mean(0).argmax())
+    for side, drops in found.items():
+        why = _explain_nothing(side, metrics, settings.threshold)
+        names = [f"{side}_drop{end}" for end in ("", "_previous_token", "_others")]
+        if why is not None:
+            result.unmeasured |= dict.fromkeys(names, why)
+            continue
+        lost, whole = drops.lost.mean(2), drops.clean.mean(1)
+        parts = [st.cross_fitted_max(lost), lost[:, feeder]]
+        others = np.delete(lost, int(lost.mean(0).argmax()), axis=1)
+        if others.shape[1]:
+            parts.append(np.median(others, axis=1))
+        else:
+            result.unmeasured[names[2]] = "there is one sender only"
+        for name, part in zip(names, parts):
+            metrics[name] = st.share_metric(part, whole, confidence=confidence)
+
+
+def _explain_nothing(side: Side, metrics: dict[str, Metric], threshold: float) -> str | None:
+    """Return why a drop would be a share of nothing, or None."""
+    if side != "value":
+        level = metrics["induction_clean"].value
+        if level > threshold:
+            return None
+        return f"the receivers' induction score is {level:.2g}, not above {threshold:g}"
+    written = metrics["value_clean"]
+    low = written.value if written.ci_low is None else written.ci_low
+    if low > 0:
+        return None
+    return f"what the receivers write directly ({written.value:.2g} logits) is not surely above 0"

@@ -1,0 +1,211 @@
+"""Probe `induction`: per-head attention scores on repeated random tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from icl_bench.probes import MetricInfo
+from icl_bench.probes.design.context import Advance, Context
+from icl_bench.probes.design.sequential import SequentialSettings
+from icl_bench.records.record import Measurement, Metric
+
+if TYPE_CHECKING:
+    from icl_bench.measures.tokens import Pairs, RepeatedTokens
+    from icl_bench.models.model import Model
+
+
+class Settings(SequentialSettings):
+    """What a suite may set for the `induction` probe."""
+
+    repeats: Annotated[int, Field(ge=2)] = 2
+    """Copies of the block in a sequence."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    """Score above which a head counts as an induction head."""
+    control: bool = True
+    """Whether the positional controls are measured."""
+
+
+METRICS: dict[str, MetricInfo] = {
+    "induction_max": MetricInfo(
+        "highest induction score of any head, chosen and read on different sequences",
+        "up",
+        "probability",
+    ),
+    "induction_all_max": MetricInfo(
+        "highest attention to the successors of all earlier occurrences, summed",
+        "up",
+        "probability",
+    ),
+    "induction_excess_max": MetricInfo(
+        "highest induction score minus the same head's positional control", "up", "probability"
+    ),
+    "induction_varied_max": MetricInfo(
+        "highest score on repeats with random gaps and periods", "up", "probability"
+    ),
+    "induction_control": MetricInfo(
+        "positional control of the head with the highest induction score", "down", "probability"
+    ),
+    "induction_heads": MetricInfo(
+        "number of heads with an induction score above the threshold", "up", "heads"
+    ),
+    "induction_share": MetricInfo(
+        "share of all heads with an induction score above the threshold", "up", "ratio"
+    ),
+    "induction_median": MetricInfo("median induction score over heads", None, "probability"),
+    "previous_token_max": MetricInfo("highest previous-token score", "up", "probability"),
+    "duplicate_token_max": MetricInfo("highest duplicate-token score", None, "probability"),
+    "first_token_mean": MetricInfo("mean attention to the first position", None, "probability"),
+    "uniform_level": MetricInfo(
+        "induction score of a head that attends evenly to all it can see", None, "probability", True
+    ),
+}
+
+
+def measure(model: Model, settings: Settings, context: Context) -> Measurement:
+    """Score every head on repeats, and on the two positional controls.
+
+    Args:
+        model: the model.
+        settings: what to measure.
+        context: progress.
+
+    Raises:
+        NotMeasurable: the model has no attention heads.
+        MeasurementError: the sequences do not fit the model or its vocabulary.
+    """
+    from icl_bench.measures import statistics as st
+    from icl_bench.measures import tokens as tk
+
+    model.require_heads()
+    drawn: dict[str, Any] = {
+        "sequences": settings.sequences,
+        "period": settings.period,
+        "seed": settings.seed,
+        "bos": model.choose_bos(settings.bos),
+    }
+    repeated = tk.draw_repeated(model.vocabulary, repeats=settings.repeats, **drawn)
+    model.require_context(repeated.input_ids.shape[1])
+    batches = [repeated.input_ids]
+    passes = settings.sequences * (3 if settings.control else 1)
+    with context.task("attention of every head", passes) as advance:
+        scores = score_heads(model, repeated, advance)
+        if settings.control:
+            shuffled = tk.shuffle_copies(repeated, settings.seed)
+            varied, varied_pairs = tk.draw_varied(model.vocabulary, **drawn)
+            batches += [shuffled, varied]
+            same_offsets = {"induction_control": tk.induction_pairs(repeated)}
+            scores |= _flatten(model.head_scores(shuffled, same_offsets, advance=advance))
+            true_targets = {"induction_varied": varied_pairs}
+            scores |= _flatten(model.head_scores(varied, true_targets, advance=advance))
+            scores["induction_excess"] = scores["induction"] - scores["induction_control"]
+
+    confidence = settings.confidence
+
+    def mean(values: np.ndarray, *, unit: bool = True) -> Metric:
+        return st.mean_metric(values, unit=unit, confidence=confidence)
+
+    def best(name: str) -> Metric:
+        return mean(st.cross_fitted_max(scores[name]))
+
+    induction = scores["induction"]
+    metrics = {
+        "induction_max": best("induction"),
+        "induction_all_max": best("induction_all"),
+        "induction_heads": st.count_above(induction, settings.threshold, confidence=confidence),
+        "induction_median": mean(np.median(induction, axis=1)),
+        "previous_token_max": best("previous_token"),
+        "duplicate_token_max": best("duplicate_token"),
+        "first_token_mean": mean(scores["first_token"].mean(axis=1)),
+        "uniform_level": st.exact_metric(tk.uniform_level(repeated)),
+    }
+    heads = induction.shape[1]
+    metrics["induction_share"] = st.divide_count(metrics["induction_heads"], heads)
+    unmeasured = {}
+    if settings.control:
+        control = scores["induction_control"][:, int(induction.mean(axis=0).argmax())]
+        metrics["induction_control"] = mean(control)
+        metrics["induction_varied_max"] = best("induction_varied")
+        excess = st.cross_fitted_max(scores["induction_excess"])
+        metrics["induction_excess_max"] = mean(excess, unit=False)
+    else:
+        names = ("induction_control", "induction_excess_max", "induction_varied_max")
+        unmeasured = dict.fromkeys(names, "control: false in the suite")
+    return Measurement(
+        probe="induction",
+        settings=settings.model_dump(exclude_none=True),
+        tokens_sha256=tk.digest_tokens(*batches),
+        metrics=metrics,
+        unmeasured=unmeasured,
+        heads=head_rows(model, scores, confidence),
+    )
+
+
+def score_pairs(tokens: RepeatedTokens) -> dict[str, Pairs]:
+    """The pairs behind each per-head score on repeated tokens."""
+    from icl_bench.measures import tokens as tk
+
+    return {
+        "induction": tk.induction_pairs(tokens),
+        "previous_token": tk.previous_token_pairs(tokens),
+        "duplicate_token": tk.duplicate_token_pairs(tokens),
+        "first_token": tk.first_token_pairs(tokens),
+    }
+
+
+def score_heads(
+    model: Model, tokens: RepeatedTokens, advance: Advance | None = None
+) -> dict[str, np.ndarray]:
+    """Score name -> per-sequence means, shape (sequences, heads of all layers in order)."""
+    from icl_bench.measures.tokens import successor_pairs
+
+    pairs = score_pairs(tokens)
+    if tokens.repeats > 2:
+        pairs["induction_all"] = successor_pairs(tokens)
+    # Where heads have sink logits, what these take stands beside what the first token does.
+    sinks = pairs["first_token"].query
+    found = model.head_scores(tokens.input_ids, pairs, sink_queries=sinks, advance=advance)
+    scores = _flatten(found)
+    if tokens.repeats == 2:
+        return scores | {"induction_all": scores["induction"]}
+    # The mean over pairs becomes the mean over queries of the sum over earlier occurrences.
+    per_query = len(pairs["induction_all"].query) / len(pairs["induction"].query)
+    return scores | {"induction_all": scores["induction_all"] * per_query}
+
+
+def _flatten(scores: dict[str, dict[int, Any]]) -> dict[str, np.ndarray]:
+    return {
+        name: np.concatenate([layers[layer].double().numpy() for layer in sorted(layers)], axis=1)
+        for name, layers in scores.items()
+    }
+
+
+def head_rows(
+    model: Model, scores: dict[str, np.ndarray], confidence: float = 0.95
+) -> list[dict[str, Any]]:
+    """One row per head: layer, head, every score, its standard error, and induction's interval."""
+    from icl_bench.measures.statistics import mean_metric
+
+    rows: list[dict[str, Any]] = []
+    numbered = [
+        (layer, head) for layer in sorted(model.heads) for head in range(model.heads[layer])
+    ]
+    for column, (layer, head) in enumerate(numbered):
+        row: dict[str, Any] = {"layer": layer, "head": head}
+        for name, values in scores.items():
+            metric = mean_metric(
+                values[:, column],
+                keep=False,
+                unit=name != "induction_excess",
+                confidence=confidence,
+            )
+            row[name] = metric.value
+            if metric.stderr is not None:
+                row[f"{name}_stderr"] = metric.stderr
+                if name == "induction":
+                    row["induction_ci_low"] = metric.ci_low
+                    row["induction_ci_high"] = metric.ci_high
+        rows.append(row)
+    return rows

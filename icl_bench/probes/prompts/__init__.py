@@ -1,0 +1,1 @@
+"""Texts and prompts: encoding, few-shot examples, the corpus, scoring of choices."""

@@ -1,0 +1,1 @@
+"""Probes on natural text and questions."""

@@ -1,0 +1,220 @@
+"""What the gain from examples loses with heads off, beside random heads: part of `fewshot`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from icl_bench.errors import NotMeasurable
+from icl_bench.probes import MetricInfo
+from icl_bench.records.record import Measurement, Metric
+
+if TYPE_CHECKING:
+    from icl_bench.measures.null import HeadSet
+    from icl_bench.probes.texts.fewshot import Settings
+    from icl_bench.probes.texts.fewshot_runs import Answers, ByShots, HeadSets
+
+What = Literal["right", "first"]
+"""Judged by the choices, or by the first token."""
+P_VALUES = ("null_p_value", "null_first_token_p_value")
+NULL_METRICS = (*P_VALUES, "null_observed_lost", "null_median_lost", "null_max_lost")
+UNIFORM_METRICS = ("uniform_median_lost", "uniform_max_lost")
+
+HEAD_METRICS: dict[str, MetricInfo] = {
+    "heads": MetricInfo("number of heads switched off", None, "heads", True),
+    "accuracy_ablated": MetricInfo("accuracy at the most shots, heads off", None, "ratio"),
+    "accuracy_0_ablated": MetricInfo("accuracy at 0 shots, heads off", None, "ratio"),
+    "gain_ablated": MetricInfo("fewshot_gain with the heads off", None, "ratio"),
+    "gain_lost": MetricInfo("fewshot_gain minus gain_ablated", "up", "ratio"),
+    "first_token_gain_lost": MetricInfo(
+        "first_token_gain minus the same with the heads off", "up", "ratio"
+    ),
+    "gain_lost_these_tasks": MetricInfo(
+        "gain_lost, its interval for other queries of these tasks only", "up", "ratio"
+    ),
+    "first_token_gain_lost_these_tasks": MetricInfo(
+        "first_token_gain_lost, its interval for other queries of these tasks only", "up", "ratio"
+    ),
+    "null_p_value": MetricInfo(
+        "p-value of gain_lost against layer-matched random heads", "down", "probability", True
+    ),
+    "null_first_token_p_value": MetricInfo(
+        "p-value of first_token_gain_lost against the same heads", "down", "probability", True
+    ),
+    "null_observed_lost": MetricInfo(
+        "gain_lost of the chosen heads on the null's queries", "up", "ratio", True
+    ),
+    "null_median_lost": MetricInfo("median gain_lost of the null", None, "ratio", True),
+    "null_max_lost": MetricInfo("largest gain_lost of the null", None, "ratio", True),
+    "uniform_median_lost": MetricInfo(
+        "median gain_lost of random heads of any layer", None, "ratio", True
+    ),
+    "uniform_max_lost": MetricInfo(
+        "largest gain_lost of random heads of any layer", None, "ratio", True
+    ),
+}
+"""Metrics that need heads."""
+
+
+def over_tasks(samples: Sequence[np.ndarray], *, unit: bool = False) -> Metric:
+    """Mean over tasks of the mean over their queries, with its interval.
+
+    With several tasks they are the independent samples, and the interval is for other tasks like
+    these; with one, its queries are, and the interval is for other items of that task.
+
+    Args:
+        samples: for each task, one value per query.
+        unit: whether the quantity lies in [0, 1].
+    """
+    from icl_bench.measures.statistics import mean_metric
+
+    if len(samples) == 1:
+        return mean_metric(samples[0], unit=unit)
+    return mean_metric([float(values.mean()) for values in samples], unit=unit)
+
+
+def report_within_tasks(result: Measurement, name: str, samples: Sequence[np.ndarray]) -> None:
+    """Add the metric `name`_these_tasks, whose interval is for other queries of the same tasks.
+
+    Args:
+        result: gets the metric, or the reason why there is none.
+        name: of the metric whose interval is for other tasks like these.
+        samples: for each task, one value per query.
+    """
+    from icl_bench.measures.strata import stratified_metric
+
+    try:
+        result.metrics[f"{name}_these_tasks"] = stratified_metric(samples)
+    except NotMeasurable as error:
+        result.unmeasured[f"{name}_these_tasks"] = str(error)
+
+
+def gains(runs: Sequence[ByShots], most: int, what: What) -> list[np.ndarray]:
+    """For each task: right at the most shots minus right at 0, one value per query."""
+    return [getattr(run[most], what) - getattr(run[0], what) for run in runs]
+
+
+def losses_of_gain(
+    clean: Sequence[ByShots],
+    ablated: Sequence[ByShots],
+    most: int,
+    what: What,
+    count: int | None = None,
+) -> list[np.ndarray]:
+    """For each task: clean gain minus ablated gain, one value per query.
+
+    Args:
+        clean: answers of each task with every head on.
+        ablated: the same with heads off.
+        most: number of shots that is compared with 0.
+        what: which of the two judgements.
+        count: take the first queries only, as many as this.
+    """
+    pairs = zip(gains(clean, most, what), gains(ablated, most, what))
+    return [before[:count] - after[:count] for before, after in pairs]
+
+
+def report_effects(
+    result: Measurement, settings: Settings, sets: HeadSets, found: Sequence[Answers]
+) -> None:
+    """Add the metrics that need heads, and the tables of random sets.
+
+    Args:
+        result: gets metrics, reasons and tables.
+        settings: the suite's.
+        sets: what was switched off.
+        found: the answers to every task's queries.
+    """
+    from icl_bench.measures.statistics import exact_metric, monte_carlo_p
+
+    heads = [{"layer": layer, "head": head} for layer, head in sets.chosen]
+    result.tables["ablated_heads"] = heads
+    result.metrics["heads"] = exact_metric(len(heads))
+    if not heads:
+        result.reason = "no head qualifies: nothing was switched off"
+        result.metrics |= {
+            "gain_ablated": result.metrics["fewshot_gain"].model_copy(),
+            "gain_lost": exact_metric(0),
+            "first_token_gain_lost": exact_metric(0),
+            "gain_lost_these_tasks": exact_metric(0),
+            "first_token_gain_lost_these_tasks": exact_metric(0),
+        }
+        left = HEAD_METRICS.keys() - result.metrics.keys()
+        result.unmeasured |= dict.fromkeys(sorted(left), result.reason)
+        return
+    most = settings.shots[-1]
+    clean, ablated = [one.clean for one in found], [one.chosen for one in found]
+    losses = {
+        "gain_lost": losses_of_gain(clean, ablated, most, "right"),
+        "first_token_gain_lost": losses_of_gain(clean, ablated, most, "first"),
+    }
+    result.metrics |= {
+        "accuracy_ablated": over_tasks([run[most].right for run in ablated], unit=True),
+        "accuracy_0_ablated": over_tasks([run[0].right for run in ablated], unit=True),
+        "gain_ablated": over_tasks(gains(ablated, most, "right")),
+    }
+    for name, samples in losses.items():
+        result.metrics[name] = over_tasks(samples)
+        report_within_tasks(result, name, samples)
+    count = min(settings.null_queries, settings.queries)
+
+    def lost(runs: Sequence[ByShots], what: What) -> float:
+        """Loss of gain on the null's queries."""
+        losses = losses_of_gain(clean, runs, most, what, count)
+        return float(np.mean([one.mean() for one in losses]))
+
+    def tabulate(name: str, kind: str, drawn: Sequence[HeadSet]) -> list[dict[str, Any]]:
+        result.tables[name] = rows = []
+        for place, some in enumerate(drawn):
+            runs = [getattr(one, kind)[place] for one in found]
+            rows.append(
+                {
+                    "draw": place,
+                    "heads": " ".join(f"{layer}.{head}" for layer, head in some),
+                    "gain_lost": lost(runs, "right"),
+                    "first_token_gain_lost": lost(runs, "first"),
+                }
+            )
+        return rows
+
+    if not sets.matched:
+        why = (
+            "null_draws: 0 in the suite"
+            if settings.null_draws == 0
+            else "the layers of the chosen heads have too few other heads to compare with"
+        )
+        result.unmeasured |= dict.fromkeys(NULL_METRICS, why)
+    else:
+        rows = tabulate("null", "matched", sets.matched)
+        null = [row["gain_lost"] for row in rows]
+        observed = lost(ablated, "right")
+        result.metrics |= {
+            "null_observed_lost": exact_metric(observed, count * len(found)),
+            "null_median_lost": exact_metric(float(np.median(null)), len(null)),
+            "null_max_lost": exact_metric(max(null), len(null)),
+        }
+        if sets.p_min > settings.alpha:
+            why = (
+                f"only {len(null)} sets were drawn, so the smallest possible p-value is "
+                f"{sets.p_min:.3g}; the null's largest loss of gain is {max(null):.3g}, the chosen "
+                f"heads' is {observed:.3g}"
+            )
+            result.unmeasured |= dict.fromkeys(P_VALUES, why)
+        else:
+            first = [row["first_token_gain_lost"] for row in rows]
+            p_values = (monte_carlo_p(observed, null), monte_carlo_p(lost(ablated, "first"), first))
+            for name, p in zip(P_VALUES, p_values):
+                result.metrics[name] = exact_metric(p, len(null))
+        if sets.radius:
+            result.reason = f"null heads come from up to {sets.radius} layers away"
+    if sets.uniform:
+        uniform = [r["gain_lost"] for r in tabulate("uniform_null", "uniform", sets.uniform)]
+        result.metrics |= {
+            "uniform_median_lost": exact_metric(float(np.median(uniform)), len(uniform)),
+            "uniform_max_lost": exact_metric(max(uniform), len(uniform)),
+        }
+    else:
+        why = "uniform_draws: 0 in the suite"
+        result.unmeasured |= dict.fromkeys(UNIFORM_METRICS, why)

@@ -1,0 +1,297 @@
+"""Probe `icl_score`: how much later tokens of natural text gain from what came before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+
+from icl_bench.errors import NotMeasurable
+from icl_bench.probes import MetricInfo
+from icl_bench.probes.design.context import Context
+from icl_bench.probes.design.sequential import PoolSettings
+from icl_bench.probes.design.settings import HeadList, HeadSelection
+from icl_bench.probes.prompts.corpus import (
+    Corpus,
+    DatasetText,
+    choose_documents,
+    read_dataset,
+    read_files,
+    read_reference,
+)
+from icl_bench.probes.texts.text_rows import score_previous, tabulate_documents, tabulate_positions
+from icl_bench.records.record import Measurement
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from icl_bench.models.model import Model
+
+UNKNOWN = 0.01
+"""Share of unknown tokens from which a text is not one that the model can read."""
+HELD_OUT = 8
+"""Windows of documents that are not measured, which means and samples are taken from."""
+
+
+class Settings(PoolSettings):
+    """What a suite may set for the `icl_score` probe."""
+
+    grows: ClassVar[str] = "documents"
+
+    text: Annotated[str, Field(min_length=1)] | None = None
+    """A UTF-8 text file, or a folder of .txt files; relative to the suite."""
+    dataset: DatasetText | None = None
+    """A data set of the package `datasets` instead."""
+    text_sha256: str | None = None
+    """SHA-256 that the text must have; that of a file, or of Python's reference, when not given."""
+    documents: Annotated[int, Field(ge=1)] = 32
+    """Documents that are measured, the first that are long enough."""
+    max_documents: Annotated[int, Field(ge=1)] | None = None
+    """With `until`: documents at the last look; `documents` are those of the first."""
+    windows_per_document: Annotated[int, Field(ge=1)] = 2
+    """Windows of a document at most."""
+    window: Annotated[int, Field(ge=64, multiple_of=16)] = 512
+    """Tokens of a window, with what the tokenizer puts first."""
+    previous_token: bool = False
+    """Score every head's attention to the previous token on this text, as Olsson et al. do."""
+    heads: HeadSelection | HeadList | None = None
+    """Heads that are switched off; None to measure the model as it is."""
+    method: Literal["zero", "mean", "resample", "pattern_preserving"] = "mean"
+    """What replaces a head's output; means and samples are those on held-out documents."""
+    null_draws: Annotated[int, Field(ge=0)] = 0
+    """Layer-matched random sets to compare with; 0 for none."""
+    null_documents: Annotated[int, Field(ge=2)] = 8
+    """Documents that the null is measured on (at most `documents`)."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Level that the null must be able to reach for its p-values to count."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of random sets of heads and of a random `order`; the text is the same for every seed."""
+
+    _folder: Path = PrivateAttr(default_factory=Path)
+
+    @field_validator("text_sha256")
+    @classmethod
+    def _is_a_digest(cls, value: str | None) -> str | None:
+        if value is not None and (len(value) != 64 or set(value) - set("0123456789abcdef")):
+            raise ValueError("a SHA-256 has 64 digits, 0-9 and a-f")
+        return value
+
+    @model_validator(mode="after")
+    def _one_text(self) -> Settings:
+        if self.text is not None and self.dataset is not None:
+            raise ValueError("give 'text' or 'dataset', not both")
+        if self.until is not None and self.null_draws:
+            raise ValueError(
+                "'until: decided' is for measurements without random sets: set null_draws: 0 and "
+                "put the null into a measurement of its own"
+            )
+        return self
+
+    def is_all(self, taken: Measurement) -> bool:
+        """Return whether a look measured every document that fills a window.
+
+        Args:
+            taken: what the look found.
+        """
+        return taken.metrics["documents"].value < taken.settings["documents"]
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the text is known; what a data set holds may be other text tomorrow."""
+        return self.text_sha256 is not None
+
+    def located(self, folder: Path) -> Settings:
+        """Return the settings with the SHA-256 of the text that is there now.
+
+        Args:
+            folder: that of the suite, which relative paths start from.
+
+        Raises:
+            SettingsError: a file is not there or cannot be read.
+        """
+        # A path of its own, so that two suites never share one.
+        found = self.model_copy()
+        found._folder = folder
+        if self.dataset is None:
+            corpus = found.read()
+            if self.text_sha256 is None:
+                found.text_sha256 = corpus.sha256
+        return found
+
+    def read(self) -> Corpus:
+        """Return the text.
+
+        Raises:
+            SettingsError: a file is not there or cannot be read.
+            MeasurementError: a data set cannot be had.
+        """
+        if self.dataset is not None:
+            return read_dataset(self.dataset)
+        if self.text is not None:
+            return read_files(self._folder / self.text)
+        return read_reference()
+
+
+METRICS: dict[str, MetricInfo] = {
+    "icl_score": MetricInfo("loss of the 500th minus that of the 50th token", "down", "nats"),
+    "icl_score_windowed": MetricInfo(
+        "mean loss of targets 256 to 510 minus that of targets 32 to 63", "down", "nats"
+    ),
+    "text_loss": MetricInfo("mean loss on the text", "down", "nats"),
+    "documents": MetricInfo("documents measured", None, "documents", True),
+    "previous_token_text_max": MetricInfo(
+        "highest previous-token score on the text, chosen and read on different documents",
+        "up",
+        "probability",
+    ),
+    "heads": MetricInfo("number of heads switched off", None, "heads", True),
+    "text_loss_ablated": MetricInfo("text_loss with the heads off", None, "nats"),
+    "text_delta": MetricInfo("rise of text_loss, paired", None, "nats"),
+    "icl_score_windowed_ablated": MetricInfo("icl_score_windowed with the heads off", None, "nats"),
+    "icl_score_delta": MetricInfo("rise of icl_score_windowed, paired", "up", "nats"),
+    "icl_share_text": MetricInfo(
+        "share of the windowed ICL score that goes with the heads", "up", "ratio"
+    ),
+    "null_p_value": MetricInfo(
+        "p-value of icl_score_delta against layer-matched random heads",
+        "down",
+        "probability",
+        True,
+    ),
+    "null_p_value_loss": MetricInfo(
+        "p-value of text_delta against layer-matched random heads", "down", "probability", True
+    ),
+    "null_observed_share": MetricInfo(
+        "icl_share_text of the chosen heads on the null's documents", "up", "ratio", True
+    ),
+    "null_median_share": MetricInfo("median icl_share_text of the null", None, "ratio", True),
+    "null_max_share": MetricInfo("largest icl_share_text of the null", None, "ratio", True),
+    "null_observed_delta": MetricInfo(
+        "text_delta of the chosen heads on the null's documents", None, "nats", True
+    ),
+    "null_median_delta": MetricInfo("median text_delta of the null", None, "nats", True),
+    "null_max_delta": MetricInfo("largest text_delta of the null", None, "nats", True),
+}
+
+
+def measure(model: Model, settings: Settings, context: Context) -> Measurement:
+    """Measure the loss at every position of natural text, and what it is with heads off.
+
+    Args:
+        model: the model.
+        settings: which text, and which heads.
+        context: the measurement that heads are chosen from, and progress.
+
+    Raises:
+        NotMeasurable: no tokenizer, or one that does not know the text; a context shorter than a
+            window; no document that fills one; another text than the suite means; no heads.
+        MeasurementError: a data set cannot be had, or a head does not exist.
+    """
+    import torch
+
+    from icl_bench.measures import statistics as st
+    from icl_bench.measures.positions import average_windows, cut_windows
+    from icl_bench.measures.tokens import digest_tokens
+    from icl_bench.probes.texts.icl_ablation import ABLATED_METRICS, ablate
+
+    if settings.heads is not None or settings.previous_token:
+        model.require_heads()
+    if model.tokenizer is None:
+        raise NotMeasurable(f"no text can be put to the model: {model.tokenizer_note}")
+    if model.context is not None and model.context < settings.window:
+        raise NotMeasurable(
+            f"a window of {settings.window} tokens does not fit into the model's context of "
+            f"{model.context}; a smaller 'window' gives numbers of its own"
+        )
+    corpus = settings.read()
+    if settings.text_sha256 not in (None, corpus.sha256):
+        raise NotMeasurable(
+            f"{corpus.source} is not the text that the suite names: its SHA-256 is "
+            f"{corpus.sha256}, not {settings.text_sha256}"
+        )
+    chosen = choose_documents(
+        model.tokenizer,
+        settings.arrange(corpus.documents, settings.seed),
+        settings.window,
+        settings.documents,
+        0 if settings.heads is None else HELD_OUT * settings.window,
+    )
+    prefix, measured = chosen.prefix, chosen.documents
+    if not measured:
+        raise NotMeasurable(
+            f"no document of {corpus.source} has {settings.window} tokens; a smaller 'window' "
+            "gives numbers of its own"
+        )
+    windows = cut_windows(
+        [ids for _, ids in measured], prefix, settings.window, settings.windows_per_document
+    )
+    _require_known(model, windows.input_ids, corpus)
+    batches = [windows.input_ids]
+    targets = torch.arange(1, settings.window)
+    with context.task("losses on text", len(windows.input_ids)) as advance:
+        run = context.base_run(model, windows.input_ids, targets, (), advance)
+    clean = average_windows(windows, run.losses.nll)
+    result = Measurement(
+        probe="icl_score",
+        settings=_describe(settings, corpus),
+        tables={
+            "text": [
+                {
+                    "source": corpus.source,
+                    "sha256": corpus.sha256,
+                    "documents": len(measured),
+                    "too_short": chosen.short,
+                    "windows": len(windows.input_ids),
+                    "window": settings.window,
+                    "prefix": " ".join(str(token) for token in prefix),
+                }
+            ],
+            "documents": tabulate_documents(measured, windows, clean),
+            "positions": tabulate_positions(clean),
+        },
+    )
+    confidence = settings.confidence
+    result.metrics = {
+        "icl_score_windowed": st.mean_metric(clean.icl_score_windowed, confidence=confidence),
+        "text_loss": st.mean_metric(clean.mean, confidence=confidence),
+        "documents": st.exact_metric(len(measured)),
+    }
+    if clean.icl_score is None:
+        why = f"a window of {settings.window} tokens has no 500th token"
+        result.unmeasured["icl_score"] = why
+    else:
+        result.metrics["icl_score"] = st.mean_metric(clean.icl_score, confidence=confidence)
+    if settings.previous_token:
+        score_previous(result, model, windows, context, confidence)
+    else:
+        why = "previous_token: false in the suite"
+        result.unmeasured["previous_token_text_max"] = why
+    if settings.heads is None:
+        result.unmeasured |= dict.fromkeys(ABLATED_METRICS, "no 'heads' to switch off in the suite")
+    else:
+        held_out = None
+        if len(prefix) + len(chosen.spare) >= settings.window:
+            held_out = cut_windows([chosen.spare], prefix, settings.window, HELD_OUT)
+        batches += ablate(result, model, settings, context, windows, held_out, run, clean)
+    result.tokens_sha256 = digest_tokens(*batches)
+    return result
+
+
+def _describe(settings: Settings, corpus: Corpus) -> dict[str, Any]:
+    described = settings.model_dump(by_alias=True, exclude_none=True)
+    described["text_sha256"] = corpus.sha256
+    if settings.text is not None:
+        described["text"] = Path(settings.text).name
+    return described
+
+
+def _require_known(model: Model, input_ids: Tensor, corpus: Corpus) -> None:
+    unknown = getattr(model.tokenizer, "unk_token_id", None)
+    if unknown is None:
+        return
+    share = float((input_ids == unknown).double().mean())
+    if share > UNKNOWN:
+        raise NotMeasurable(
+            f"the tokenizer does not know {share:.0%} of the words of {corpus.source}"
+        )

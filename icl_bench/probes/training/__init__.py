@@ -1,0 +1,1 @@
+"""Probes over a series of checkpoints."""

@@ -1,0 +1,1 @@
+"""What was measured, as versioned data: the RunRecord and its parts."""

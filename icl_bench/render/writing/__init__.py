@@ -1,0 +1,1 @@
+"""Pieces that every output is written with: numbers, markup, pages of text, outlets."""

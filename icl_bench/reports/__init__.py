@@ -1,0 +1,1 @@
+"""Which files are written where: reports of each model, and the leaderboard."""

@@ -1,0 +1,204 @@
+"""The report files of a run: REPORT_DIR/SLUG/{results.json, report.md, report.html, ...}.
+
+A series of checkpoints has steps.csv beside them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from icl_bench.errors import RecordError, SettingsError
+from icl_bench.naming import clean, further_names, is_of_another
+from icl_bench.records.record import RECORD, RunRecord, read_record, write_atomically
+from icl_bench.render import badge, csv, markdown
+from icl_bench.render.html.page import Plotly, plotly_name, share_plotly
+from icl_bench.render.html.report import report_page
+
+REPORTS: dict[str, Callable[[RunRecord], str]] = {
+    "report.md": markdown.report,
+    "checks.csv": csv.checks_csv,
+    "heads.csv": csv.heads_csv,
+    "badge.json": badge.badge,
+}
+"""File name -> what returns its text. A new report format is one row here."""
+
+PAGES: dict[str, Callable[[RunRecord, str | None], str]] = {"report.html": report_page}
+"""File name -> what returns that HTML page, given the address of the charting script."""
+
+SERIES_REPORTS: dict[str, Callable[[RunRecord], str]] = {"steps.csv": csv.steps_csv}
+"""The same, of files that only a series of checkpoints has."""
+
+
+def write_reports(
+    records: Sequence[RunRecord], report_dir: str | os.PathLike[str], plotly: Plotly = "inline"
+) -> list[Path]:
+    """Write every report file of every record and return their paths, the record's first.
+
+    A partial or interrupted run does not replace a complete record of the same model and suites:
+    its files are then called `results.partial.json`, `report.partial.md` and so on, until the next
+    complete run takes their place. Nor does any replace the record of another model: where one lies
+    in the folder of its name, the name gets six digits of the model's origin, in the record too.
+
+    Args:
+        records: one record per model.
+        report_dir: folder that gets one folder per model; made if it is not there.
+        plotly: whether each HTML page carries the charting script, or the report folder does once.
+
+    Raises:
+        SettingsError: the folder cannot be written.
+    """
+    records = _own_names(records, Path(report_dir))
+    folders = [Path(report_dir) / folder_name(record.model.slug) for record in records]
+    written: list[Path] = []
+    folder = Path(report_dir)
+    try:
+        places = []
+        # Every record first: a report that cannot be made must not cost what was measured.
+        for record, folder in zip(records, folders):
+            _keep_unknown(record, folder)
+            aside = record.status != "complete" and _holds_complete(record, folder / RECORD)
+            places.append(_partial_name if aside else str)
+            record.write(folder / places[-1](RECORD))
+        for record, folder, place in zip(records, folders, places):
+            written += [folder / place(RECORD), *_render(record, folder, place, plotly)]
+            if record.status == "complete" and _is_same(record, folder / _partial_name(RECORD)):
+                for name in (RECORD, *REPORTS, *PAGES, *SERIES_REPORTS):
+                    (folder / _partial_name(name)).unlink(missing_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"report folder {folder}: cannot be written ({error.strerror or error})"
+        ) from None
+    return written
+
+
+def _own_names(records: Sequence[RunRecord], report_dir: Path) -> list[RunRecord]:
+    """The records under names that no other model has, in the report folder by now or here."""
+    named: dict[str, RunRecord] = {}
+    for record in records:
+        model = record.model
+        names = (model.slug, *further_names(model.slug, model.origin))
+        slug = next(
+            name
+            for name in names
+            if folder_name(name) not in named
+            and not is_of_another(model, report_dir / folder_name(name))
+        )
+        if slug != model.slug:
+            record = record.model_copy(update={"model": model.model_copy(update={"slug": slug})})
+        named[folder_name(slug)] = record
+    return list(named.values())
+
+
+def _keep_unknown(record: RunRecord, folder: Path) -> None:
+    """Put a record of an earlier version aside that may be another model's.
+
+    It does not say where its model came from, and the weights are others.
+    """
+    try:
+        old = read_record(folder / RECORD).model
+    except RecordError:
+        return
+    weights = (old.fingerprint, record.model.fingerprint)
+    if old.origin is None and record.model.origin and None not in weights and len({*weights}) == 2:
+        stem, _, suffix = RECORD.partition(".")
+        os.replace(folder / RECORD, folder / f"{stem}.{str(old.fingerprint)[:6]}.{suffix}")
+
+
+def _render(
+    record: RunRecord, folder: Path, place: Callable[[str], str], plotly: Plotly
+) -> list[Path]:
+    reports = REPORTS | (SERIES_REPORTS if record.model.steps else {})
+    # All texts first: a report that cannot be made must not leave old ones beside new ones.
+    texts = {name: make(record) for name, make in reports.items()}
+    script = f"../{plotly_name()}" if plotly == "shared" else None
+    texts |= {name: make(record, script) for name, make in PAGES.items()}
+    if plotly == "shared":
+        share_plotly(folder.parent)
+    return [write_atomically(folder / place(name), text) for name, text in texts.items()]
+
+
+def render_again(
+    record: RunRecord, source: Path, folder: Path, plotly: Plotly = "inline"
+) -> list[Path]:
+    """Write every report file of a record that lies in a file, and not the record.
+
+    What the file's name has beside `results` is put into the reports' names: `results.partial.json`
+    gives `report.partial.md`, `results-step500.json` `report-step500.md`. A record of any other
+    name gives `NAME.report.md`.
+
+    Args:
+        record: the record.
+        source: the file that it was read from.
+        folder: where the reports go; made if it is not there.
+        plotly: whether each HTML page carries the charting script, or the folder above does once.
+
+    Raises:
+        SettingsError: the folder cannot be written.
+    """
+    try:
+        # The folder above of "." is known only by its whole path.
+        return _render(record, folder.resolve(), lambda name: _named_after(source, name), plotly)
+    except OSError as error:
+        raise SettingsError(
+            f"report folder {folder}: cannot be written ({error.strerror or error})"
+        ) from None
+
+
+def _named_after(source: Path, name: str) -> str:
+    """The name of a report of the record in `source`."""
+    main = RECORD.partition(".")[0]
+    found = re.fullmatch(rf"{main}((?:[.-].*)?)\.json", source.name)
+    if found is None:
+        return f"{source.stem}.{name}"
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}{found[1]}{dot}{suffix}"
+
+
+def _holds_complete(record: RunRecord, path: Path) -> bool:
+    """Whether `path` must not be replaced by an incomplete `record`."""
+    if not path.exists():
+        return False
+    try:
+        old = read_record(path)
+    except RecordError:
+        return (
+            True  # Perhaps a complete record of a later version: only a complete run replaces it.
+        )
+    return old.status == "complete" and _same_subject(record, old)
+
+
+def _is_same(record: RunRecord, path: Path) -> bool:
+    try:
+        return _same_subject(record, read_record(path))
+    except RecordError:
+        return False
+
+
+def _same_subject(one: RunRecord, other: RunRecord) -> bool:
+    """Whether two records are about the same model and the same suites."""
+    if {(s.name, s.sha256) for s in one.suites} != {(s.name, s.sha256) for s in other.suites}:
+        return False
+    fingerprint = one.model.fingerprint
+    if fingerprint is not None and fingerprint == other.model.fingerprint:
+        return True
+    origins = one.model.origin, other.model.origin
+    return origins[0] == origins[1] if all(origins) else one.model.spec == other.model.spec
+
+
+def _partial_name(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}.partial{dot}{suffix}"
+
+
+def folder_name(slug: str) -> str:
+    """Return the name of a model's report folder.
+
+    A record read from a file may carry any slug; it must not lead out of the report folder.
+
+    Args:
+        slug: the model's.
+    """
+    return clean(slug).lstrip(".") or "model"

@@ -1,0 +1,1 @@
+"""One run: models are opened, measured and judged, and what was measured is kept."""

@@ -1,0 +1,248 @@
+"""What a model, or a series of checkpoints, has in common: its checks are judged one by one."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import ValidationError
+
+from icl_bench.errors import IclError, NotMeasurable
+from icl_bench.models.sources.spec import ModelSpec
+from icl_bench.options import RunOptions
+from icl_bench.probes import get_probe
+from icl_bench.progress import RunProgress
+from icl_bench.records.record import Check, Measurement, ModelInfo, RunRecord, settle
+from icl_bench.records.rows import explain
+from icl_bench.running.checks import applies, evaluate
+from icl_bench.running.results import DESELECTED, INTERRUPTED, Results, assemble
+from icl_bench.suite.plan import Plan
+
+if TYPE_CHECKING:
+    from icl_bench.models.model import Model
+    from icl_bench.suite import CheckSpec, QuizSpec, Suite
+
+
+class Judged(ABC):
+    """What a spec names, under one plan.
+
+    Args:
+        spec: which model, or series of checkpoints.
+        slug: its name in ids and folders.
+        plan: what to measure and check.
+        options: how to open it.
+        progress: is told what is going on.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        slug: str,
+        plan: Plan,
+        options: RunOptions,
+        progress: RunProgress | None,
+    ) -> None:
+        self.spec, self.slug, self.plan, self.options = spec, slug, plan, options
+        self.progress = progress or RunProgress()
+        self.results = Results(ModelInfo(**spec.describe(slug)))
+        self._expected: Collection[tuple[str, str]] | None = None
+        self._judged_elsewhere: set[tuple[str, str]] = set()
+
+    @abstractmethod
+    def measure(self, key: str) -> Measurement:
+        """Return the measurement `SUITE/NAME`, taking it when that has not been done.
+
+        Failures do not raise: they come back as a measurement with status and reason.
+        """
+
+    @abstractmethod
+    def lend(self) -> Model:
+        """Return an open model to a test, which may change it."""
+
+    @abstractmethod
+    def close(self) -> bool:
+        """Let go of a model's memory; results stay, and it can be opened again.
+
+        Returns:
+            whether there was anything to let go of.
+        """
+
+    def recall(
+        self, measurements: Mapping[str, Measurement], checks: Iterable[tuple[str, str]]
+    ) -> None:
+        """Take in what another process did, which is not done again.
+
+        Args:
+            measurements: `SUITE/NAME` -> what it measured; as errors, those that it died of.
+            checks: (suite, id) of those that it judged.
+        """
+        self._judged_elsewhere.update(checks)
+        self._keep(measurements)
+
+    @abstractmethod
+    def _keep(self, measurements: Mapping[str, Measurement]) -> None:
+        """Use measurements of another process where they are asked for."""
+
+    def expect(self, checks: Collection[tuple[str, str]]) -> None:
+        """Say which checks, (suite, id), will be asked for; without, all of the plan."""
+        self._expected = checks
+
+    def wanted(self) -> set[str]:
+        """Keys of the measurements that the expected checks need, and of those for the report."""
+        needed = {
+            f"{suite.name}/{spec.on}"
+            for suite, spec in self.plan.assertions()
+            if (self._expected is None or (suite.name, spec.id) in self._expected)
+            and applies(spec, self.results.model.names)
+        }
+        for suite in self.plan.suites:
+            needed.update(self._for_report(suite, self._expected))
+        return needed
+
+    def _for_report(self, suite: Suite, asked: Collection[tuple[str, str]] | None) -> list[str]:
+        """Keys of what no check reads, of a suite with a check for this model.
+
+        Args:
+            suite: the suite.
+            asked: checks that are asked for; nothing is measured for the report of a part of the
+                suite. None for all.
+        """
+        specs: list[CheckSpec | QuizSpec] = [*suite.checks, *suite.quiz]
+        if asked is not None and not all((suite.name, spec.id) in asked for spec in specs):
+            return []
+        mine = any(applies(spec, self.results.model.names) for spec in specs)
+        return self.plan.unread(suite) if mine else []
+
+    def to_measure(self) -> dict[str, str]:
+        """What the expected checks need of one model: digest -> key, in the order of the plan.
+
+        A measurement that several suites share stands there once.
+        """
+        needed: set[str] = set()
+
+        def need(key: str) -> None:
+            planned = self.plan.measurements[key]
+            if not planned.series:
+                needed.add(key)
+            for source in (planned.upstream, *planned.sources.values()):
+                if source is not None and source not in needed:
+                    need(source)
+
+        for key in self.wanted():
+            need(key)
+        found: dict[str, str] = {}
+        for key, planned in self.plan.measurements.items():
+            if key in needed:
+                found.setdefault(planned.digest, key)
+        return found
+
+    def check(self, suite_name: str, check_id: str) -> Check:
+        """Return the verdict of one check, measuring what it needs.
+
+        After the last one of a suite, what no check reads is measured too, for the report.
+        """
+        name = (suite_name, check_id)
+        if name not in self.results.checks:
+            suite, spec = self.plan.find(suite_name, check_id)
+            key = f"{suite.name}/{spec.on}"
+            # A check that is not for this model costs nothing.
+            wanted = applies(spec, self.results.model.names)
+            self.results.checks[name] = evaluate(
+                spec,
+                suite.name,
+                key,
+                self.measure(key) if wanted else None,
+                get_probe(suite.measure[spec.on].probe).metrics[spec.metric],
+                *self.results.model.names,
+            )
+            for unread in self._for_report(suite, {*self.results.checks, *self._judged_elsewhere}):
+                self.measure(unread)
+        return self.results.checks[name]
+
+    def run(self) -> RunRecord:
+        """Judge every check of the plan and return the record."""
+        for suite, spec in self.plan.assertions():
+            self.check(suite.name, spec.id)
+        return self.record()
+
+    def record(self, *, interrupted: bool = False) -> RunRecord:
+        """Return the record of what has been measured so far."""
+        missing = INTERRUPTED if interrupted else DESELECTED
+        return assemble(self.results, self.plan, interrupted=interrupted, missing=missing)
+
+
+def attempt(probe: str, settings: object, measure: Callable[[], Measurement]) -> Measurement:
+    """Return what is measured, or why nothing could be.
+
+    What is returned can be written and is read again as it was: a number that is NaN makes the
+    measurement an error.
+
+    Args:
+        probe: name of the probe.
+        settings: its settings.
+        measure: takes the measurement.
+    """
+    status: Literal["skipped", "error"]
+    try:
+        return settle(measure())
+    except NotMeasurable as error:
+        status, reason = "skipped", str(error)
+    except IclError as error:
+        status, reason = "error", str(error)
+    except ValidationError as error:
+        status, reason = "error", f"probe {probe!r}: {explain(error)}"
+        if error.title not in ("Measurement", "data"):  # the part does not know what it is of
+            reason += f" ({find_place(error)})"
+    except Exception as error:
+        # A fault of this program or of the model's code: named with its place, not hidden.
+        status, reason = "error", f"probe {probe!r} broke: {name_place(error)}"
+    return Measurement(probe=probe, status=status, reason=reason, settings=settings_of(settings))
+
+
+def timed(measure: Callable[[], Measurement]) -> Measurement:
+    """Return what is measured, with the time that it took.
+
+    Args:
+        measure: takes the measurement.
+    """
+    started = time.perf_counter()
+    taken = measure()
+    if not isinstance(taken, Measurement):
+        raise TypeError(f"it returned {type(taken).__name__}, not a Measurement")
+    taken.seconds = round(time.perf_counter() - started, 3)
+    return taken
+
+
+def name_place(error: Exception) -> str:
+    """Return an unforeseen error with where it was raised.
+
+    Args:
+        error: what was raised.
+    """
+    return f"{type(error).__name__}: {error} ({find_place(error)})"
+
+
+def find_place(error: Exception) -> str:
+    """Return FILE:LINE of where an error was raised; of pydantic's, where it was called.
+
+    Args:
+        error: what was raised.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "pydantic" not in Path(frame.filename).parts]
+    place = (own or frames)[-1]
+    return f"{Path(place.filename).name}:{place.lineno}"
+
+
+def settings_of(settings: object) -> dict[str, object]:
+    """Return a probe's settings as a record states them.
+
+    Args:
+        settings: a settings model; anything else has none.
+    """
+    dump = getattr(settings, "model_dump", None)
+    return dump(by_alias=True, exclude_none=True) if dump else {}
