@@ -9,6 +9,9 @@ from pathlib import Path
 
 from icl_bench.errors import SettingsError
 
+SPLIT = "split"
+"""As a device: over all there are, in the order accelerators, memory, disk."""
+
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 """How a URL begins; `Path` leaves one of its slashes. One letter is a drive of Windows."""
 
@@ -32,6 +35,16 @@ def refuse_url(path: str | os.PathLike[str], option: str) -> None:
             f"{given}{url}: a URL; reports, baselines and the cache are local files, so give a "
             "path on this machine and copy from there"
         )
+
+
+def default_cache_dir() -> Path:
+    """Return where copies and results are kept: $ICL_BENCH_CACHE, else the user's cache folder."""
+    chosen = os.environ.get("ICL_BENCH_CACHE")
+    if chosen:
+        refuse_url(chosen, "$ICL_BENCH_CACHE")
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "icl_bench"
 
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([kmgt])(i?))?b?", re.IGNORECASE)

@@ -32,11 +32,11 @@ from icl_bench.suite.plan import Plan
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
-    from icl_bench.models.sources.hub import HubModel
+    from icl_bench.models.sources import source
     from icl_bench.models.sources.series import Checkpoint
     from icl_bench.suite import Suite
 
-Found: TypeAlias = "HubModel | tuple[Checkpoint, ...] | None"
+Found: TypeAlias = "source.Found | tuple[Checkpoint, ...] | None"
 FILES = ("icl_code_quality", "icl_openmetrics")
 """Options that name a file for CI."""
 
@@ -50,7 +50,7 @@ class IclSession:
         specs: slug -> model spec, in the order given.
         options: how models are opened.
         only_suites: whether nothing but the named suites is collected.
-        found: slug -> where a hub id was found, or a series' checkpoints, where that is known.
+        found: slug -> what checking the model returned.
         cache: where measurements are kept; None to do without.
     """
 

@@ -25,10 +25,10 @@ from icl_bench.suite.plan import Plan, Planned
 if TYPE_CHECKING:
     from icl_bench.models.clean_run import BaseRun
     from icl_bench.models.model import Model
-    from icl_bench.models.sources.hub import HubModel
+    from icl_bench.models.sources.source import Found
 
 Opener = Callable[..., "Model"]
-"""Opens a model, given spec, slug, options and where a hub id was found."""
+"""Opens a model, given spec, slug, options and what checking it returned."""
 NEEDS_SERIES = "needs a series of checkpoints: --icl-model=...@*"
 
 
@@ -42,7 +42,7 @@ class ModelRun(Judged):
         options: how to open it.
         progress: is told what is going on.
         model: an open model to use instead of opening `spec`.
-        found: where a hub id was found, when it has been asked for.
+        found: what checking it returned, if it was checked.
         cache: where measurements are kept and found again; None to do without.
         before_opening: called before the model is opened.
         opener: opens the model; None for the ordinary way.
@@ -58,7 +58,7 @@ class ModelRun(Judged):
         *,
         progress: RunProgress | None = None,
         model: Model | None = None,
-        found: HubModel | None = None,
+        found: Found | None = None,
         cache: Cache | None = None,
         before_opening: Callable[[], None] | None = None,
         opener: Opener | None = None,

@@ -24,7 +24,7 @@ from icl_bench.suite.plan import Plan, Planned
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
     from icl_bench.models.opening.streaming import CheckpointStream
-    from icl_bench.models.sources.hub import HubModel
+    from icl_bench.models.sources.source import Found
 
 
 class SeriesRun(Judged):
@@ -186,9 +186,7 @@ class SeriesRun(Judged):
             keys=keys,
         )
 
-    def _open(
-        self, spec: ModelSpec, slug: str, options: RunOptions, found: HubModel | None
-    ) -> Model:
+    def _open(self, spec: ModelSpec, slug: str, options: RunOptions, found: Found | None) -> Model:
         if self._stream is None:
             # Not before something has to be opened: it brings torch.
             from icl_bench.models.opening.streaming import CheckpointStream
@@ -274,7 +272,7 @@ def start_run(
     slug: str,
     plan: Plan,
     options: RunOptions,
-    found: HubModel | tuple[Checkpoint, ...] | None = None,
+    found: Found | tuple[Checkpoint, ...] | None = None,
     **more: Any,
 ) -> ModelRun | SeriesRun:
     """Return the run of what a spec names, one model or a series.

@@ -1,4 +1,4 @@
-"""Finding a model on a hub, with errors that say what to do.
+"""The source of models on a hub: `ORG/NAME@REVISION`, with errors that say what to do.
 
 Only a few short requests are made, each with its own time limit and none repeated, so that a
 hub that cannot be reached costs seconds. Downloading is left to transformers.
@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import SpecError
 from icl_bench.models.module.quiet import silenced
 from icl_bench.models.module.weights import explain_failure
-from icl_bench.models.sources.folder import (
+from icl_bench.models.sources.checkpoint_files import (
     NO_PICKLE,
     PICKLE_INDEX,
     PICKLE_WEIGHTS,
@@ -30,6 +31,16 @@ from icl_bench.models.sources.folder import (
     read_shards,
     shard_names,
 )
+from icl_bench.models.sources.file_identity import borrows_code
+from icl_bench.models.sources.pretrained import load_pretrained
+from icl_bench.models.sources.series import Checkpoints, is_series, step_of
+from icl_bench.models.sources.source import Found, LoadedParts, Source
+from icl_bench.models.sources.spec import FORMS, HUB_ID, ModelSpec, suggest_local
+from icl_bench.models.sources.stored import Stored
+from icl_bench.options import RunOptions
+
+if TYPE_CHECKING:
+    import torch
 
 TIMEOUT = 5.0
 """Seconds that the hub has for one answer."""
@@ -37,7 +48,7 @@ LOG_IN = "log in with 'hf auth login' or set HF_TOKEN"
 
 
 @dataclass(frozen=True)
-class HubModel:
+class HubModel(Found):
     """Where a model was found.
 
     Args:
@@ -164,8 +175,6 @@ def _asking(repo: str, revision: str | None = None) -> Iterator[None]:
             f"access to it is restricted: accept its terms at {hub}/{repo}, then {LOG_IN}"
         ) from None
     except RepositoryNotFoundError:
-        from icl_bench.models.sources.spec import suggest_local
-
         raise SpecError(
             f"{hub} has no such model; if it is private, {LOG_IN}{suggest_local(repo)}"
         ) from None
@@ -272,8 +281,6 @@ def _download(repo: str, name: str, revision: str | None) -> Path:
 def _find_in_cache(repo: str, revision: str | None, allow_pickle: bool, why: str) -> HubModel:
     config = _cached(repo, "config.json", revision)
     if config is None:
-        from icl_bench.models.sources.spec import suggest_local
-
         raise SpecError(
             f"{why}, and no copy of it{_at(revision)} is in the cache, which would have been used"
             f"{suggest_local(repo)}"
@@ -298,3 +305,67 @@ def _cached(repo: str, name: str, revision: str | None) -> Path | None:
 
     found: Any = try_to_load_from_cache(repo, name, revision=revision)
     return Path(found) if isinstance(found, str) else None
+
+
+class Hub(Source):
+    """Repositories of a model hub, by id and revision."""
+
+    remote = True
+
+    def recognise(self, text: str) -> ModelSpec | None:
+        repo, at, revision = text.partition("@")
+        if at and (not revision or re.search(r"\s|\.\.|[~^:?\[\\]", revision)):
+            raise SpecError(
+                f"{revision!r} after the '@' is not a revision; give a branch, tag or commit"
+            )
+        if repo.count("/") > 1:
+            raise SpecError(
+                "there is no such folder here, and a hub id is NAME or "
+                f"ORG/NAME{suggest_local(text)}"
+            )
+        if not HUB_ID.fullmatch(repo) or re.search(r"--|\.\.|[.-]$|\.git$", repo) or len(repo) > 96:
+            raise SpecError(
+                f"not a hub id, and no such file or folder; {FORMS}{suggest_local(text)}"
+            )
+        if is_series(revision):
+            return ModelSpec(text, "hub", repo, series=revision)
+        return ModelSpec(text, "hub", repo, revision if at else None)
+
+    def check(self, spec: ModelSpec, *, allow_pickle: bool = False) -> HubModel:
+        return find_on_hub(spec.target, spec.revision, allow_pickle=allow_pickle)
+
+    def checkpoints(self, spec: ModelSpec) -> Checkpoints:
+        steps = {name: step_of(name) for name in list_revisions(spec.target)}
+        return Checkpoints(
+            {name: step for name, step in steps.items() if step is not None},
+            f"repository {spec.target!r}",
+            looked_for="branches and tags",
+            mixed=True,
+        )
+
+    def identity(self, spec: ModelSpec, options: RunOptions, found: Found | None) -> Any | None:
+        if not isinstance(found, HubModel):
+            return None
+        if options.trust_remote_code and (found.folder is None or borrows_code(found.folder)):
+            return None
+        return [spec.target, found.commit]
+
+    def open(
+        self,
+        spec: ModelSpec,
+        options: RunOptions,
+        dtype: torch.dtype | None,
+        found: Found | None,
+    ) -> LoadedParts:
+        assert isinstance(found, HubModel)
+        return load_pretrained(
+            spec.target, options, dtype, commit=found.commit, cached=found.cached
+        )
+
+    def pour(self, spec: ModelSpec, found: Found | None) -> Stored | None:
+        assert isinstance(found, HubModel)
+        folder = download_weights(spec.target, found)
+        return Stored(folder, spec.target, found.commit, found.cached)
+
+
+SOURCE = Hub()
