@@ -65,6 +65,7 @@ def _load_model(
     from transformers import AutoModelForCausalLM
 
     # Makes the built-in models' architecture known to transformers: they can be trained anew.
+    import icl_bench.reference.architecture  # noqa: F401
 
     auto: Any = AutoModelForCausalLM
     try:
