@@ -1,4 +1,4 @@
-"""The source of models on a hub: `ORG/NAME@REVISION`, with errors that say what to do.
+"""Finding a model on a hub, with errors that say what to do.
 
 Only a few short requests are made, each with its own time limit and none repeated, so that a
 hub that cannot be reached costs seconds. Downloading is left to transformers.
@@ -7,15 +7,11 @@ hub that cannot be reached costs seconds. Downloading is left to transformers.
 from __future__ import annotations
 
 import contextlib
-import inspect
-import re
-import ssl
-import urllib.error
-import urllib.request
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icl_bench.errors import SpecError
 from icl_bench.models.module.quiet import silenced
@@ -31,16 +27,8 @@ from icl_bench.models.sources.checkpoint_files import (
     read_shards,
     shard_names,
 )
-from icl_bench.models.sources.file_identity import borrows_code
-from icl_bench.models.sources.pretrained import load_pretrained
-from icl_bench.models.sources.series import Checkpoints, is_series, step_of
-from icl_bench.models.sources.source import Found, LoadedParts, Source
-from icl_bench.models.sources.spec import FORMS, HUB_ID, ModelSpec, suggest_local
-from icl_bench.models.sources.stored import Stored
-from icl_bench.options import RunOptions
-
-if TYPE_CHECKING:
-    import torch
+from icl_bench.models.sources.source import Found
+from icl_bench.models.sources.spec import suggest_local
 
 TIMEOUT = 5.0
 """Seconds that the hub has for one answer."""
@@ -55,11 +43,13 @@ class HubModel(Found):
         commit: commit hash that the revision stands for.
         cached: True when the hub was not asked or not reached, and the cache holds everything.
         folder: where the hub's cache keeps files of this commit, its config.json at least.
+        files: names of the repository's files; empty when the hub was not asked.
     """
 
     commit: str
     cached: bool
     folder: Path | None = None
+    files: frozenset[str] = frozenset()
 
 
 class _Unavailable(Exception):
@@ -90,8 +80,8 @@ def _find(repo: str, revision: str | None, allow_pickle: bool) -> HubModel:
             repo, revision, allow_pickle, "the hub is switched off (HF_HUB_OFFLINE)"
         )
     try:
-        _reach(repo)
-        if _ask(repo, "config.json", revision) is None:
+        files = _ask(repo, revision)
+        if "config.json" not in files:
             raise SpecError(
                 f"the repository has no config.json, so it is no transformers model (if it holds "
                 f"GGUF files, download one and give its path){_at(revision)}"
@@ -100,55 +90,31 @@ def _find(repo: str, revision: str | None, allow_pickle: bool) -> HubModel:
         config = _download(repo, "config.json", revision)
         check_config(read_json(config))
         commit = config.parent.name
-        if _ask(repo, SAFE_WEIGHTS, commit) is None and _ask(repo, SAFE_INDEX, commit) is None:
-            pickles = (PICKLE_WEIGHTS, PICKLE_INDEX)
-            if all(_ask(repo, name, commit) is None for name in pickles):
+        if not files & {SAFE_WEIGHTS, SAFE_INDEX}:
+            if not files & {PICKLE_WEIGHTS, PICKLE_INDEX}:
                 raise SpecError(f"the repository has no weights ({SAFE_WEIGHTS}){_at(revision)}")
             if not allow_pickle:
                 raise SpecError(NO_PICKLE)
     except _Unavailable as error:
         return _find_in_cache(repo, revision, allow_pickle, str(error))
-    return HubModel(commit, cached=False, folder=config.parent)
+    return HubModel(commit, cached=False, folder=config.parent, files=files)
 
 
 def _at(revision: str | None) -> str:
     return f" at revision {revision!r}" if revision else ""
 
 
-def _reach(repo: str) -> None:
-    """Make sure that the hub answers, where its own library would ask again and again for that."""
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-
-    if "retry_on_errors" in inspect.signature(get_hf_file_metadata).parameters:
-        return
-    request = urllib.request.Request(hf_hub_url(repo, "config.json"), method="HEAD")
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT):
-            return
-    except urllib.error.HTTPError as error:
-        if error.code >= 500:
-            raise _Unavailable(f"{constants.ENDPOINT} answers with status {error.code}") from None
-    except (OSError, ValueError) as error:
-        # Certificates are looked for elsewhere by the hub's library.
-        if not isinstance(getattr(error, "reason", None), ssl.SSLError):
-            raise _Unavailable(f"{constants.ENDPOINT} cannot be reached ({_root(error)})") from None
-
-
-def _ask(repo: str, name: str, revision: str | None) -> str | None:
-    """Return the commit that a file was found at, or None when it is not there."""
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import EntryNotFoundError
+def _ask(repo: str, revision: str | None) -> frozenset[str]:
+    """Return the names of a repository's files."""
+    from huggingface_hub import HfApi, constants
 
     with _asking(repo, revision):
-        try:
-            commit = get_hf_file_metadata(
-                hf_hub_url(repo, name, revision=revision), timeout=TIMEOUT
-            ).commit_hash
-        except EntryNotFoundError:
-            return None
-    if not commit:
+        info = HfApi(endpoint=constants.ENDPOINT).model_info(
+            repo, revision=revision, timeout=TIMEOUT
+        )
+    if not info.sha:
         raise _Unavailable(_not_a_hub(constants.ENDPOINT))
-    return commit
+    return frozenset(file.rfilename for file in info.siblings or ())
 
 
 @contextlib.contextmanager
@@ -166,14 +132,12 @@ def _asking(repo: str, revision: str | None = None) -> Iterator[None]:
     hub = constants.ENDPOINT
     try:
         yield
-    except EntryNotFoundError:
-        raise
+    except (EntryNotFoundError, json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        raise _Unavailable(_not_a_hub(hub)) from None
     except RevisionNotFoundError:
         raise SpecError(f"{hub} has this model, but no revision {revision!r}") from None
     except GatedRepoError:
-        raise _Unavailable(
-            f"access to it is restricted: accept its terms at {hub}/{repo}, then {LOG_IN}"
-        ) from None
+        raise _Unavailable(_restricted(repo)) from None
     except RepositoryNotFoundError:
         raise SpecError(
             f"{hub} has no such model; if it is private, {LOG_IN}{suggest_local(repo)}"
@@ -186,6 +150,13 @@ def _asking(repo: str, revision: str | None = None) -> Iterator[None]:
     except Exception as error:
         # Which exceptions a dead connection raises depends on the hub library's HTTP client.
         raise _Unavailable(f"{hub} cannot be reached ({_root(error)})") from None
+
+
+def _restricted(repo: str) -> str:
+    from huggingface_hub import constants
+
+    address = f"{constants.ENDPOINT}/{repo}"
+    return f"access to it is restricted: accept its terms at {address}, then {LOG_IN}"
 
 
 def _not_a_hub(address: str) -> str:
@@ -221,22 +192,15 @@ def list_revisions(repo: str) -> list[str]:
 
 def _ask_revisions(repo: str) -> list[str]:
     from huggingface_hub import constants
-    from huggingface_hub.errors import EntryNotFoundError
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     # As `HfApi.list_repo_refs` does it, which has no time limit.
     address = f"{constants.ENDPOINT}/api/models/{repo}/refs"
-    try:
-        with _asking(repo):
-            answer = get_session().get(address, headers=build_hf_headers(), timeout=TIMEOUT)
-            hf_raise_for_status(answer)
-            content = answer.json()
-    except EntryNotFoundError:
-        raise _Unavailable(_not_a_hub(constants.ENDPOINT)) from None
-    try:
-        return sorted({ref["name"] for kind in ("branches", "tags") for ref in content[kind]})
-    except (KeyError, TypeError):
-        raise _Unavailable(_not_a_hub(constants.ENDPOINT)) from None
+    with _asking(repo):
+        answer = get_session().get(address, headers=build_hf_headers(), timeout=TIMEOUT)
+        hf_raise_for_status(answer)
+        refs = answer.json()
+        return sorted({ref["name"] for kind in ("branches", "tags") for ref in refs[kind]})
 
 
 def download_weights(repo: str, found: HubModel) -> Path:
@@ -254,7 +218,7 @@ def download_weights(repo: str, found: HubModel) -> Path:
     with silenced():
         try:
             names = [SAFE_WEIGHTS]
-            if _ask(repo, SAFE_WEIGHTS, found.commit) is None:
+            if SAFE_WEIGHTS not in found.files:
                 names = shard_names(_download(repo, SAFE_INDEX, found.commit))
             files = [_download(repo, name, found.commit) for name in names]
             return files[0].parent
@@ -271,9 +235,12 @@ def _root(error: BaseException) -> str:
 
 def _download(repo: str, name: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import GatedRepoError
 
     try:
         return Path(hf_hub_download(repo, name, revision=revision, etag_timeout=TIMEOUT))
+    except GatedRepoError:
+        raise _Unavailable(_restricted(repo)) from None
     except Exception as error:
         raise _Unavailable(f"{name} could not be downloaded ({explain_failure(error)})") from None
 
@@ -305,67 +272,3 @@ def _cached(repo: str, name: str, revision: str | None) -> Path | None:
 
     found: Any = try_to_load_from_cache(repo, name, revision=revision)
     return Path(found) if isinstance(found, str) else None
-
-
-class Hub(Source):
-    """Repositories of a model hub, by id and revision."""
-
-    remote = True
-
-    def recognise(self, text: str) -> ModelSpec | None:
-        repo, at, revision = text.partition("@")
-        if at and (not revision or re.search(r"\s|\.\.|[~^:?\[\\]", revision)):
-            raise SpecError(
-                f"{revision!r} after the '@' is not a revision; give a branch, tag or commit"
-            )
-        if repo.count("/") > 1:
-            raise SpecError(
-                "there is no such folder here, and a hub id is NAME or "
-                f"ORG/NAME{suggest_local(text)}"
-            )
-        if not HUB_ID.fullmatch(repo) or re.search(r"--|\.\.|[.-]$|\.git$", repo) or len(repo) > 96:
-            raise SpecError(
-                f"not a hub id, and no such file or folder; {FORMS}{suggest_local(text)}"
-            )
-        if is_series(revision):
-            return ModelSpec(text, "hub", repo, series=revision)
-        return ModelSpec(text, "hub", repo, revision if at else None)
-
-    def check(self, spec: ModelSpec, *, allow_pickle: bool = False) -> HubModel:
-        return find_on_hub(spec.target, spec.revision, allow_pickle=allow_pickle)
-
-    def checkpoints(self, spec: ModelSpec) -> Checkpoints:
-        steps = {name: step_of(name) for name in list_revisions(spec.target)}
-        return Checkpoints(
-            {name: step for name, step in steps.items() if step is not None},
-            f"repository {spec.target!r}",
-            looked_for="branches and tags",
-            mixed=True,
-        )
-
-    def identity(self, spec: ModelSpec, options: RunOptions, found: Found | None) -> Any | None:
-        if not isinstance(found, HubModel):
-            return None
-        if options.trust_remote_code and (found.folder is None or borrows_code(found.folder)):
-            return None
-        return [spec.target, found.commit]
-
-    def open(
-        self,
-        spec: ModelSpec,
-        options: RunOptions,
-        dtype: torch.dtype | None,
-        found: Found | None,
-    ) -> LoadedParts:
-        assert isinstance(found, HubModel)
-        return load_pretrained(
-            spec.target, options, dtype, commit=found.commit, cached=found.cached
-        )
-
-    def pour(self, spec: ModelSpec, found: Found | None) -> Stored | None:
-        assert isinstance(found, HubModel)
-        folder = download_weights(spec.target, found)
-        return Stored(folder, spec.target, found.commit, found.cached)
-
-
-SOURCE = Hub()

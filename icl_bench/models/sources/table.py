@@ -26,7 +26,7 @@ SOURCES: dict[str, str] = {
     "gguf": "icl_bench.models.sources.gguf:SOURCE",
     "folder": "icl_bench.models.sources.folder:SOURCE",
     "callable": "icl_bench.models.sources.callable_source:SOURCE",
-    "hub": "icl_bench.models.sources.hub:SOURCE",
+    "hub": "icl_bench.models.sources.hub_source:SOURCE",
 }
 """Name -> `module:object`, in the order in which they are asked whether a text is theirs."""
 
