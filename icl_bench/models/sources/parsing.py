@@ -11,7 +11,13 @@ from dataclasses import replace
 
 from icl_bench.errors import SpecError
 from icl_bench.models.sources.spec import FORMS, ModelSpec, looks_like_path
-from icl_bench.models.sources.table import SOURCES, failing_in, find_named, get_source
+from icl_bench.models.sources.table import (
+    SOURCES,
+    failing_in,
+    find_named,
+    get_source,
+    suggest_source,
+)
 from icl_bench.naming import explain_name, is_name
 
 _UNSEEN = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
@@ -38,7 +44,7 @@ def parse_spec(text: str) -> ModelSpec:
         return replace(_recognise(spec), name=name)
     except SpecError as error:
         before = text.partition("=")[0]
-        hint = ""
+        hint = suggest_source(spec) if "://" in spec else ""
         if name is None and before != text and not looks_like_path(before):
             hint = f"; {before!r} is no name: it may hold letters, digits and '_.-'"
         raise SpecError(f"model {text!r}: {error}{hint}") from None
