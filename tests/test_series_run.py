@@ -500,11 +500,11 @@ def test_a_test_is_lent_the_last_checkpoint_that_opens() -> None:
     folders = write_series(3)
     spoil(folders[2])
     series = make_run()
-    model = series.lend()
+    model = series.open_for_caller()
     assert model.fingerprint == load_model("runs@2").fingerprint
     with torch.no_grad():
         model.model.lm_head.weight.zero_()
-    assert series.lend() is model
+    assert series.open_for_caller() is model
     record = series.run()
     assert record.model.steps == [1, 2]
     assert record.checks == run(cache=False).checks
@@ -540,7 +540,7 @@ def test_what_another_process_died_of_is_left_out_at_every_step(opened: list[str
     write_series(3)
     series = make_run()
     failed = Measurement(probe="ablation", status="error", reason="not run: a process died")
-    series.recall({"small/off": failed}, [])
+    series.adopt({"small/off": failed}, [])
     record = series.run()
     told = {check.id: (check.verdict, check.reason) for check in record.checks}
     assert told["whole"] == ("error", "not run: a process died")
@@ -560,7 +560,7 @@ def test_of_a_series_that_kills_nothing_is_opened_again(opened: list[str]) -> No
         key: Measurement(probe=planned.probe, status="error", reason="not run: a process died")
         for key, planned in series.plan.measurements.items()
     }
-    series.recall(failed, [])
+    series.adopt(failed, [])
     assert {check.reason for check in series.run().checks} == {"not run: a process died"}
     assert opened == []
 

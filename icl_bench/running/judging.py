@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from icl_bench.suite import CheckSpec, QuizSpec, Suite
 
 
-class Judged(ABC):
+class CheckedRun(ABC):
     """What a spec names, under one plan.
 
     Args:
@@ -60,7 +60,7 @@ class Judged(ABC):
         """
 
     @abstractmethod
-    def lend(self) -> Model:
+    def open_for_caller(self) -> Model:
         """Return an open model to a test, which may change it."""
 
     @abstractmethod
@@ -71,7 +71,7 @@ class Judged(ABC):
             whether there was anything to let go of.
         """
 
-    def recall(
+    def adopt(
         self, measurements: Mapping[str, Measurement], checks: Iterable[tuple[str, str]]
     ) -> None:
         """Take in what another process did, which is not done again.

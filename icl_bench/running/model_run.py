@@ -18,8 +18,8 @@ from icl_bench.records.record import Measurement
 from icl_bench.running.cache import Cache, KnownModel
 from icl_bench.running.checks import all_decided
 from icl_bench.running.description import describe_again, describe_environment, describe_model
-from icl_bench.running.judging import Judged, attempt, name_place, settings_of, timed
-from icl_bench.running.model_cache import Memory
+from icl_bench.running.judging import CheckedRun, attempt, name_place, settings_of, timed
+from icl_bench.running.model_cache import ModelCache
 from icl_bench.suite.plan import Plan, Planned
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ Opener = Callable[..., "Model"]
 NEEDS_SERIES = "needs a series of checkpoints: --icl-model=...@*"
 
 
-class ModelRun(Judged):
+class ModelRun(CheckedRun):
     """One model under one plan.
 
     Args:
@@ -71,9 +71,9 @@ class ModelRun(Judged):
         self._by_digest: dict[str, Measurement] = {}
         self._runs: dict[str, BaseRun] = {}
         self._found, self._before_opening = found, before_opening
-        self._memory = Memory(cache, spec, options) if cache else None
+        self._model_cache = ModelCache(cache, spec, options) if cache else None
         self._opener, self._keys = opener, keys
-        self._looked_back = self._learned = self._lent = False
+        self._looked_back = self._learned = self._handed_out = False
         self._announced = False
 
     @property
@@ -88,8 +88,8 @@ class ModelRun(Judged):
         if self._model is None:
             if self._before_opening:
                 self._before_opening()
-            if self._memory:
-                self._found = self._memory.identify(self._found)
+            if self._model_cache:
+                self._found = self._model_cache.identify(self._found)
             from icl_bench.models.opening import opening
 
             opener = self._opener or opening.open_model
@@ -103,9 +103,9 @@ class ModelRun(Judged):
                 self._failure = f"model {self.spec.text!r}: opening it broke: {name_place(error)}"
                 raise ModelError(self._failure) from error
         if not self._learned:
-            conditions = self._memory.describe(self._model) if self._memory else None
+            conditions = self._model_cache.describe(self._model) if self._model_cache else None
             weights = conditions["weights"] if conditions else None
-            self.learn(
+            self.record_identity(
                 KnownModel(
                     conditions=conditions,
                     model=describe_model(self._model, self.spec, self.slug, weights),
@@ -114,12 +114,12 @@ class ModelRun(Judged):
             )
         return self._model
 
-    def lend(self) -> Model:
+    def open_for_caller(self) -> Model:
         """Return the open model to a test, which may change it."""
-        self._lent = True
+        self._handed_out = True
         return self.model
 
-    def learn(self, known: KnownModel) -> None:
+    def record_identity(self, known: KnownModel) -> None:
         """Take in what is true of the open model.
 
         Args:
@@ -128,7 +128,7 @@ class ModelRun(Judged):
         Raises:
             ModelError: it is not the model that results of this run came from.
         """
-        changed = self._memory.learn(known) if self._memory else False
+        changed = self._model_cache.record_identity(known) if self._model_cache else False
         if changed and any(taken.cached for taken in self.results.measurements.values()):
             self._failure = (
                 f"model {self.spec.text!r} changed while it was tested: results from the cache "
@@ -141,10 +141,15 @@ class ModelRun(Judged):
         self._learned = True
 
     def _reclaim(self) -> Model:
-        """The open model as it was opened: anew, if a test has changed what it was lent."""
+        """The open model as it was opened: anew, if a test has changed what it was given."""
         model = self.model
-        if self._lent and self._memory and self._memory.differs(model) and self.close():
-            self._lent = False
+        if (
+            self._handed_out
+            and self._model_cache
+            and self._model_cache.differs(model)
+            and self.close()
+        ):
+            self._handed_out = False
             model = self.model
         return model
 
@@ -154,18 +159,18 @@ class ModelRun(Judged):
         Where something is missing, the model is opened at once: whether it is still the one that
         the rest was measured on is to be known before any of it is used.
         """
-        if self._looked_back or self._memory is None:
+        if self._looked_back or self._model_cache is None:
             return
         self._looked_back = True
         if self._model is not None:
             return
-        self._found = self._memory.identify(self._found)
-        known = self._memory.recall()
+        self._found = self._model_cache.identify(self._found)
+        known = self._model_cache.load_known()
         if known is None:
             return
         described = describe_again(known, self.spec, self.slug)
         self.results.model, self.results.environment = described
-        kept = self._memory.find_all(self.plan, self.wanted(), is_enough)
+        kept = self._model_cache.find_all(self.plan, self.wanted(), is_enough)
         if kept is not None:
             self._by_digest |= kept
             for digest, taken in kept.items():
@@ -241,19 +246,19 @@ class ModelRun(Judged):
             self._by_digest[planned.digest] = taken
         taken = known[key] = _named_as(planned, self._by_digest[planned.digest])
         # At once, for an interruption to lose nothing.
-        if self._memory and not shared and not taken.cached and not planned.looks:
-            self._memory.keep(planned, taken)
+        if self._model_cache and not shared and not taken.cached and not planned.looks:
+            self._model_cache.keep(planned, taken)
         return taken
 
     def _obtain(self, planned: Planned, upstream: Measurement | None) -> Measurement:
         """The measurement, kept or taken; with several looks, the first that decides the checks."""
         if not planned.looks:
-            kept = self._memory.find(planned) if self._memory else None
+            kept = self._model_cache.find(planned) if self._model_cache else None
             return kept or self._take(planned, upstream)
         for look in planned.looks:
             taken = self._obtain(look, upstream)
-            if self._memory and not taken.cached:
-                self._memory.keep(look, taken)
+            if self._model_cache and not taken.cached:
+                self._model_cache.keep(look, taken)
             if taken.status != "measured" or is_enough(planned, taken):
                 break
         return taken
@@ -262,7 +267,7 @@ class ModelRun(Judged):
         def measure() -> Measurement:
             model = self._reclaim()
             # A model that had to be opened to know which one it is may have been measured before.
-            if self._memory and (kept := self._memory.find(planned)):
+            if self._model_cache and (kept := self._model_cache.find(planned)):
                 return kept
             context = Context(upstream, self.progress.task, self._runs)
             module = get_probe(planned.probe).module
@@ -299,7 +304,7 @@ def _named_as(planned: Planned, taken: Measurement) -> Measurement:
     return taken.model_copy(update={"settings": renamed})
 
 
-def close_others(runs: Mapping[str, Judged], slug: str) -> None:
+def close_others(runs: Mapping[str, CheckedRun], slug: str) -> None:
     """Let go of every open model but one, so that a process holds one model at a time."""
     closed = [run.close() for name, run in runs.items() if name != slug]
     if any(closed) and "torch" in sys.modules:

@@ -16,7 +16,7 @@ from icl_bench.provenance import code_version, digest, library_versions, module_
 from icl_bench.records.record import Measurement
 from icl_bench.records.steps import Series, align, explain_broken, explain_too_few, summarize
 from icl_bench.running.cache import Cache
-from icl_bench.running.judging import Judged, attempt, settings_of, timed
+from icl_bench.running.judging import CheckedRun, attempt, settings_of, timed
 from icl_bench.running.model_run import ModelRun, Opener
 from icl_bench.running.results import Results
 from icl_bench.suite.plan import Plan, Planned
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from icl_bench.models.sources.hub import HubModel
 
 
-class SeriesRun(Judged):
+class SeriesRun(CheckedRun):
     """The checkpoints of one training run under one plan.
 
     All that is wanted of a checkpoint is measured before the next one is opened. Every
@@ -64,7 +64,7 @@ class SeriesRun(Judged):
         self._opened: dict[int, Results] = {}
         self._done: set[str] = set()
         self._stream: CheckpointStream | None = None
-        self._lent: ModelRun | None = None
+        self._for_caller: ModelRun | None = None
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
@@ -77,23 +77,23 @@ class SeriesRun(Judged):
             self._checkpoints = find_steps(self.spec)
         return self._checkpoints
 
-    def lend(self) -> Model:
+    def open_for_caller(self) -> Model:
         """Return the last checkpoint that can be opened, for a test, which may change it.
 
         Raises:
             IclError: none of them can be opened.
         """
-        if self._lent is not None:
-            return self._lent.lend()
+        if self._for_caller is not None:
+            return self._for_caller.open_for_caller()
         for checkpoint in reversed(self.checkpoints):
             run = self._make_run(checkpoint, (), opener=None)
             try:
-                run.lend()
+                run.open_for_caller()
             except IclError as error:
                 failure = error
                 continue
-            self._lent = run
-            return run.lend()
+            self._for_caller = run
+            return run.open_for_caller()
         raise failure
 
     def close(self) -> bool:
@@ -102,12 +102,12 @@ class SeriesRun(Judged):
         Returns:
             whether there was anything to let go of.
         """
-        lent, self._lent = self._lent, None
+        held, self._for_caller = self._for_caller, None
         if self._stream is not None:
             self._stream.close()
             self._stream = None
             return True
-        return lent is not None and lent.close()
+        return held is not None and held.close()
 
     def _keep(self, measurements: Mapping[str, Measurement]) -> None:
         for key in self.wanted() & set(measurements):
