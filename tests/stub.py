@@ -120,7 +120,9 @@ def open_stub(run: ModelRun) -> Model:
             info = ModelInfo(spec=run.spec.public, slug=run.slug, fingerprint=weights)
             environment = Environment(python="3", platform="here")
             conditions = {"weights": weights}
-            run.record_identity(KnownModel(conditions=conditions, model=info, environment=environment))
+            run.record_identity(
+                KnownModel(conditions=conditions, model=info, environment=environment)
+            )
     return run._model  # type: ignore[return-value]
 
 

@@ -81,10 +81,11 @@ def run(text: str = "runs@*", **options: Any) -> RunRecord:
     return icl_bench.run(["small.yaml"], text, **options)
 
 
-def make_run(text: str = "runs@*") -> Any:
+def make_run(text: str = "runs@*", progress: RunProgress | None = None) -> Any:
     spec, options = parse_spec(text), RunOptions()
     plan = make_plan([load_suite("small.yaml")])
-    return start_run(spec, "slug", plan, options, check_spec(spec), cache=open_cache(options))
+    told = {"cache": open_cache(options), "progress": progress}
+    return start_run(spec, "slug", plan, options, check_spec(spec), **told)
 
 
 def spoil(folder: Path) -> None:
@@ -251,8 +252,7 @@ def test_progress_says_which_step_it_is() -> None:
         def clear(self) -> None:
             pass
 
-    series = make_run()
-    series.progress = RunProgress([series.slug], Display())
+    series = make_run(progress=RunProgress(["slug"], Display()))
     series.run()
     heads = "attention of every head"
     assert [one for one in said if one[3] in ("opening runs@step1", heads)][:2] == [

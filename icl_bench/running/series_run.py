@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import IclError
@@ -17,13 +17,12 @@ from icl_bench.records.record import Measurement
 from icl_bench.records.steps import Series, align, explain_broken, explain_too_few, summarize
 from icl_bench.running.cache import Cache
 from icl_bench.running.judging import CheckedRun, attempt, settings_of, timed
-from icl_bench.running.model_run import ModelRun, Opener
-from icl_bench.running.results import Results
+from icl_bench.running.model_run import ModelRun
+from icl_bench.running.series_steps import StepMeasurer, StepResult
 from icl_bench.suite.plan import Plan, Planned
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
-    from icl_bench.models.opening.streaming import CheckpointStream
     from icl_bench.models.sources.hub import HubModel
 
 
@@ -58,12 +57,18 @@ class SeriesRun(CheckedRun):
         before_opening: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(spec, slug, plan, options, progress)
-        self._checkpoints = checkpoints
-        self._cache, self._before_opening = cache, before_opening
+        self._checkpoints, self._cache = checkpoints, cache
+        self._measurer = StepMeasurer(
+            slug,
+            plan,
+            options,
+            progress=self.progress,
+            cache=cache,
+            before_opening=before_opening,
+        )
         self._taken: dict[int, dict[str, Measurement]] = {}
-        self._opened: dict[int, Results] = {}
+        self._opened: dict[int, StepResult] = {}
         self._done: set[str] = set()
-        self._stream: CheckpointStream | None = None
         self._for_caller: ModelRun | None = None
 
     @property
@@ -86,7 +91,7 @@ class SeriesRun(CheckedRun):
         if self._for_caller is not None:
             return self._for_caller.open_for_caller()
         for checkpoint in reversed(self.checkpoints):
-            run = self._make_run(checkpoint, (), opener=None)
+            run = self._measurer.make_run(checkpoint, (), alone=True)
             try:
                 run.open_for_caller()
             except IclError as error:
@@ -103,11 +108,7 @@ class SeriesRun(CheckedRun):
             whether there was anything to let go of.
         """
         held, self._for_caller = self._for_caller, None
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-            return True
-        return held is not None and held.close()
+        return self._measurer.close() or (held is not None and held.close())
 
     def _keep(self, measurements: Mapping[str, Measurement]) -> None:
         for key in self.wanted() & set(measurements):
@@ -145,56 +146,44 @@ class SeriesRun(CheckedRun):
             self._done |= wanted
         return self.results.measurements[key]
 
+    def missing(self, keys: Sequence[str]) -> list[tuple[Checkpoint, tuple[str, ...]]]:
+        """Return what is left to be measured: checkpoints, with what is missing of `keys` at each.
+
+        Args:
+            keys: `SUITE/NAME` of the measurements that are wanted at every checkpoint.
+        """
+        left = [
+            (checkpoint, tuple(key for key in keys if key not in self._step(checkpoint.step)))
+            for checkpoint in self.checkpoints
+        ]
+        return [(checkpoint, needed) for checkpoint, needed in left if needed]
+
+    def _step(self, step: int) -> dict[str, Measurement]:
+        return self._taken.get(step, {})
+
+    def take(self, result: StepResult) -> None:
+        """Take in what was measured at one checkpoint, in this process or another.
+
+        Args:
+            result: of that checkpoint.
+        """
+        self._taken.setdefault(result.step, {}).update(result.measurements)
+        if result.environment is not None:
+            self._opened[result.step] = result
+
     def _go_through(self, keys: list[str]) -> None:
         """Measure at every step what has not been measured there."""
+        places = {one.step: place for place, one in enumerate(self.checkpoints, start=1)}
         try:
-            for place, checkpoint in enumerate(self.checkpoints, start=1):
-                known = self._taken.setdefault(checkpoint.step, {})
-                missing = [key for key in keys if key not in known]
-                if not missing:
-                    continue
+            for checkpoint, needed in self.missing(keys):
                 self.progress.enter(self.slug, {})
-                self.progress.at_step(checkpoint.step, place, len(self.checkpoints))
-                run = self._make_run(checkpoint, missing, self._open)
-                try:
-                    for key in missing:
-                        run.measure(key)
-                finally:
-                    known |= {
-                        key: _without_name(taken, checkpoint)
-                        for key, taken in run.results.measurements.items()
-                    }
-                    if run.results.environment:
-                        self._opened[checkpoint.step] = run.results
-                    run.close()
+                self.progress.at_step(
+                    checkpoint.step, places[checkpoint.step], len(self.checkpoints)
+                )
+                self._measurer.measure([checkpoint], needed, self.take)
         finally:
             self.progress.at_step(None)
             self.close()
-
-    def _make_run(
-        self, checkpoint: Checkpoint, keys: Collection[str], opener: Opener | None
-    ) -> ModelRun:
-        return ModelRun(
-            checkpoint.spec,
-            self.slug,
-            self.plan,
-            self.options,
-            progress=self.progress,
-            cache=self._cache,
-            before_opening=self._before_opening,
-            opener=opener,
-            keys=keys,
-        )
-
-    def _open(
-        self, spec: ModelSpec, slug: str, options: RunOptions, found: HubModel | None
-    ) -> Model:
-        if self._stream is None:
-            # Not before something has to be opened: it brings torch.
-            from icl_bench.models.opening.streaming import CheckpointStream
-
-            self._stream = CheckpointStream()
-        return self._stream.open(spec, slug, options, found)
 
     def _by_step(self, key: str) -> dict[int, Measurement]:
         """Step -> what was measured there, for the steps that the run has come to."""
@@ -319,11 +308,3 @@ def _key_of(planned: Planned, series: Series) -> str | None:
         )
     except ValueError:  # a number that is none: it is not kept
         return None
-
-
-def _without_name(taken: Measurement, checkpoint: Checkpoint) -> Measurement:
-    """A measurement whose reason does not repeat which checkpoint it is about."""
-    prefix = f"model {checkpoint.spec.text!r}: "
-    if taken.reason is None or prefix not in taken.reason:
-        return taken
-    return taken.model_copy(update={"reason": taken.reason.replace(prefix, "")})
