@@ -6,6 +6,7 @@ import ast
 import importlib.metadata
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from icl_bench.models.sources.checking import check_one, check_spec
 from icl_bench.models.sources.identity import identify
 from icl_bench.models.sources.parsing import parse_spec
 from icl_bench.models.sources.series import Checkpoints, find_steps, find_sub_folders
-from icl_bench.models.sources.source import OPERATIONS, Found, LoadedParts, Source
+from icl_bench.models.sources.source import OPERATIONS, Found, LoadedParts, Opening, Source
 from icl_bench.models.sources.spec import OPEN, ModelSpec
 from icl_bench.models.sources.table import SOURCES, get_source
 from icl_bench.options import RunOptions
@@ -63,8 +64,8 @@ def test_every_row_of_the_table_is_a_source_and_says_so_of_its_specs() -> None:
 
 def test_a_source_without_an_operation_says_so() -> None:
     made, spec = get_source("callable"), parse_spec("a.b:c")
-    assert made.checkpoints(spec) is made.identity(spec, OPTIONS, None) is None
-    assert made.content(spec, OPTIONS, None) is made.pour(spec, None) is None
+    assert made.checkpoints(spec) is made.identity(spec, Opening(OPTIONS)) is None
+    assert made.content(spec, Opening(OPTIONS)) is made.pour(spec, Opening(OPTIONS)) is None
     assert made.training_loss(spec, ()) == {}
 
 
@@ -91,7 +92,7 @@ def test_nothing_asks_which_source_a_spec_is_of() -> None:
 def named(path: Path, options: RunOptions) -> tuple[str | None, str | None]:
     """Identity and content of a model."""
     spec = parse_spec(str(path))
-    return identify(spec, options, None), get_source(spec.kind).content(spec, options, None)
+    return identify(spec, options, None), get_source(spec.kind).content(spec, Opening(options))
 
 
 @pytest.fixture
@@ -188,24 +189,18 @@ class Adapted(Source):
         adapter = self._parts(spec)[1]
         return Checkpoints(find_sub_folders(adapter), f"folder {str(adapter)!r}")
 
-    def identity(self, spec: ModelSpec, options: RunOptions, found: Found | None) -> Any | None:
+    def identity(self, spec: ModelSpec, how: Opening) -> Any | None:
         base, adapter = self._parts(spec)
-        found_base = found.base if isinstance(found, FoundBoth) else None
-        of_base = get_source(base.kind).identity(base, options, found_base)
+        found = how.found.base if isinstance(how.found, FoundBoth) else None
+        of_base = get_source(base.kind).identity(base, Opening(how.options, found))
         if of_base is None:
             return None
         return [base.kind, of_base, file_identity.places_of([adapter / "delta.pt"])]
 
-    def open(
-        self,
-        spec: ModelSpec,
-        options: RunOptions,
-        dtype: torch.dtype | None,
-        found: Found | None,
-    ) -> LoadedParts:
+    def open(self, spec: ModelSpec, how: Opening) -> LoadedParts:
         base, adapter = self._parts(spec)
-        assert isinstance(found, FoundBoth) and found.adapter == adapter
-        parts = get_source(base.kind).open(base, options, dtype, found.base)
+        assert isinstance(how.found, FoundBoth) and how.found.adapter == adapter
+        parts = get_source(base.kind).open(base, replace(how, found=how.found.base))
         with torch.no_grad():
             parts.model.model.norm.weight += torch.load(adapter / "delta.pt")
         return parts
@@ -331,9 +326,9 @@ class Theirs(Source):
         return ModelSpec(text, "", text.partition(":")[2])
     def check(self, spec, *, allow_pickle=False):
         return None
-    def identity(self, spec, options, found):
+    def identity(self, spec, how):
         return spec.target
-    def open(self, spec, options, dtype, found):
+    def open(self, spec, how):
         from icl_bench.reference import load
         return LoadedParts(*load(spec.target))
 SOURCE = Theirs()

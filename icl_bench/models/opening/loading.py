@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import IclError, ModelError, SettingsError, UnsupportedModel
@@ -16,7 +15,7 @@ from icl_bench.models.module.placement import check_spread, is_spread
 from icl_bench.models.module.weights import check_finite, explain_failure
 from icl_bench.models.sources.checking import check_one
 from icl_bench.models.sources.checkpoint_files import CAUSAL_ENDINGS
-from icl_bench.models.sources.source import Found, LoadedParts
+from icl_bench.models.sources.source import Found, LoadedParts, Opening
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.models.sources.table import get_source
 from icl_bench.options import SPLIT, RunOptions
@@ -55,27 +54,13 @@ def check_dtype(text: str) -> None:
         raise SettingsError(f"unknown dtype {text!r}; use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
 
 
-def load_parts(
-    spec: ModelSpec,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    cache_dir: Path | None = None,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
-    found: Found | None = None,
-) -> LoadedParts:
+def load_parts(spec: ModelSpec, *, found: Found | None = None, **options: Any) -> LoadedParts:
     """Load what a spec names.
 
     Args:
         spec: a parsed spec.
-        device: auto (CUDA where there is one, else CPU), cpu, cuda, cuda:N, mps, or split (over
-            all devices, then memory, then disk; only for what is read from files).
-        dtype: auto (float32 on CPU, else the model's own), float32, bfloat16 or float16.
-        cache_dir: where float copies of GGUF files are kept; None for the default.
-        trust_remote_code: let a checkpoint bring its own code.
-        allow_pickle: accept weights that are stored as pickles.
         found: what checking it returned; None to check it.
+        options: fields of `RunOptions`.
 
     Raises:
         SettingsError: device or dtype is unknown, or the device is not there.
@@ -84,26 +69,20 @@ def load_parts(
         UnsupportedModel: it is no causal language model that transformers knows, or its weights
             are split over processes.
     """
-    check_device(device)
-    check_dtype(dtype)
-    place = _find_device(device)
-    kind = _find_dtype(dtype, place)
+    chosen = RunOptions(**options)
+    check_device(chosen.device)
+    check_dtype(chosen.dtype)
+    place = _find_device(chosen.device)
+    dtype = _find_dtype(chosen.dtype, place)
     if found is None:
-        found = check_one(spec, allow_pickle=allow_pickle)
-    options = RunOptions(
-        device=device,
-        dtype=dtype,
-        cache_dir=cache_dir,
-        trust_remote_code=trust_remote_code,
-        allow_pickle=allow_pickle,
-    )
+        found = check_one(spec, allow_pickle=chosen.allow_pickle)
     try:
-        parts = get_source(spec.kind).open(spec, options, kind, found)
+        parts = get_source(spec.kind).open(spec, Opening(chosen, found, dtype))
         from icl_bench.models.module.sharding import refuse_split
 
         refuse_split(parts.model)
         _check_kind(parts.model)
-        _place(parts.model, place, kind)
+        _place(parts.model, place, dtype)
         check_finite(parts.model)
     except IclError as error:
         raise type(error)(f"model {spec.text!r}: {error}") from error.__cause__

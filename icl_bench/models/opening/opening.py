@@ -42,15 +42,7 @@ def load(spec: ModelSpec, options: RunOptions, found: Found | None = None) -> Lo
     Raises:
         ModelError: it cannot be loaded.
     """
-    return load_parts(
-        spec,
-        device=options.device,
-        dtype=options.dtype,
-        cache_dir=options.cache_dir,
-        trust_remote_code=options.trust_remote_code,
-        allow_pickle=options.allow_pickle,
-        found=found,
-    )
+    return load_parts(spec, found=found, **vars(options))
 
 
 def make_model(parts: LoadedParts, spec: ModelSpec, slug: str, options: RunOptions) -> Model:

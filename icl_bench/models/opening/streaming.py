@@ -20,7 +20,7 @@ from icl_bench.models.module.weights import check_finite
 from icl_bench.models.opening.loading import LoadedParts
 from icl_bench.models.opening.opening import load, make_model
 from icl_bench.models.sources.checking import check_one
-from icl_bench.models.sources.source import Found
+from icl_bench.models.sources.source import Found, Opening
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.models.sources.stored import Entry, Stored
 from icl_bench.models.sources.table import get_source
@@ -78,7 +78,7 @@ class CheckpointStream:
         if found is None:
             found = check_one(spec, allow_pickle=options.allow_pickle)
         try:
-            stored = get_source(spec.kind).pour(spec, found)
+            stored = get_source(spec.kind).pour(spec, Opening(options, found))
         except SpecError:
             stored = None  # opening it will meet it again, and say it
         if self._skeleton is not None and stored is not None:

@@ -6,17 +6,13 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icl_bench.errors import SpecError, nearest
 from icl_bench.models.sources.file_identity import places_of
 from icl_bench.models.sources.series import Checkpoint, Checkpoints, choose, is_series
-from icl_bench.models.sources.source import Found, LoadedParts, Source
+from icl_bench.models.sources.source import Found, LoadedParts, Opening, Source
 from icl_bench.models.sources.spec import ModelSpec
-from icl_bench.options import RunOptions
-
-if TYPE_CHECKING:
-    import torch
 
 PREFIX = "builtin:"
 
@@ -65,20 +61,14 @@ class Builtin(Source):
         losses = training_losses(spec.target)
         return {step: loss for step, loss in losses.items() if math.isfinite(loss)}
 
-    def identity(self, spec: ModelSpec, options: RunOptions, found: Found | None) -> Any | None:
+    def identity(self, spec: ModelSpec, how: Opening) -> Any | None:
         from icl_bench.reference import WEIGHTS
 
         folder = WEIGHTS / spec.target
         shipped = places_of(folder.iterdir()) if folder.is_dir() else None
         return [spec.target, spec.revision, shipped]
 
-    def open(
-        self,
-        spec: ModelSpec,
-        options: RunOptions,
-        dtype: torch.dtype | None,
-        found: Found | None,
-    ) -> LoadedParts:
+    def open(self, spec: ModelSpec, how: Opening) -> LoadedParts:
         from icl_bench.reference import load
 
         return LoadedParts(

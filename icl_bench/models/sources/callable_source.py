@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import ModelError, SpecError, nearest
 from icl_bench.models.module.weights import explain_failure
-from icl_bench.models.sources.source import Found, LoadedParts, Source
+from icl_bench.models.sources.source import Found, LoadedParts, Opening, Source
 from icl_bench.models.sources.spec import FORMS, ModelSpec
 from icl_bench.models.sources.table import suggest_source
-from icl_bench.options import RunOptions
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 RETURNS = "it has to return a transformers model, (model, tokenizer), or an icl_bench Model"
@@ -170,13 +168,7 @@ class Callable(Source):
         check_callable(spec.target)
         return None
 
-    def open(
-        self,
-        spec: ModelSpec,
-        options: RunOptions,
-        dtype: torch.dtype | None,
-        found: Found | None,
-    ) -> LoadedParts:
+    def open(self, spec: ModelSpec, how: Opening) -> LoadedParts:
         return LoadedParts(*call(spec.target))
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icl_bench.errors import SpecError
 from icl_bench.models.sources.checkpoint_files import check_folder, read_json
@@ -25,13 +25,9 @@ from icl_bench.models.sources.series import (
     find_sub_folders,
     is_series,
 )
-from icl_bench.models.sources.source import Found, LoadedParts, Source
+from icl_bench.models.sources.source import Found, LoadedParts, Opening, Source
 from icl_bench.models.sources.spec import HUB_ID, ModelSpec, local_path, looks_like_path
 from icl_bench.models.sources.stored import Stored
-from icl_bench.options import RunOptions, default_cache_dir
-
-if TYPE_CHECKING:
-    import torch
 
 TRAINER_STATE = "trainer_state.json"
 """Where transformers' Trainer keeps, in each checkpoint, the losses up to it."""
@@ -106,30 +102,22 @@ class Folder(Source):
                 return losses
         return {}
 
-    def identity(self, spec: ModelSpec, options: RunOptions, found: Found | None) -> Any | None:
+    def identity(self, spec: ModelSpec, how: Opening) -> Any | None:
         folder = Path(spec.target).resolve()
-        if options.trust_remote_code and borrows_code(folder):
+        if how.options.trust_remote_code and borrows_code(folder):
             return None
-        return places_of(model_files(folder, options))
+        return places_of(model_files(folder, how.options))
 
-    def content(self, spec: ModelSpec, options: RunOptions, found: Found | None) -> str | None:
+    def content(self, spec: ModelSpec, how: Opening) -> str | None:
         folder = Path(spec.target)
-        if options.trust_remote_code and borrows_code(folder):
+        if how.options.trust_remote_code and borrows_code(folder):
             return None
-        return digest_folder(
-            folder, options, (options.cache_dir or default_cache_dir()) / "digests"
-        )
+        return digest_folder(folder, how.options, how.cache_dir / "digests")
 
-    def open(
-        self,
-        spec: ModelSpec,
-        options: RunOptions,
-        dtype: torch.dtype | None,
-        found: Found | None,
-    ) -> LoadedParts:
-        return load_pretrained(spec.target, options, dtype)
+    def open(self, spec: ModelSpec, how: Opening) -> LoadedParts:
+        return load_pretrained(spec.target, how)
 
-    def pour(self, spec: ModelSpec, found: Found | None) -> Stored | None:
+    def pour(self, spec: ModelSpec, how: Opening) -> Stored | None:
         return Stored(Path(spec.target), spec.target)
 
 

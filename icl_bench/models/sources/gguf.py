@@ -22,12 +22,10 @@ from icl_bench.models.sources.checkpoint_files import check_folder
 from icl_bench.models.sources.file_identity import digest_content, places_of
 from icl_bench.models.sources.ggufheader import check_gguf
 from icl_bench.models.sources.pretrained import load_pretrained
-from icl_bench.models.sources.source import Found, LoadedParts, Source
+from icl_bench.models.sources.source import Found, LoadedParts, Opening, Source
 from icl_bench.models.sources.spec import ModelSpec, local_path
-from icl_bench.options import RunOptions, default_cache_dir
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
 
 LOCK_SECONDS = 3600
@@ -206,24 +204,16 @@ class Gguf(Source):
         check_gguf(Path(spec.target))
         return None
 
-    def identity(self, spec: ModelSpec, options: RunOptions, found: Found | None) -> Any | None:
+    def identity(self, spec: ModelSpec, how: Opening) -> Any | None:
         return places_of([Path(spec.target)])
 
-    def content(self, spec: ModelSpec, options: RunOptions, found: Found | None) -> str | None:
-        return digest_content(
-            Path(spec.target), (options.cache_dir or default_cache_dir()) / COPIES
-        )
+    def content(self, spec: ModelSpec, how: Opening) -> str | None:
+        return digest_content(Path(spec.target), how.cache_dir / COPIES)
 
-    def open(
-        self,
-        spec: ModelSpec,
-        options: RunOptions,
-        dtype: torch.dtype | None,
-        found: Found | None,
-    ) -> LoadedParts:
+    def open(self, spec: ModelSpec, how: Opening) -> LoadedParts:
         path = Path(spec.target)
-        copy = float_copy(path, options.cache_dir or default_cache_dir())
-        parts = load_pretrained(str(copy), options, dtype)
+        copy = float_copy(path, how.cache_dir)
+        parts = load_pretrained(str(copy), how)
         if not tokenizer_files(copy):
             # What was missing when the copy was made, a package perhaps, may be there by now.
             with silenced():

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icl_bench.errors import SpecError
 from icl_bench.models.sources.file_identity import borrows_code
 from icl_bench.models.sources.hub import HubModel, download_weights, find_on_hub, list_revisions
 from icl_bench.models.sources.pretrained import load_pretrained
 from icl_bench.models.sources.series import Checkpoints, is_series, step_of
-from icl_bench.models.sources.source import Found, LoadedParts, Source
+from icl_bench.models.sources.source import LoadedParts, Opening, Source
 from icl_bench.models.sources.spec import FORMS, HUB_ID, ModelSpec, suggest_local
 from icl_bench.models.sources.stored import Stored
-from icl_bench.options import RunOptions
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Hub(Source):
@@ -55,26 +51,21 @@ class Hub(Source):
             mixed=True,
         )
 
-    def identity(self, spec: ModelSpec, options: RunOptions, found: Found | None) -> Any | None:
+    def identity(self, spec: ModelSpec, how: Opening) -> Any | None:
+        found = how.found
         if not isinstance(found, HubModel):
             return None
-        if options.trust_remote_code and (found.folder is None or borrows_code(found.folder)):
+        if how.options.trust_remote_code and (found.folder is None or borrows_code(found.folder)):
             return None
         return [spec.target, found.commit]
 
-    def open(
-        self,
-        spec: ModelSpec,
-        options: RunOptions,
-        dtype: torch.dtype | None,
-        found: Found | None,
-    ) -> LoadedParts:
+    def open(self, spec: ModelSpec, how: Opening) -> LoadedParts:
+        found = how.found
         assert isinstance(found, HubModel)
-        return load_pretrained(
-            spec.target, options, dtype, commit=found.commit, cached=found.cached
-        )
+        return load_pretrained(spec.target, how, commit=found.commit, cached=found.cached)
 
-    def pour(self, spec: ModelSpec, found: Found | None) -> Stored | None:
+    def pour(self, spec: ModelSpec, how: Opening) -> Stored | None:
+        found = how.found
         assert isinstance(found, HubModel)
         folder = download_weights(spec.target, found)
         return Stored(folder, spec.target, found.commit, found.cached)

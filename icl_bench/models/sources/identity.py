@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_bench.errors import IclError
-from icl_bench.models.sources.source import Found
+from icl_bench.models.sources.source import Found, Opening
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.models.sources.table import failing_in, get_source, source_version
 from icl_bench.options import RunOptions
@@ -35,7 +35,7 @@ def identify(spec: ModelSpec, options: RunOptions, found: Found | None) -> str |
     """
     try:
         with failing_in(spec.kind):
-            named = get_source(spec.kind).identity(spec, options, found)
+            named = get_source(spec.kind).identity(spec, Opening(options, found))
     except (OSError, IclError):
         return None
     if named is None:

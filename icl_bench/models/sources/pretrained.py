@@ -16,8 +16,8 @@ from icl_bench.models.module.placement import keep_offloaded, split_options
 from icl_bench.models.module.quiet import silenced
 from icl_bench.models.module.tokenizer import load_tokenizer
 from icl_bench.models.module.weights import check_loading_info, explain_failure
-from icl_bench.models.sources.source import LoadedParts
-from icl_bench.options import SPLIT, RunOptions
+from icl_bench.models.sources.source import LoadedParts, Opening
+from icl_bench.options import SPLIT
 
 if TYPE_CHECKING:
     import torch
@@ -25,19 +25,13 @@ if TYPE_CHECKING:
 
 
 def load_pretrained(
-    source: str,
-    options: RunOptions,
-    dtype: torch.dtype | None,
-    *,
-    commit: str | None = None,
-    cached: bool = False,
+    source: str, how: Opening, *, commit: str | None = None, cached: bool = False
 ) -> LoadedParts:
     """Load model and tokenizer of a checkpoint.
 
     Args:
         source: folder or hub id.
-        options: whether the model is spread over all devices, what is trusted.
-        dtype: data type to load in; None for the model's own.
+        how: data type, whether the model is spread over all devices, what is trusted.
         commit: of a hub id.
         cached: whether the hub is not to be asked.
 
@@ -45,6 +39,7 @@ def load_pretrained(
         ModelError: it cannot be loaded, or its weights are incomplete.
         UnsupportedModel: it is no causal language model that transformers knows.
     """
+    options = how.options
     load: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
     if commit is not None:
         load.update(revision=commit, local_files_only=cached)
@@ -52,7 +47,7 @@ def load_pretrained(
     with silenced(), _no_conversion_request():
         with contextlib.ExitStack() as stack:
             placing = stack.enter_context(split_options()) if split else {}
-            model = _load_model(source, dtype, options.allow_pickle, {**load, **placing})
+            model = _load_model(source, how.dtype, options.allow_pickle, {**load, **placing})
             if split:
                 keep_offloaded(model, placing)
         tokenizer, note = load_tokenizer(source, load)

@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from icl_bench.models.module.tokenizer import find_fault
 from icl_bench.models.sources.spec import ModelSpec
-from icl_bench.options import RunOptions
+from icl_bench.options import RunOptions, default_cache_dir
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,26 @@ class Found:
 
     A source makes a subclass of its own; the other operations get the object back.
     """
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a model is told from others and opened.
+
+    Args:
+        options: device (`split` asks for a model spread over all), cache, what is trusted.
+        found: what the source's `check` returned.
+        dtype: data type to load in; None for the model's own.
+    """
+
+    options: RunOptions
+    found: Found | None = None
+    dtype: torch.dtype | None = None
+
+    @property
+    def cache_dir(self) -> Path:
+        """Folder for what may be kept between runs."""
+        return self.options.cache_dir or default_cache_dir()
 
 
 @dataclass
@@ -120,13 +141,12 @@ class Source(Protocol):
         """
         return {}
 
-    def identity(self, spec: ModelSpec, options: RunOptions, found: Found | None) -> Any | None:
+    def identity(self, spec: ModelSpec, how: Opening) -> Any | None:
         """Return plain data that changes when the model changes, without reading its weights.
 
         Args:
             spec: which model.
-            options: what is trusted.
-            found: what `check` returned.
+            how: what is trusted, and what `check` returned.
 
         Returns:
             what JSON can express; None if the model can change without a trace. It is then opened
@@ -137,13 +157,12 @@ class Source(Protocol):
         """
         return None
 
-    def content(self, spec: ModelSpec, options: RunOptions, found: Found | None) -> str | None:
+    def content(self, spec: ModelSpec, how: Opening) -> str | None:
         """Return the digest of weights, config and tokenizer, the same wherever they lie.
 
         Args:
             spec: which model.
-            options: what is trusted, and the folder where digests of large files are kept.
-            found: what `check` returned.
+            how: what is trusted, the folder to keep digests in, and what `check` returned.
 
         Returns:
             None if the content is not at hand, or is not all of the model.
@@ -154,31 +173,23 @@ class Source(Protocol):
         return None
 
     @abstractmethod
-    def open(
-        self,
-        spec: ModelSpec,
-        options: RunOptions,
-        dtype: torch.dtype | None,
-        found: Found | None,
-    ) -> LoadedParts:
+    def open(self, spec: ModelSpec, how: Opening) -> LoadedParts:
         """Open a model that passed `check`; moving and checking it is left to the caller.
 
         Args:
             spec: which model.
-            options: device (`split` asks for a model spread over all), cache, what is trusted.
-            dtype: data type to load in; None for the model's own.
-            found: what `check` returned.
+            how: data type, device, what is trusted, and what `check` returned.
 
         Raises:
             ModelError: it cannot be opened.
         """
 
-    def pour(self, spec: ModelSpec, found: Found | None) -> Stored | None:
+    def pour(self, spec: ModelSpec, how: Opening) -> Stored | None:
         """Return a checkpoint's tensors, to be copied into an open module of the same config.
 
         Args:
             spec: the checkpoint.
-            found: what `check` returned.
+            how: what `check` returned.
 
         Returns:
             None if that cannot be done; the checkpoint is then opened.

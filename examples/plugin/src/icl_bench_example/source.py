@@ -7,15 +7,11 @@ models have no circuits: a check that passes on them tests nothing.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icl_bench.errors import SpecError
-from icl_bench.models.sources.source import Found, LoadedParts, Source
+from icl_bench.models.sources.source import Found, LoadedParts, Opening, Source
 from icl_bench.models.sources.spec import ModelSpec
-from icl_bench.options import RunOptions
-
-if TYPE_CHECKING:
-    import torch
 
 FORM = re.compile(r"random:(([1-9][0-9]?)x([1-9][0-9]?))(?:@([0-9]{1,9}))?")
 HEAD_SIZE, VOCABULARY, CONTEXT = 16, 128, 512
@@ -33,16 +29,10 @@ class Random(Source):
     def check(self, spec: ModelSpec, *, allow_pickle: bool = False) -> Found | None:
         return None  # nothing can be missing
 
-    def identity(self, spec: ModelSpec, options: RunOptions, found: Found | None) -> Any:
+    def identity(self, spec: ModelSpec, how: Opening) -> Any:
         return [spec.target, spec.revision or "0"]
 
-    def open(
-        self,
-        spec: ModelSpec,
-        options: RunOptions,
-        dtype: torch.dtype | None,
-        found: Found | None,
-    ) -> LoadedParts:
+    def open(self, spec: ModelSpec, how: Opening) -> LoadedParts:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
