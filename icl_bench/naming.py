@@ -188,9 +188,9 @@ def _candidates(spec: ModelSpec) -> Iterator[str]:
     if spec.name is not None:
         first = clean(spec.name)
         yield first
-    elif spec.kind in ("folder", "gguf"):
+    elif spec.is_local:
         parts = _path_parts(spec)
-        needed = 2 if spec.kind == "folder" and spec.revision is not None else 1
+        needed = 1 if spec.revision is None else 2
         while needed < len(parts) and _says_little(parts[-needed]):
             needed += 1
         first = _fit("-".join(parts[-needed:]), spec)
@@ -206,8 +206,8 @@ def _candidates(spec: ModelSpec) -> Iterator[str]:
 def _path_parts(spec: ModelSpec) -> list[str]:
     path = Path(spec.target)
     parts = [part for part in path.parts if part != path.anchor]
-    if spec.kind == "gguf":
-        parts[-1] = parts[-1][: -len(".gguf")]
+    if spec.suffix:
+        parts[-1] = parts[-1][: -len(spec.suffix)]
     elif spec.revision is not None:
         parts[-1] = spec.revision
     elif spec.series is not None:

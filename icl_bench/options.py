@@ -14,6 +14,9 @@ from typing import Any, Literal
 
 from icl_bench.errors import SettingsError
 
+SPLIT = "split"
+"""As a device: over all there are, in the order accelerators, memory, disk."""
+
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 """How a URL begins; `Path` leaves one of its slashes. One letter is a drive of Windows."""
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([kmgt])(i?))?b?", re.IGNORECASE)
@@ -156,6 +159,16 @@ def declare(add: Callable[..., Any], prefix: str, names: Iterable[str] = OPTIONS
         names: which.
     """
     return {name: add(f"{prefix}{name}", **OPTIONS[name].keywords()) for name in names}
+
+
+def default_cache_dir() -> Path:
+    """Return where copies and results are kept: $ICL_BENCH_CACHE, else the user's cache folder."""
+    chosen = os.environ.get("ICL_BENCH_CACHE")
+    if chosen:
+        refuse_url(chosen, "$ICL_BENCH_CACHE")
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "icl_bench"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from waiting import HANG
 
 from icl_bench.errors import ModelError
 from icl_bench.models.opening.loading import LoadedParts, load_parts
-from icl_bench.models.sources import gguf
+from icl_bench.models.sources import file_identity, gguf
 from icl_bench.models.sources.parsing import parse_spec
 
 
@@ -84,7 +84,7 @@ def test_a_known_file_is_not_read_again(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = gguf.float_copy(file, tmp_path / "cache")
-    monkeypatch.setattr(gguf, "hashlib", None)
+    monkeypatch.setattr(file_identity, "hashlib", None)
     assert gguf.float_copy(file, tmp_path / "cache") == copy
 
 

@@ -9,13 +9,9 @@ import pytest
 import torch
 
 from icl_bench.errors import SettingsError
-from icl_bench.models.opening.loading import (
-    check_device,
-    check_dtype,
-    default_cache_dir,
-    load_parts,
-)
+from icl_bench.models.opening.loading import check_device, check_dtype, load_parts
 from icl_bench.models.sources.parsing import parse_spec
+from icl_bench.options import default_cache_dir
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import checkpoints
 
 SCRIPT = """
 import sys
-from icl_bench.models.opening.loading import check_device, check_dtype, default_cache_dir
+from icl_bench.models.opening.loading import check_device, check_dtype
+from icl_bench.options import default_cache_dir
 from icl_bench.models.sources.checking import check_spec
 from icl_bench.models.sources.parsing import parse_spec
 from icl_bench.naming import name_models

@@ -26,6 +26,7 @@ from icl_bench.models.opening import loading, opening, streaming
 from icl_bench.models.opening.conditions import describe_conditions
 from icl_bench.models.opening.opening import open_model
 from icl_bench.models.opening.streaming import CheckpointStream
+from icl_bench.models.sources import pretrained
 from icl_bench.models.sources.parsing import parse_spec
 from icl_bench.models.sources.series import find_steps
 from icl_bench.options import RunOptions
@@ -209,7 +210,7 @@ def test_names_that_transformers_changes_are_told_by_their_values(loads: list[st
         write_renamed(seed, lambda name: name.replace("gate_proj", "w1"))
     checkpoints.write_llama(Path("runs/step3"), seed=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "_load_model", load_renamed("w1", "gate_proj"))
+        patch.setattr(pretrained, "_load_model", load_renamed("w1", "gate_proj"))
         compare()
     # The third has the module's own names, which are as good.
     assert loads == ["step1"]
@@ -220,7 +221,7 @@ def test_names_that_could_be_several_are_opened_alone(loads: list[str]) -> None:
     for seed in (1, 2):
         write_renamed(seed, lambda name: name.replace("post_attention_layernorm", "ln"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "_load_model", load_renamed("ln.", "post_attention_layernorm."))
+        patch.setattr(pretrained, "_load_model", load_renamed("ln.", "post_attention_layernorm."))
         compare()
     assert loads == ["step1", "step2"]
 
@@ -231,7 +232,7 @@ def write_renamed(seed: int, change: Callable[[str], str]) -> None:
 
 def load_renamed(old: str, new: str) -> Callable[..., Any]:
     """Loading as by a version of transformers that knows a checkpoint's old names."""
-    original = loading._load_model
+    original = pretrained._load_model
 
     def load(source: str, *rest: Any) -> Any:
         # A new place each time: what was loaded may still be read from its file.
@@ -254,7 +255,7 @@ def test_values_that_transformers_changes_are_opened_alone(
     loads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Same names and shapes, and yet not what is in the module: seen by comparing the first.
-    original = loading._load_model
+    original = pretrained._load_model
 
     def load(*arguments: Any) -> Any:
         model = original(*arguments)
@@ -262,7 +263,7 @@ def test_values_that_transformers_changes_are_opened_alone(
             model.model.norm.weight.mul_(2)
         return model
 
-    monkeypatch.setattr(loading, "_load_model", load)
+    monkeypatch.setattr(pretrained, "_load_model", load)
     write_series(2)
     compare()
     assert loads == ["step1", "step2"]

@@ -52,8 +52,7 @@ def run(given: argparse.Namespace) -> int:
         SettingsError: an option is wrong.
         IclError: not all can be removed.
     """
-    from icl_bench.models.opening.loading import default_cache_dir
-    from icl_bench.options import read_size, refuse_url
+    from icl_bench.options import default_cache_dir, read_size, refuse_url
     from icl_bench.running.cache import Cache
 
     if given.clear and given.cache_limit is not None:

@@ -27,8 +27,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from icl_bench.models.opening.loading import default_cache_dir
-from icl_bench.options import RunOptions
+from icl_bench.options import RunOptions, default_cache_dir
 from icl_bench.records.record import Environment, Measurement, ModelInfo, write_atomically
 from icl_bench.running.presence import Mark, leave_mark
 

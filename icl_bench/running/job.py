@@ -38,10 +38,8 @@ from icl_bench.suite.plan import Plan, make_plan
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
-    from icl_bench.models.sources.hub import HubModel
     from icl_bench.models.sources.series import Checkpoint
-
-    Found = HubModel | tuple[Checkpoint, ...] | None
+    from icl_bench.models.sources.source import Found
 
 CI_FILES = ("code-quality", "openmetrics")
 """Options that name a file for CI."""
@@ -120,7 +118,7 @@ class Job:
         self.models: dict[str, Model] = {
             name: one for name, one in zip(self.names, request.models) if not isinstance(one, str)
         }
-        self.found: dict[str, Found] = {}
+        self.found: dict[str, Found | tuple[Checkpoint, ...] | None] = {}
         self.baseline: Baseline | None = None
         self.cache = open_cache(request.options)
         self.runs: dict[str, CheckedRun] = {}

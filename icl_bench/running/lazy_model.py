@@ -12,10 +12,10 @@ from icl_bench.running.setup import Setup
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
-    from icl_bench.models.sources.hub import HubModel
+    from icl_bench.models.sources.source import Found
 
 Opener = Callable[..., "Model"]
-"""Opens a model, given spec, slug, options and where a hub id was found."""
+"""Opens a model, given spec, slug, options and what checking it returned."""
 
 
 class LazyModel:
@@ -26,7 +26,7 @@ class LazyModel:
         slug: its name in ids and folders.
         setup: how to open it, and what is told of it.
         model: an open model to use instead of opening `spec`.
-        found: where a hub id was found, when it has been asked for.
+        found: what checking it returned, if it was checked.
         opener: opens the model; None for the ordinary way.
     """
 
@@ -37,7 +37,7 @@ class LazyModel:
         setup: Setup,
         *,
         model: Model | None = None,
-        found: HubModel | None = None,
+        found: Found | None = None,
         opener: Opener | None = None,
     ) -> None:
         self.spec, self.slug, self.found = spec, slug, found

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import IclError
+from icl_bench.models.sources.checking import check_one
 from icl_bench.models.sources.identity import identify
 from icl_bench.models.sources.spec import ModelSpec
+from icl_bench.models.sources.table import get_source, source_version
 from icl_bench.options import RunOptions
 from icl_bench.probes import PROBES
 from icl_bench.provenance import digest, module_version
@@ -18,7 +20,7 @@ from icl_bench.suite.plan import Plan, Planned
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
-    from icl_bench.models.sources.hub import HubModel
+    from icl_bench.models.sources.source import Found
 
 Enough = Callable[[Planned, Measurement], bool]
 """Whether one look at growing data suffices."""
@@ -45,24 +47,20 @@ class ModelCache:
         self._known: KnownModel | None = None
         self._trouble: str | None = None
 
-    def identify(self, found: HubModel | None) -> HubModel | None:
+    def identify(self, found: Found | None) -> Found | None:
         """Note which model the spec names now, before it is opened.
 
         What changes between now and then is never mistaken for what is there now.
 
         Args:
-            found: where a hub id was found; None to ask, or for what is no hub id.
+            found: what checking it returned, None to check it.
 
         Returns:
-            where a hub id was found, if it was.
+            what checking it returned.
         """
-        if self._spec.kind == "hub" and found is None:
-            from icl_bench.models.sources.hub import find_on_hub
-
+        if found is None and get_source(self._spec.kind).remote:
             with contextlib.suppress(IclError):  # loading will meet it again, and say it
-                found = find_on_hub(
-                    self._spec.target, self._spec.revision, allow_pickle=self._options.allow_pickle
-                )
+                found = check_one(self._spec, allow_pickle=self._options.allow_pickle)
         self._identity = identify(self._spec, self._options, found)
         return found
 
@@ -173,11 +171,13 @@ class ModelCache:
             return None
         if not getattr(planned.settings, "pinned", True):
             return None  # what it reads may be something else tomorrow
+        source = source_version(self._spec.kind)
         return digest(
             {
                 "format": FORMAT,
                 "measurement": planned.digest,
                 "probe": module_version(PROBES[planned.probe]),
                 "conditions": self._known.conditions,
+                **({} if source is None else {"source": source}),
             }
         )

@@ -22,9 +22,7 @@ from icl_bench.suite.plan import Planned
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
-    from icl_bench.models.sources.hub import HubModel
-
-    Found = HubModel | tuple[Checkpoint, ...] | None
+    from icl_bench.models.sources.source import Found
 
 
 class SeriesRun(CheckedRun):
@@ -243,7 +241,9 @@ class SeriesRun(CheckedRun):
         )
 
 
-def start_run(spec: ModelSpec, slug: str, setup: Setup, found: Found = None) -> CheckedRun:
+def start_run(
+    spec: ModelSpec, slug: str, setup: Setup, found: Found | tuple[Checkpoint, ...] | None = None
+) -> CheckedRun:
     """Return the run of what a spec names, one model or a series.
 
     Args:

@@ -22,7 +22,7 @@ from icl_bench.suite.plan import Plan
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
     from icl_bench.models.opening.streaming import CheckpointStream
-    from icl_bench.models.sources.hub import HubModel
+    from icl_bench.models.sources.source import Found
 
 
 @dataclass(frozen=True)
@@ -154,9 +154,7 @@ class StepMeasurer:
             stream.close()
         return stream is not None
 
-    def _open(
-        self, spec: ModelSpec, slug: str, options: RunOptions, found: HubModel | None
-    ) -> Model:
+    def _open(self, spec: ModelSpec, slug: str, options: RunOptions, found: Found | None) -> Model:
         if self._stream is None:
             # Not before something has to be opened: it brings torch.
             from icl_bench.models.opening.streaming import CheckpointStream

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icl_bench.errors import ModelError
 from icl_bench.models.model import Model
 from icl_bench.models.opening.loading import LoadedParts, load_parts
+from icl_bench.models.sources.source import Found
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.options import RunOptions
 
-if TYPE_CHECKING:
-    from icl_bench.models.sources.hub import HubModel
-
 
 def open_model(
-    spec: ModelSpec, slug: str, options: RunOptions, found: HubModel | None = None
+    spec: ModelSpec, slug: str, options: RunOptions, found: Found | None = None
 ) -> Model:
     """Load what a spec names and check that its heads can be read.
 
@@ -23,7 +21,7 @@ def open_model(
         spec: which model.
         slug: its name in ids and folders.
         options: device, dtype, batch size, cache, what is trusted.
-        found: where a hub id was found; None to ask.
+        found: what checking it returned; None to check it.
 
     Raises:
         ModelError: it cannot be loaded or run.
@@ -33,13 +31,13 @@ def open_model(
     return make_model(parts, spec, slug, options)
 
 
-def load(spec: ModelSpec, options: RunOptions, found: HubModel | None = None) -> LoadedParts:
+def load(spec: ModelSpec, options: RunOptions, found: Found | None = None) -> LoadedParts:
     """Load what a spec names as the options say.
 
     Args:
         spec: which model.
         options: device, dtype, cache, what is trusted.
-        found: where a hub id was found; None to ask.
+        found: what checking it returned; None to check it.
 
     Raises:
         ModelError: it cannot be loaded.

@@ -9,55 +9,29 @@ the one before was let go.
 from __future__ import annotations
 
 import gc
-import hashlib
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import IclError, ModelError, SpecError
 from icl_bench.models.model import Model
 from icl_bench.models.module.placement import is_spread
-from icl_bench.models.module.quiet import silenced
-from icl_bench.models.module.tokenizer import load_tokenizer, tokenizer_files
 from icl_bench.models.module.weights import check_finite
 from icl_bench.models.opening.loading import LoadedParts
 from icl_bench.models.opening.opening import load, make_model
-from icl_bench.models.opening.tensorfiles import Entry, read_header, read_tensors
-from icl_bench.models.sources.checking import check_spec
-from icl_bench.models.sources.folder import read_json
+from icl_bench.models.sources.checking import check_one
+from icl_bench.models.sources.source import Found
 from icl_bench.models.sources.spec import ModelSpec
+from icl_bench.models.sources.stored import Entry, Stored
+from icl_bench.models.sources.table import get_source
 from icl_bench.options import RunOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from icl_bench.models.sources.hub import HubModel
-
-_DTYPES = ("dtype", "torch_dtype")
-_NOTED = ("transformers_version", "name_or_path")
-"""Entries of a config that say where a checkpoint comes from, not what it is."""
-
 
 class _Unfit(Exception):
     """A checkpoint cannot be poured into the module that is there; it has to be opened."""
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a checkpoint's files are.
-
-    Args:
-        folder: config and safetensors weights.
-        source: what transformers loads its tokenizer from: the folder, or a hub id.
-        commit: of a hub id.
-        cached: whether the hub is not to be asked.
-    """
-
-    folder: Path
-    source: str
-    commit: str | None = None
-    cached: bool = False
 
 
 @dataclass
@@ -86,7 +60,7 @@ class CheckpointStream:
         self._skeleton: _Skeleton | None = None
 
     def open(
-        self, spec: ModelSpec, slug: str, options: RunOptions, found: HubModel | None = None
+        self, spec: ModelSpec, slug: str, options: RunOptions, found: Found | None = None
     ) -> Model:
         """Open one checkpoint in place of the one before.
 
@@ -94,19 +68,22 @@ class CheckpointStream:
             spec: which checkpoint.
             slug: name of the series in ids and folders.
             options: device, dtype, batch size, what is trusted; the same in all calls.
-            found: where a hub id was found; None to ask.
+            found: what checking it returned; None to check it.
 
         Raises:
             SpecError: it is missing, broken or not a model; the next one can be opened.
             ModelError: its weights are incomplete, do not fit or are not finite, or it cannot be
                 run; the next one can be opened.
         """
-        if spec.kind == "folder":
-            check_spec(spec, allow_pickle=options.allow_pickle)
-        place, found = _locate(spec, options, found)
-        if self._skeleton is not None and place is not None:
+        if found is None:
+            found = check_one(spec, allow_pickle=options.allow_pickle)
+        try:
+            stored = get_source(spec.kind).pour(spec, found)
+        except SpecError:
+            stored = None  # opening it will meet it again, and say it
+        if self._skeleton is not None and stored is not None:
             try:
-                parts = _pour(self._skeleton, place, options)
+                parts = _pour(self._skeleton, stored, options)
             except IclError as error:
                 raise type(error)(f"model {spec.text!r}: {error}") from error.__cause__
             except _Unfit:
@@ -116,8 +93,8 @@ class CheckpointStream:
         self.close()
         parts = load(spec, options, found)
         model = make_model(parts, spec, slug, options)
-        if place is not None:
-            self._skeleton = _make_skeleton(parts, place, options)
+        if stored is not None:
+            self._skeleton = _make_skeleton(parts, stored, options)
         return model
 
     def close(self) -> None:
@@ -127,36 +104,17 @@ class CheckpointStream:
             gc.collect()
 
 
-def _locate(
-    spec: ModelSpec, options: RunOptions, found: HubModel | None
-) -> tuple[_Place | None, HubModel | None]:
-    """Where the files of a checkpoint are; None for what has no files that can be poured."""
-    if spec.kind == "folder":
-        return _Place(Path(spec.target), spec.target), found
-    if spec.kind != "hub":
-        return None, found
-    from icl_bench.models.sources.hub import download_weights, find_on_hub
-
-    try:
-        if found is None:
-            found = find_on_hub(spec.target, spec.revision, allow_pickle=options.allow_pickle)
-        folder = download_weights(spec.target, found)
-    except SpecError:
-        return None, found  # opening it will meet it again, and say it
-    return _Place(folder, spec.target, found.commit, found.cached), found
-
-
-def _make_skeleton(parts: LoadedParts, place: _Place, options: RunOptions) -> _Skeleton | None:
+def _make_skeleton(parts: LoadedParts, stored: Stored, options: RunOptions) -> _Skeleton | None:
     """What further checkpoints are poured into; None where that would not give the same weights.
 
     What is in the files is compared with the module, tensor by tensor: so it is not taken on trust
     which names are meant, nor that transformers changes no values when it loads them.
     """
-    config = _read_config(place.folder, _is_own_dtype(parts, options))
+    config = stored.read_config(_is_own_dtype(parts, options))
     if is_spread(parts.model) or "quantization_config" in config or "auto_map" in config:
         return None
     try:
-        files = read_header(place.folder)
+        files = stored.read_header()
     except IclError:
         return None
     if files is None:
@@ -164,7 +122,7 @@ def _make_skeleton(parts: LoadedParts, place: _Place, options: RunOptions) -> _S
     state = parts.model.state_dict()
     missing, surplus = _differences(parts, files)
     renamed: dict[str, str] = {}
-    for name, tensor in read_tensors(files):
+    for name, tensor in stored.read_tensors(files):
         if name in state and not _is_same(tensor, state[name]):
             return None
         if name in surplus:
@@ -177,18 +135,18 @@ def _make_skeleton(parts: LoadedParts, place: _Place, options: RunOptions) -> _S
     kept = {
         name: buffer.clone() for name, buffer in parts.model.named_buffers() if name not in state
     }
-    return _Skeleton(parts, config, _digest_tokenizer(place), renamed, kept)
+    return _Skeleton(parts, config, stored.digest_tokenizer(), renamed, kept)
 
 
-def _pour(skeleton: _Skeleton, place: _Place, options: RunOptions) -> LoadedParts:
+def _pour(skeleton: _Skeleton, stored: Stored, options: RunOptions) -> LoadedParts:
     """Put a checkpoint's weights into the module; nothing is changed where they do not fit."""
     import torch
 
     module = skeleton.parts.model
     own_dtype = _is_own_dtype(skeleton.parts, options)
-    if _read_config(place.folder, own_dtype) != skeleton.config:
+    if stored.read_config(own_dtype) != skeleton.config:
         raise _Unfit
-    header = read_header(place.folder)
+    header = stored.read_header()
     if header is None:
         raise _Unfit
     files = {skeleton.renamed.get(name, name): entry for name, entry in header.items()}
@@ -213,7 +171,7 @@ def _pour(skeleton: _Skeleton, place: _Place, options: RunOptions) -> LoadedPart
             raise _Unfit
     poured: set[int] = set()
     with torch.no_grad():
-        for name, tensor in read_tensors(files):
+        for name, tensor in stored.read_tensors(files):
             if name not in state:
                 continue
             target = state[name]
@@ -226,19 +184,15 @@ def _pour(skeleton: _Skeleton, place: _Place, options: RunOptions) -> LoadedPart
             if name in skeleton.kept:
                 buffer.copy_(skeleton.kept[name])
     check_finite(module)
-    return _with_tokenizer(skeleton, place, options)
+    return _with_tokenizer(skeleton, stored, options)
 
 
-def _with_tokenizer(skeleton: _Skeleton, place: _Place, options: RunOptions) -> LoadedParts:
+def _with_tokenizer(skeleton: _Skeleton, stored: Stored, options: RunOptions) -> LoadedParts:
     """The module with the tokenizer of the checkpoint that is in it now."""
-    known, digest = skeleton.parts, _digest_tokenizer(place)
-    parts = LoadedParts(known.model, known.tokenizer, place.commit, known.tokenizer_note)
+    known, digest = skeleton.parts, stored.digest_tokenizer()
+    parts = LoadedParts(known.model, known.tokenizer, stored.commit, known.tokenizer_note)
     if digest is None or digest != skeleton.tokenizer:
-        load: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
-        if place.commit is not None:
-            load.update(revision=place.commit, local_files_only=place.cached)
-        with silenced():
-            parts.tokenizer, parts.tokenizer_note = load_tokenizer(place.source, load)
+        parts.tokenizer, parts.tokenizer_note = stored.load_tokenizer(options.trust_remote_code)
         parts.settle_tokenizer()
         skeleton.tokenizer = digest
     skeleton.parts = parts
@@ -272,39 +226,9 @@ def _differences(parts: LoadedParts, files: dict[str, Entry]) -> tuple[set[str],
     return missing, surplus
 
 
-def _read_config(folder: Path, with_dtype: bool) -> dict[str, Any]:
-    """A config.json without what says where it comes from, and without types where one is given."""
-
-    def plain(content: Any) -> Any:
-        if isinstance(content, dict):
-            return {
-                key: plain(value)
-                for key, value in content.items()
-                if not key.startswith("_")
-                and key not in _NOTED
-                and (with_dtype or key not in _DTYPES)
-            }
-        return [plain(value) for value in content] if isinstance(content, list) else content
-
-    config: dict[str, Any] = plain(read_json(folder / "config.json"))
-    return config
-
-
 def _is_own_dtype(parts: LoadedParts, options: RunOptions) -> bool:
     """Whether a checkpoint is opened in the type that it is stored in."""
     return options.dtype == "auto" and parts.model.device.type != "cpu"
-
-
-def _digest_tokenizer(place: _Place) -> str | None:
-    """Digest of the files of a checkpoint's tokenizer; None on a hub, which is not asked."""
-    if place.commit is not None:
-        return None
-    hashed = hashlib.sha256()
-    for file in tokenizer_files(place.folder):
-        content = file.read_bytes()
-        hashed.update(f"{file.name} {len(content)}\n".encode())
-        hashed.update(content)
-    return hashed.hexdigest()
 
 
 def _few(names: set[str]) -> str:

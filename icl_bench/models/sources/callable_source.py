@@ -1,4 +1,4 @@
-"""Models that a function of the user's builds: `package.module:callable`."""
+"""The source of models that a function of the user's builds: `package.module:callable`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import ModelError, SpecError, nearest
 from icl_bench.models.module.weights import explain_failure
+from icl_bench.models.sources.source import Found, LoadedParts, Source
+from icl_bench.models.sources.spec import FORMS, ModelSpec
+from icl_bench.models.sources.table import suggest_source
+from icl_bench.options import RunOptions
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 RETURNS = "it has to return a transformers model, (model, tokenizer), or an icl_bench Model"
@@ -59,10 +64,10 @@ def check_callable(target: str) -> None:
     if found:
         return
     plain = module.removesuffix(".py")
-    hint = ""
+    hint = suggest_source(target)
     if plain != module and os.path.isfile(f"{plain.replace('.', '/')}.py"):
         hint = f"; did you mean '{plain}:{attribute}'?"
-    elif "." not in module:
+    elif not hint and "." not in module:
         hint = f"; a revision of a hub id is written '{module}@{attribute}'"
     raise SpecError(f"there is no module {module!r}, neither installed nor in {os.getcwd()}{hint}")
 
@@ -141,3 +146,38 @@ def _find_user_line(trace: TracebackType | None) -> str | None:
         if not frame.filename.startswith((*foreign, here, "<"))
     ]
     return f"{own[-1].filename}:{own[-1].lineno}" if own else None
+
+
+class Callable(Source):
+    """Functions without arguments that return a model; they can change without a trace."""
+
+    def recognise(self, text: str) -> ModelSpec | None:
+        target, at, _ = text.partition("@")
+        module, colon, attribute = target.partition(":")
+        if not colon:
+            return None
+        if not all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")]):
+            hint = suggest_source(text)
+            if module.endswith(".py"):
+                dotted = module.removesuffix(".py").replace("/", ".")
+                hint = f"; did you mean '{dotted}:{attribute}'?"
+            raise SpecError(f"not of the form package.module:callable{hint or '; ' + FORMS}")
+        if at:
+            raise SpecError("a callable has no revisions; leave '@...' out")
+        return ModelSpec(text, "callable", target)
+
+    def check(self, spec: ModelSpec, *, allow_pickle: bool = False) -> Found | None:
+        check_callable(spec.target)
+        return None
+
+    def open(
+        self,
+        spec: ModelSpec,
+        options: RunOptions,
+        dtype: torch.dtype | None,
+        found: Found | None,
+    ) -> LoadedParts:
+        return LoadedParts(*call(spec.target))
+
+
+SOURCE = Callable()

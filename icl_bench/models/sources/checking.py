@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from icl_bench.errors import SpecError
 from icl_bench.models.sources.series import Checkpoint, find_steps
-from icl_bench.models.sources.spec import HUB_ID, ModelSpec, suggest_local
-
-if TYPE_CHECKING:
-    from icl_bench.models.sources.hub import HubModel
+from icl_bench.models.sources.source import Found
+from icl_bench.models.sources.spec import ModelSpec, suggest_local
+from icl_bench.models.sources.table import failing_in, get_source
 
 
 def check_spec(
     spec: ModelSpec, *, allow_pickle: bool = False
-) -> HubModel | tuple[Checkpoint, ...] | None:
+) -> Found | tuple[Checkpoint, ...] | None:
     """Check that what a spec names exists, can be read and can be a causal language model.
 
     Reads headers only; a hub id costs a few short requests.
@@ -26,46 +25,52 @@ def check_spec(
         allow_pickle: accept weights that are stored as pickles.
 
     Returns:
-        where a hub id was found, for the hub not to be asked again; of a series its checkpoints;
-        None for everything else.
+        what its source learned, for it not to be looked up again; of a series its checkpoints.
 
     Raises:
         SpecError: something is missing, broken or not a model; the message says what.
     """
+    if spec.series is None:
+        return check_one(spec, allow_pickle=allow_pickle)
+    with _naming(spec):
+        return check_series(spec, allow_pickle=allow_pickle)
+
+
+def check_one(spec: ModelSpec, *, allow_pickle: bool = False) -> Found | None:
+    """Check that a model that is no series exists, can be read and can be a causal language model.
+
+    Args:
+        spec: a parsed spec.
+        allow_pickle: accept weights that are stored as pickles.
+
+    Returns:
+        what its source learned, for it not to be looked up again.
+
+    Raises:
+        SpecError: something is missing, broken or not a model; the message says what.
+    """
+    with _naming(spec):
+        return get_source(spec.kind).check(spec, allow_pickle=allow_pickle)
+
+
+@contextlib.contextmanager
+def _naming(spec: ModelSpec) -> Iterator[None]:
+    """Say in errors which model it is, and what is near if it is not there."""
     try:
-        if spec.series is not None:
-            return check_series(spec, allow_pickle=allow_pickle)
-        if spec.kind == "folder":
-            from icl_bench.models.sources.folder import check_folder
-
-            check_folder(Path(spec.target), allow_pickle=allow_pickle)
-        elif spec.kind == "gguf":
-            from icl_bench.models.sources.ggufheader import check_gguf
-
-            check_gguf(Path(spec.target))
-        elif spec.kind == "hub":
-            from icl_bench.models.sources.hub import find_on_hub
-
-            return find_on_hub(spec.target, spec.revision, allow_pickle=allow_pickle)
-        elif spec.kind == "callable":
-            from icl_bench.models.sources.callable_source import check_callable
-
-            check_callable(spec.target)
+        with failing_in(spec.kind):
+            yield
     except SpecError as error:
         hint = ""
-        if spec.kind in ("folder", "gguf") and not os.path.exists(spec.target):
+        if spec.is_local and not os.path.exists(spec.target):
             hint = suggest_local(spec.text if spec.series is None else spec.text.rpartition("@")[0])
-        elif spec.kind == "folder" and HUB_ID.fullmatch(spec.text):
-            hint = " (in the local folder of that name, which wins over a hub id)"
-        raise SpecError(f"model {spec.text!r}: {error}{hint}") from None
-    return None
+        raise SpecError(f"model {spec.text!r}: {error}{hint}") from error.__cause__
 
 
 def check_series(spec: ModelSpec, *, allow_pickle: bool = False) -> tuple[Checkpoint, ...]:
     """Check that a series has checkpoints to measure; single ones may be broken.
 
-    Reads headers only. Of a hub's checkpoints the last is looked at, and the first where the last
-    is broken, because each costs a few requests.
+    Reads headers only. Of a remote source's checkpoints the last is looked at, and the first where
+    the last is broken, because each costs a few requests.
 
     Args:
         spec: a spec with `series`.
@@ -79,13 +84,13 @@ def check_series(spec: ModelSpec, *, allow_pickle: bool = False) -> tuple[Checkp
     """
     found = find_steps(spec)
     asked, needed = found, 2
-    if spec.kind == "hub":
+    if get_source(spec.kind).remote:
         asked, needed = (found[-1], found[0]), 1
     reasons: list[str] = []
     good = 0
     for checkpoint in asked:
         try:
-            check_spec(checkpoint.spec, allow_pickle=allow_pickle)
+            check_one(checkpoint.spec, allow_pickle=allow_pickle)
             good += 1
         except SpecError as error:
             reasons.append(str(error).removeprefix("model "))

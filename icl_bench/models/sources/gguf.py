@@ -1,14 +1,11 @@
-"""The float copy of a GGUF file, a folder that loads like any other.
+"""The source of GGUF files: `FILE.gguf`, loaded from a float copy in a folder like any other.
 
 Dequantizing takes many seconds even for a small model, so it is done once per content of the file.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import importlib.metadata
-import json
 import os
 import re
 import shutil
@@ -19,14 +16,26 @@ from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import IclError, ModelError, SpecError
 from icl_bench.models.module.quiet import silenced
+from icl_bench.models.module.tokenizer import tokenizer_files
 from icl_bench.models.module.weights import check_loading_info, explain_failure
-from icl_bench.models.sources.folder import check_folder
+from icl_bench.models.sources.checkpoint_files import check_folder
+from icl_bench.models.sources.file_identity import digest_content, places_of
+from icl_bench.models.sources.ggufheader import check_gguf
+from icl_bench.models.sources.pretrained import load_pretrained
+from icl_bench.models.sources.source import Found, LoadedParts, Source
+from icl_bench.models.sources.spec import ModelSpec, local_path
+from icl_bench.options import RunOptions, default_cache_dir
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 LOCK_SECONDS = 3600
 """How long to wait for another process that converts the same file."""
+
+COPIES = "gguf"
+"""Folder of the copies in that of the cache."""
+SUFFIX = ".gguf"
 
 _COPY = re.compile(r"[0-9a-f]{32}-transformers-[0-9]+(?:\.[0-9]+)?")
 """Names of the copies' folders."""
@@ -48,11 +57,11 @@ def float_copy(path: Path, cache_dir: Path) -> Path:
     """
     from filelock import FileLock, Timeout
 
-    root = cache_dir / "gguf"
+    root = cache_dir / COPIES
     version = ".".join(importlib.metadata.version("transformers").split(".")[:2])
     try:
         root.mkdir(parents=True, exist_ok=True)
-        copy = root / f"{_content_key(path, root)}-transformers-{version}"
+        copy = root / f"{digest_content(path, root)}-transformers-{version}"
         if _is_complete(copy):
             return copy
         # The operating system frees this lock when its holder dies.
@@ -77,7 +86,7 @@ def find_copies(cache_dir: Path) -> list[Path]:
     Args:
         cache_dir: the folder that `float_copy` was given.
     """
-    root = cache_dir / "gguf"
+    root = cache_dir / COPIES
     # Of one that was not finished, the name that it would have had. Other folders are not ours.
     names = {path.name.partition(".part-")[0] for path in root.glob("*") if path.is_dir()}
     return [root / name for name in sorted(names) if _COPY.fullmatch(name)]
@@ -177,31 +186,49 @@ def load_gguf_tokenizer(path: Path) -> tuple[PreTrainedTokenizerBase | None, str
 
 def _dequantized() -> Iterator[tuple[str, Any]]:
     # Transformers 5 can keep weights packed where a kernel exists for the device.
-    config = getattr(importlib.import_module("transformers"), "GgufConfig", None)
+    import transformers
+
+    config = getattr(transformers, "GgufConfig", None)
     if config is not None:
         yield "quantization_config", config(dequantize=True)
 
 
-def _content_key(path: Path, root: Path) -> str:
-    """Digest of a file's content; remembered by path, size and times, as files are large."""
-    real = path.resolve()
-    stat = real.stat()
-    memo = root / "digests.json"
-    # The time of modification can be set back, that of the last change of state cannot.
-    entry = f"{real}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
-    try:
-        known = json.loads(memo.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
-    if not isinstance(known, dict):
-        known = {}
-    if not isinstance(known.get(entry), str):
-        digest = hashlib.sha256()
-        with real.open("rb") as stream:
-            while chunk := stream.read(2**20):
-                digest.update(chunk)
-        known[entry] = digest.hexdigest()[:32]
-        with tempfile.NamedTemporaryFile("w", dir=root, delete=False, encoding="utf-8") as memory:
-            json.dump(known, memory, indent=1)
-        os.replace(memory.name, memo)
-    return known[entry]
+class Gguf(Source):
+    """Files that llama.cpp reads, opened from a float copy."""
+
+    def recognise(self, text: str) -> ModelSpec | None:
+        path = local_path(text)
+        if not path.lower().endswith(SUFFIX) or os.path.isdir(path):
+            return None
+        return ModelSpec(text, "gguf", os.path.abspath(path), suffix=SUFFIX)
+
+    def check(self, spec: ModelSpec, *, allow_pickle: bool = False) -> Found | None:
+        check_gguf(Path(spec.target))
+        return None
+
+    def identity(self, spec: ModelSpec, options: RunOptions, found: Found | None) -> Any | None:
+        return places_of([Path(spec.target)])
+
+    def content(self, spec: ModelSpec, options: RunOptions, found: Found | None) -> str | None:
+        return digest_content(
+            Path(spec.target), (options.cache_dir or default_cache_dir()) / COPIES
+        )
+
+    def open(
+        self,
+        spec: ModelSpec,
+        options: RunOptions,
+        dtype: torch.dtype | None,
+        found: Found | None,
+    ) -> LoadedParts:
+        path = Path(spec.target)
+        copy = float_copy(path, options.cache_dir or default_cache_dir())
+        parts = load_pretrained(str(copy), options, dtype)
+        if not tokenizer_files(copy):
+            # What was missing when the copy was made, a package perhaps, may be there by now.
+            with silenced():
+                parts.tokenizer, parts.tokenizer_note = load_gguf_tokenizer(path)
+        return parts
+
+
+SOURCE = Gguf()

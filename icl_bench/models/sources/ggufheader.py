@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_bench.errors import SpecError
-from icl_bench.models.sources.folder import explain_lfs
+from icl_bench.models.sources.checkpoint_files import explain_lfs
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

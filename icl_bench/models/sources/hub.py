@@ -7,10 +7,7 @@ hub that cannot be reached costs seconds. Downloading is left to transformers.
 from __future__ import annotations
 
 import contextlib
-import inspect
-import ssl
-import urllib.error
-import urllib.request
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +16,7 @@ from typing import Any
 from icl_bench.errors import SpecError
 from icl_bench.models.module.quiet import silenced
 from icl_bench.models.module.weights import explain_failure
-from icl_bench.models.sources.folder import (
+from icl_bench.models.sources.checkpoint_files import (
     NO_PICKLE,
     PICKLE_INDEX,
     PICKLE_WEIGHTS,
@@ -30,6 +27,8 @@ from icl_bench.models.sources.folder import (
     read_shards,
     shard_names,
 )
+from icl_bench.models.sources.source import Found
+from icl_bench.models.sources.spec import suggest_local
 
 TIMEOUT = 5.0
 """Seconds that the hub has for one answer."""
@@ -37,18 +36,20 @@ LOG_IN = "log in with 'hf auth login' or set HF_TOKEN"
 
 
 @dataclass(frozen=True)
-class HubModel:
+class HubModel(Found):
     """Where a model was found.
 
     Args:
         commit: commit hash that the revision stands for.
         cached: True when the hub was not asked or not reached, and the cache holds everything.
         folder: where the hub's cache keeps files of this commit, its config.json at least.
+        files: names of the repository's files; empty when the hub was not asked.
     """
 
     commit: str
     cached: bool
     folder: Path | None = None
+    files: frozenset[str] = frozenset()
 
 
 class _Unavailable(Exception):
@@ -79,8 +80,8 @@ def _find(repo: str, revision: str | None, allow_pickle: bool) -> HubModel:
             repo, revision, allow_pickle, "the hub is switched off (HF_HUB_OFFLINE)"
         )
     try:
-        _reach(repo)
-        if _ask(repo, "config.json", revision) is None:
+        files = _ask(repo, revision)
+        if "config.json" not in files:
             raise SpecError(
                 f"the repository has no config.json, so it is no transformers model (if it holds "
                 f"GGUF files, download one and give its path){_at(revision)}"
@@ -89,55 +90,31 @@ def _find(repo: str, revision: str | None, allow_pickle: bool) -> HubModel:
         config = _download(repo, "config.json", revision)
         check_config(read_json(config))
         commit = config.parent.name
-        if _ask(repo, SAFE_WEIGHTS, commit) is None and _ask(repo, SAFE_INDEX, commit) is None:
-            pickles = (PICKLE_WEIGHTS, PICKLE_INDEX)
-            if all(_ask(repo, name, commit) is None for name in pickles):
+        if not files & {SAFE_WEIGHTS, SAFE_INDEX}:
+            if not files & {PICKLE_WEIGHTS, PICKLE_INDEX}:
                 raise SpecError(f"the repository has no weights ({SAFE_WEIGHTS}){_at(revision)}")
             if not allow_pickle:
                 raise SpecError(NO_PICKLE)
     except _Unavailable as error:
         return _find_in_cache(repo, revision, allow_pickle, str(error))
-    return HubModel(commit, cached=False, folder=config.parent)
+    return HubModel(commit, cached=False, folder=config.parent, files=files)
 
 
 def _at(revision: str | None) -> str:
     return f" at revision {revision!r}" if revision else ""
 
 
-def _reach(repo: str) -> None:
-    """Make sure that the hub answers, where its own library would ask again and again for that."""
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-
-    if "retry_on_errors" in inspect.signature(get_hf_file_metadata).parameters:
-        return
-    request = urllib.request.Request(hf_hub_url(repo, "config.json"), method="HEAD")
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT):
-            return
-    except urllib.error.HTTPError as error:
-        if error.code >= 500:
-            raise _Unavailable(f"{constants.ENDPOINT} answers with status {error.code}") from None
-    except (OSError, ValueError) as error:
-        # Certificates are looked for elsewhere by the hub's library.
-        if not isinstance(getattr(error, "reason", None), ssl.SSLError):
-            raise _Unavailable(f"{constants.ENDPOINT} cannot be reached ({_root(error)})") from None
-
-
-def _ask(repo: str, name: str, revision: str | None) -> str | None:
-    """Return the commit that a file was found at, or None when it is not there."""
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import EntryNotFoundError
+def _ask(repo: str, revision: str | None) -> frozenset[str]:
+    """Return the names of a repository's files."""
+    from huggingface_hub import HfApi, constants
 
     with _asking(repo, revision):
-        try:
-            commit = get_hf_file_metadata(
-                hf_hub_url(repo, name, revision=revision), timeout=TIMEOUT
-            ).commit_hash
-        except EntryNotFoundError:
-            return None
-    if not commit:
+        info = HfApi(endpoint=constants.ENDPOINT).model_info(
+            repo, revision=revision, timeout=TIMEOUT
+        )
+    if not info.sha:
         raise _Unavailable(_not_a_hub(constants.ENDPOINT))
-    return commit
+    return frozenset(file.rfilename for file in info.siblings or ())
 
 
 @contextlib.contextmanager
@@ -155,17 +132,13 @@ def _asking(repo: str, revision: str | None = None) -> Iterator[None]:
     hub = constants.ENDPOINT
     try:
         yield
-    except EntryNotFoundError:
-        raise
+    except (EntryNotFoundError, json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        raise _Unavailable(_not_a_hub(hub)) from None
     except RevisionNotFoundError:
         raise SpecError(f"{hub} has this model, but no revision {revision!r}") from None
     except GatedRepoError:
-        raise _Unavailable(
-            f"access to it is restricted: accept its terms at {hub}/{repo}, then {LOG_IN}"
-        ) from None
+        raise _Unavailable(_restricted(repo)) from None
     except RepositoryNotFoundError:
-        from icl_bench.models.sources.spec import suggest_local
-
         raise SpecError(
             f"{hub} has no such model; if it is private, {LOG_IN}{suggest_local(repo)}"
         ) from None
@@ -177,6 +150,13 @@ def _asking(repo: str, revision: str | None = None) -> Iterator[None]:
     except Exception as error:
         # Which exceptions a dead connection raises depends on the hub library's HTTP client.
         raise _Unavailable(f"{hub} cannot be reached ({_root(error)})") from None
+
+
+def _restricted(repo: str) -> str:
+    from huggingface_hub import constants
+
+    address = f"{constants.ENDPOINT}/{repo}"
+    return f"access to it is restricted: accept its terms at {address}, then {LOG_IN}"
 
 
 def _not_a_hub(address: str) -> str:
@@ -212,22 +192,15 @@ def list_revisions(repo: str) -> list[str]:
 
 def _ask_revisions(repo: str) -> list[str]:
     from huggingface_hub import constants
-    from huggingface_hub.errors import EntryNotFoundError
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     # As `HfApi.list_repo_refs` does it, which has no time limit.
     address = f"{constants.ENDPOINT}/api/models/{repo}/refs"
-    try:
-        with _asking(repo):
-            answer = get_session().get(address, headers=build_hf_headers(), timeout=TIMEOUT)
-            hf_raise_for_status(answer)
-            content = answer.json()
-    except EntryNotFoundError:
-        raise _Unavailable(_not_a_hub(constants.ENDPOINT)) from None
-    try:
-        return sorted({ref["name"] for kind in ("branches", "tags") for ref in content[kind]})
-    except (KeyError, TypeError):
-        raise _Unavailable(_not_a_hub(constants.ENDPOINT)) from None
+    with _asking(repo):
+        answer = get_session().get(address, headers=build_hf_headers(), timeout=TIMEOUT)
+        hf_raise_for_status(answer)
+        refs = answer.json()
+        return sorted({ref["name"] for kind in ("branches", "tags") for ref in refs[kind]})
 
 
 def download_weights(repo: str, found: HubModel) -> Path:
@@ -245,7 +218,7 @@ def download_weights(repo: str, found: HubModel) -> Path:
     with silenced():
         try:
             names = [SAFE_WEIGHTS]
-            if _ask(repo, SAFE_WEIGHTS, found.commit) is None:
+            if SAFE_WEIGHTS not in found.files:
                 names = shard_names(_download(repo, SAFE_INDEX, found.commit))
             files = [_download(repo, name, found.commit) for name in names]
             return files[0].parent
@@ -262,9 +235,12 @@ def _root(error: BaseException) -> str:
 
 def _download(repo: str, name: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import GatedRepoError
 
     try:
         return Path(hf_hub_download(repo, name, revision=revision, etag_timeout=TIMEOUT))
+    except GatedRepoError:
+        raise _Unavailable(_restricted(repo)) from None
     except Exception as error:
         raise _Unavailable(f"{name} could not be downloaded ({explain_failure(error)})") from None
 
@@ -272,8 +248,6 @@ def _download(repo: str, name: str, revision: str | None) -> Path:
 def _find_in_cache(repo: str, revision: str | None, allow_pickle: bool, why: str) -> HubModel:
     config = _cached(repo, "config.json", revision)
     if config is None:
-        from icl_bench.models.sources.spec import suggest_local
-
         raise SpecError(
             f"{why}, and no copy of it{_at(revision)} is in the cache, which would have been used"
             f"{suggest_local(repo)}"

@@ -1,4 +1,4 @@
-"""A model spec: what the user wrote, and which kind of thing it names.
+"""A model spec: what the user wrote, and which source of models it names.
 
 Nothing here imports torch or transformers, so that a typing mistake costs no start-up time.
 """
@@ -8,20 +8,17 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
-import importlib
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from icl_bench.errors import SpecError
 from icl_bench.naming import plain_name
 
-if TYPE_CHECKING:
-    pass
-
-Kind = Literal["builtin", "hub", "folder", "gguf", "callable", "object"]
+OPEN = "object"
+"""The `kind` of a model that is already open and comes from no source."""
 
 FORMS = (
     "a model is builtin:NAME, a hub id (NAME or ORG/NAME, with @REVISION if wanted), a local "
@@ -32,6 +29,7 @@ MANY = "names several checkpoints, and one model is needed here: give '@STEP'"
 
 HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
 _ORIGIN_DIGITS = 12
+_WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|.*\\")
 
 
 @dataclass(frozen=True)
@@ -40,21 +38,30 @@ class ModelSpec:
 
     Args:
         text: the spec as given, without `NAME=`.
-        kind: what sort of thing it names; `object` for a model that is already open.
-        target: builtin name, repository id, absolute path, or `package.module:callable`.
+        kind: name of its source in the table of sources; `object` for a model that is already
+            open.
+        target: what its source finds it by: a name, a repository id, `package.module:callable`;
+            an absolute path if it is local.
         revision: branch, tag or commit of a hub id, step of a built-in model, or name of a
             checkpoint in a folder of several, if one was given.
         series: of a series what stands after the '@': `*`, a pattern, or names with commas
             between; its target is then what holds the checkpoints.
         name: the user's own name for it (`NAME=SPEC`), or None.
+        suffix: end of the target that the model's name leaves out.
     """
 
     text: str
-    kind: Kind
+    kind: str
     target: str
     revision: str | None = None
     series: str | None = None
     name: str | None = None
+    suffix: str = ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the target is a path of this machine."""
+        return os.path.isabs(self.target)
 
     @property
     def given(self) -> str:
@@ -68,15 +75,12 @@ class ModelSpec:
         Two folders of one name differ in it; a folder that is trained further does not. It is the
         SHA-256 of the resolved path, hub id (with its revision) or callable.
         """
-        if self.kind == "object":
+        if self.kind == OPEN:
             return None
-        text = self.target
-        if self.kind in ("folder", "gguf"):
-            text = os.path.realpath(text)
-        elif self.kind == "builtin":
-            text = f"builtin:{text}"
-        local_step = self.kind == "folder" and self.series is None
-        selection = None if local_step else self.series or self.revision
+        text = os.path.realpath(self.target) if self.is_local else self.target
+        if self.text.startswith(f"{self.kind}:"):
+            text = f"{self.kind}:{text}"
+        selection = self.series if self.is_local else self.series or self.revision
         if selection is not None:
             text = f"{text}@{selection}"
         digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))
@@ -85,10 +89,10 @@ class ModelSpec:
     @property
     def public(self) -> str:
         """The spec for reports: of a local path only its last component."""
-        if self.kind not in ("folder", "gguf"):
+        if not self.is_local:
             return self.text
         path = Path(self.target)
-        if self.kind == "folder" and self.revision is not None:
+        if self.revision is not None:
             return f"{path.parent.name}@{self.revision}"
         name = path.name or self.text
         return name if self.series is None else f"{path.name}@{self.series}"
@@ -109,6 +113,45 @@ class ModelSpec:
             raise SpecError(f"model {self.text!r}: '@{self.series}' {MANY}")
 
 
+def looks_like_path(text: str) -> bool:
+    """Return whether a text can only be meant as a path, there or not.
+
+    Args:
+        text: what the user wrote.
+    """
+    return (
+        text.startswith(("/", "./", "../", "~"))
+        or text.endswith("/")
+        or text in (".", "..")
+        or _WINDOWS_PATH.match(text) is not None
+    )
+
+
+def local_path(text: str) -> str:
+    """Return a text as a path, `~` expanded.
+
+    Args:
+        text: what the user wrote.
+
+    Raises:
+        SpecError: it is a URL.
+    """
+    if "://" in text:
+        raise SpecError(_explain_url(text))
+    return os.path.expanduser(text)
+
+
+def _explain_url(text: str) -> str:
+    match = re.match(
+        r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)(?:/(?:tree|blob)/([^/?#]+))?",
+        text,
+    )
+    if match is None:
+        return f"a URL is not a model spec; {FORMS}"
+    repo, revision = match.groups()
+    return f"give the hub id instead of its address: {repo}{f'@{revision}' if revision else ''}"
+
+
 def suggest_local(text: str) -> str:
     """Return `; did you mean ...?` for a built-in model, folder or GGUF file of nearly that name.
 
@@ -121,7 +164,8 @@ def suggest_local(text: str) -> str:
         for entry in entries:
             if entry.is_dir() or entry.name.lower().endswith(".gguf"):
                 known[entry.name] = os.path.join(parent, entry.name)
-    builtin = importlib.import_module("icl_bench.reference").NAMES
-    known.update({other: f"builtin:{other}" for other in builtin})
+    from icl_bench.reference import NAMES
+
+    known.update({other: f"builtin:{other}" for other in NAMES})
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {known[close[0]]!r}?" if close else ""

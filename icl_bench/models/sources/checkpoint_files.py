@@ -1,0 +1,233 @@
+"""What a folder with a checkpoint must hold, read without torch: config, weights, their sizes."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+from icl_bench.errors import SpecError
+
+SAFE_WEIGHTS = "model.safetensors"
+SAFE_INDEX = "model.safetensors.index.json"
+PICKLE_WEIGHTS = "pytorch_model.bin"
+PICKLE_INDEX = "pytorch_model.bin.index.json"
+LFS_POINTER = b"version https://git-lfs"
+NO_PICKLE = (
+    "its weights are stored as a pickle, which can run any code when it is read; convert it to "
+    "safetensors, or give --icl-allow-pickle if you trust its author"
+)
+
+ENCODERS = frozenset(
+    {
+        *("albert", "bert", "camembert", "convbert", "deberta", "deberta-v2", "distilbert"),
+        *("electra", "esm", "funnel", "longformer", "modernbert", "mpnet", "nomic_bert", "roberta"),
+        *("squeezebert", "xlm-roberta", "xlm-roberta-xl", "clip", "vit", "wav2vec2"),
+    }
+)
+"""Model types that never predict the next token unless the config says `is_decoder`."""
+CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel")
+"""How the class names of causal language models end, whatever else their config says."""
+_MAX_HEADER = 100 * 2**20
+
+
+def check_folder(folder: Path, *, allow_pickle: bool = False) -> None:
+    """Check that a folder holds a complete checkpoint of a causal language model.
+
+    Args:
+        folder: the folder.
+        allow_pickle: accept weights that are stored as pickles.
+
+    Raises:
+        SpecError: something is missing, broken or of another kind.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise SpecError("this is a file, not a folder")
+    if not folder.is_dir():
+        raise SpecError(f"there is no folder {str(folder)!r}")
+    config = folder / "config.json"
+    if not config.is_file():
+        raise SpecError(f"the folder has no config.json{_explain_missing_config(folder)}")
+    check_config(read_json(config))
+    _check_weights(folder, allow_pickle)
+
+
+def check_config(config: Any) -> None:
+    """Check that the content of a `config.json` can describe a causal language model.
+
+    Args:
+        config: the parsed JSON.
+
+    Raises:
+        SpecError: it describes no model, or surely one of another kind.
+    """
+    if not isinstance(config, dict):
+        raise SpecError("its config.json is not a JSON object")
+    kind, classes = config.get("model_type"), config.get("architectures")
+    if not kind and not classes:
+        raise SpecError("its config.json names neither a model_type nor architectures")
+    if isinstance(classes, list) and any(str(name).endswith(CAUSAL_ENDINGS) for name in classes):
+        return
+    shape = None
+    if config.get("is_encoder_decoder") is True:
+        shape = "an encoder-decoder model"
+    elif kind in ENCODERS and config.get("is_decoder") is not True:
+        shape = "an encoder"
+    if shape:
+        raise SpecError(f"not a causal language model: its config.json describes {shape} ({kind})")
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        SpecError: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"{path.name} cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        raise SpecError(f"{path.name} is not valid JSON ({error})") from None
+
+
+def _explain_missing_config(folder: Path) -> str:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        return f"; it cannot be listed ({error.strerror or error})"
+    steps = [n for n in names if (folder / n / "config.json").is_file()]
+    ggufs = [n for n in names if n.lower().endswith(".gguf")]
+    if steps:
+        listed = ", ".join(sorted(steps, key=lambda n: (len(n), n))[-5:])
+        return (
+            f"; these sub-folders are checkpoints, give one of them: {listed} (or all, as a "
+            f"series: '{folder.name}@*')"
+        )
+    if "adapter_config.json" in names:
+        return "; it holds an adapter: merge it into its base model and save that"
+    if ggufs:
+        return f"; give the GGUF file itself: {os.path.join(folder.name, ggufs[0])}"
+    return "; a checkpoint folder is what save_pretrained writes"
+
+
+def _check_weights(folder: Path, allow_pickle: bool) -> None:
+    if (folder / SAFE_WEIGHTS).is_file():
+        check_safetensors(folder / SAFE_WEIGHTS)
+    elif (folder / SAFE_INDEX).is_file():
+        for shard in read_shards(folder / SAFE_INDEX):
+            check_safetensors(shard)
+    elif (folder / PICKLE_WEIGHTS).is_file() or (folder / PICKLE_INDEX).is_file():
+        if not allow_pickle:
+            raise SpecError(NO_PICKLE)
+        if (folder / PICKLE_WEIGHTS).is_file():
+            _check_pickle(folder / PICKLE_WEIGHTS)
+        else:
+            for shard in read_shards(folder / PICKLE_INDEX):
+                _check_pickle(shard)
+    else:
+        others = sorted(
+            p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".pt")
+        )
+        found = f" (it holds {', '.join(others[:3])})" if others else ""
+        raise SpecError(f"the folder has no {SAFE_WEIGHTS} and no {SAFE_INDEX}{found}")
+
+
+def read_shards(index: Path) -> list[Path]:
+    """Return the files that a sharded checkpoint consists of.
+
+    Args:
+        index: its `*.index.json`.
+
+    Raises:
+        SpecError: the index is broken, or a file that it names is missing.
+    """
+    files = shard_names(index)
+    missing = [name for name in files if not (index.parent / name).is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise SpecError(
+            f"{missing[0]}{more} of {len(files)} weight files named in {index.name} missing"
+        )
+    return [index.parent / name for name in files]
+
+
+def shard_names(index: Path) -> list[str]:
+    """Return the names of the files that a sharded checkpoint consists of, there or not.
+
+    Args:
+        index: its `*.index.json`.
+
+    Raises:
+        SpecError: the index is broken.
+    """
+    content = read_json(index)
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict) or not names:
+        raise SpecError(f"{index.name} has no weight_map")
+    return sorted({str(name) for name in names.values()})
+
+
+def check_safetensors(path: Path) -> None:
+    """Check that a safetensors file has a sound header and all the data that it promises.
+
+    Args:
+        path: the file.
+
+    Raises:
+        SpecError: it is no safetensors file, or is cut short.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            start = stream.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            plausible = 2 <= length <= min(_MAX_HEADER, size - 8)
+            header = stream.read(length) if plausible else stream.read(64)
+    except OSError as error:
+        raise SpecError(f"{path.name} cannot be read ({error.strerror or error})") from None
+    explain_lfs(path.name, start + header)
+    if not plausible:
+        raise SpecError(f"{path.name} is cut short or not a safetensors file ({size} bytes)")
+    try:
+        tensors = json.loads(header)
+        ends = [
+            entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"
+        ]
+        needed = max(ends, default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise SpecError(f"{path.name} is not a safetensors file: its header is broken") from None
+    if not ends:
+        raise SpecError(f"{path.name} holds no weights")
+    if size - 8 - length != needed:
+        raise SpecError(
+            f"{path.name} is cut short or damaged: its header promises {needed} bytes of weights, "
+            f"the file has {size - 8 - length}; copy or download it again"
+        )
+
+
+def _check_pickle(path: Path) -> None:
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(64)
+    except OSError as error:
+        raise SpecError(f"{path.name} cannot be read ({error.strerror or error})") from None
+    explain_lfs(path.name, start)
+    if not start:
+        raise SpecError(f"{path.name} is empty")
+
+
+def explain_lfs(name: str, start: bytes) -> None:
+    """Raise SpecError when a file is a Git LFS pointer that stands in for the real one.
+
+    Args:
+        name: the file's name.
+        start: its first bytes.
+    """
+    if start.startswith(LFS_POINTER):
+        raise SpecError(f"{name} is a Git LFS pointer, not the file itself; run 'git lfs pull'")

@@ -1,0 +1,106 @@
+"""A checkpoint in a folder or on a hub -> model and tokenizer, by transformers.
+
+Torch and transformers are imported when a model is loaded, not with this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from icl_bench.errors import ModelError, UnsupportedModel
+from icl_bench.models.module.placement import keep_offloaded, split_options
+from icl_bench.models.module.quiet import silenced
+from icl_bench.models.module.tokenizer import load_tokenizer
+from icl_bench.models.module.weights import check_loading_info, explain_failure
+from icl_bench.models.sources.source import LoadedParts
+from icl_bench.options import SPLIT, RunOptions
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def load_pretrained(
+    source: str,
+    options: RunOptions,
+    dtype: torch.dtype | None,
+    *,
+    commit: str | None = None,
+    cached: bool = False,
+) -> LoadedParts:
+    """Load model and tokenizer of a checkpoint.
+
+    Args:
+        source: folder or hub id.
+        options: whether the model is spread over all devices, what is trusted.
+        dtype: data type to load in; None for the model's own.
+        commit: of a hub id.
+        cached: whether the hub is not to be asked.
+
+    Raises:
+        ModelError: it cannot be loaded, or its weights are incomplete.
+        UnsupportedModel: it is no causal language model that transformers knows.
+    """
+    load: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
+    if commit is not None:
+        load.update(revision=commit, local_files_only=cached)
+    split = options.device == SPLIT
+    with silenced(), _no_conversion_request():
+        with contextlib.ExitStack() as stack:
+            placing = stack.enter_context(split_options()) if split else {}
+            model = _load_model(source, dtype, options.allow_pickle, {**load, **placing})
+            if split:
+                keep_offloaded(model, placing)
+        tokenizer, note = load_tokenizer(source, load)
+    return LoadedParts(model, tokenizer, commit, note)
+
+
+def _load_model(
+    source: str, dtype: torch.dtype | None, allow_pickle: bool, options: dict[str, Any]
+) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    # Makes the built-in models' architecture known to transformers: they can be trained anew.
+    import icl_bench.reference.architecture  # noqa: F401
+
+    auto: Any = AutoModelForCausalLM
+    try:
+        model, info = auto.from_pretrained(
+            source,
+            dtype="auto" if dtype is None else dtype,
+            use_safetensors=None if allow_pickle else True,
+            # Not to accept them: to name them all in an error of our own.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:
+        text = str(error)
+        if "Unrecognized configuration class" in text:
+            name = re.search(r"configuration class <class '[^']*?(\w+)'>", text)
+            which = f" ({name.group(1)})" if name else ""
+            raise UnsupportedModel(
+                f"not a causal language model that transformers knows{which}"
+            ) from error
+        raise ModelError(f"it cannot be loaded: {explain_failure(error)}") from error
+    check_loading_info(info)
+    return model
+
+
+@contextlib.contextmanager
+def _no_conversion_request() -> Iterator[None]:
+    # Loading a pickle from a hub would otherwise ask a service to convert it, in the background.
+    name = "DISABLE_SAFETENSORS_CONVERSION"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

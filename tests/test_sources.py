@@ -1,0 +1,448 @@
+"""Sources of models: the table and its protocol, and what it lets others add."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import pytest
+import torch
+from distributions import Install, install
+from test_house import FILES
+
+import icl_bench
+from icl_bench.cli import main
+from icl_bench.errors import SpecError
+from icl_bench.models.opening.loading import load_parts
+from icl_bench.models.sources import file_identity, table
+from icl_bench.models.sources.checking import check_one, check_spec
+from icl_bench.models.sources.identity import identify
+from icl_bench.models.sources.parsing import parse_spec
+from icl_bench.models.sources.series import Checkpoints, find_steps, find_sub_folders
+from icl_bench.models.sources.source import OPERATIONS, Found, LoadedParts, Source
+from icl_bench.models.sources.spec import OPEN, ModelSpec
+from icl_bench.models.sources.table import SOURCES, get_source
+from icl_bench.options import RunOptions
+from icl_bench.provenance import module_version
+
+__all__ = ["install"]
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "plugin" / "src"
+OPTIONS = RunOptions()
+TRUSTING = RunOptions(trust_remote_code=True)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_row_of_the_table_is_a_source_and_says_so_of_its_specs() -> None:
+    assert {"recognise", "check", "checkpoints", "identity", "open", "pour"} < set(OPERATIONS)
+    texts = {
+        "builtin": "builtin:handwired",
+        "gguf": "m.gguf",
+        "folder": "./m",
+        "callable": "a.b:c",
+        "hub": "org/m",
+    }
+    assert texts.keys() == SOURCES.keys()
+    for name, text in texts.items():
+        source = get_source(name)
+        assert all(hasattr(source, one) for one in OPERATIONS)
+        spec = parse_spec(text)
+        assert spec.kind == name and source.recognise(text) == spec
+        others = [get_source(other) for other in list(SOURCES)[: list(SOURCES).index(name)]]
+        assert [other.recognise(text) for other in others] == [None] * len(others)
+
+
+def test_a_source_without_an_operation_says_so() -> None:
+    made, spec = get_source("callable"), parse_spec("a.b:c")
+    assert made.checkpoints(spec) is made.identity(spec, OPTIONS, None) is None
+    assert made.content(spec, OPTIONS, None) is made.pour(spec, None) is None
+    assert made.training_loss(spec, ()) == {}
+
+
+def kinds_compared(code: str) -> set[str]:
+    """Sources that are named where the `kind` of something is compared."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Compare) and "attr='kind'" in ast.dump(node.left):
+            constants = (part for side in node.comparators for part in ast.walk(side))
+            found |= {part.value for part in constants if isinstance(part, ast.Constant)}
+    return found & {*SOURCES, OPEN}
+
+
+def test_nothing_asks_which_source_a_spec_is_of() -> None:
+    asking = {name for name, path in FILES.items() if kinds_compared(path.read_text())}
+    assert asking == set()
+    assert kinds_compared("spec.kind == 'hub'") == {"hub"}
+    assert kinds_compared("if self.spec.kind in ('folder', 'gguf'): ...") == {"folder", "gguf"}
+
+
+# What tells one model from another.
+
+
+def named(path: Path, options: RunOptions) -> tuple[str | None, str | None]:
+    """Identity and content of a model."""
+    spec = parse_spec(str(path))
+    return identify(spec, options, None), get_source(spec.kind).content(spec, options, None)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return checkpoints.write_llama(tmp_path / "model")
+
+
+@pytest.mark.parametrize("options", [OPTIONS, TRUSTING])
+@pytest.mark.parametrize(
+    "hidden", [".DS_Store", ".cache/huggingface/x.metadata", ".git/hook.py", ".tmp.safetensors"]
+)
+def test_hidden_files_beside_a_model_make_no_other_model(
+    folder: Path, hidden: str, options: RunOptions
+) -> None:
+    before = named(folder, options)
+    assert None not in before
+    (folder / hidden).parent.mkdir(parents=True, exist_ok=True)
+    (folder / hidden).write_text("x")
+    assert named(folder, options) == before
+
+
+def test_a_folder_is_known_by_its_content_wherever_it_lies(folder: Path, tmp_path: Path) -> None:
+    places, content = named(folder, OPTIONS)
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    os.utime(copy / "model.safetensors")
+    (copy / "optimizer.pt").write_text("moments")
+    (copy / "trainer_state.json").write_text("{}")
+    assert named(copy, OPTIONS)[0] != places and named(copy, OPTIONS)[1] == content
+    contents = {content}
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        changed = shutil.copytree(folder, tmp_path / f"changed-{name}")
+        (changed / name).write_bytes((changed / name).read_bytes() + b" ")
+        contents.add(named(changed, OPTIONS)[1])
+    renamed = shutil.copytree(folder, tmp_path / "renamed")
+    (renamed / "tokenizer.json").rename(renamed / "tokenizer2.json")
+    contents.add(named(renamed, OPTIONS)[1])
+    assert len(contents) == 5 and None not in contents
+
+
+def test_code_counts_as_content_where_it_is_trusted(folder: Path) -> None:
+    (folder / "parts").mkdir()
+    (folder / "parts" / "layer.py").write_text("a = 1")
+    before = named(folder, OPTIONS)[1], named(folder, TRUSTING)[1]
+    (folder / "parts" / "layer.py").write_text("a = 2")
+    assert named(folder, OPTIONS)[1] == before[0] and named(folder, TRUSTING)[1] != before[1]
+
+
+def test_a_gguf_is_known_by_its_content_wherever_it_lies(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_text("GGUF")
+    places, content = named(file, OPTIONS)
+    twin = Path(shutil.copy(file, tmp_path / "twin.gguf"))
+    assert named(twin, OPTIONS)[0] != places and named(twin, OPTIONS)[1] == content
+    twin.write_text("GGUg")
+    assert named(twin, OPTIONS)[1] != content
+
+
+def test_content_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = named(folder, OPTIONS)
+    monkeypatch.setattr(file_identity, "hashlib", None)
+    assert named(folder, OPTIONS) == before
+
+
+# A source that is made of others.
+
+
+class FoundBoth(Found):
+    def __init__(self, base: Found | None, adapter: Path) -> None:
+        self.base, self.adapter = base, adapter
+
+
+class Adapted(Source):
+    """`adapted:BASE+FOLDER`: a base of any source, to whose norm `delta.pt` is added."""
+
+    def recognise(self, text: str) -> ModelSpec | None:
+        base, plus, adapter = text.removeprefix("adapted:").rpartition("+")
+        if not plus:
+            raise SpecError("write adapted:BASE+FOLDER")
+        parse_spec(base)
+        adapter, _, series = adapter.partition("@")
+        return ModelSpec(text, "adapted", f"{base}+{adapter}", series=series or None)
+
+    def _parts(self, spec: ModelSpec) -> tuple[ModelSpec, Path]:
+        base, _, adapter = spec.target.rpartition("+")
+        return parse_spec(base), Path(adapter, spec.revision or "")
+
+    def check(self, spec: ModelSpec, *, allow_pickle: bool = False) -> Found | None:
+        base, adapter = self._parts(spec)
+        if not (adapter / "delta.pt").is_file():
+            raise SpecError(f"there is no adapter {str(adapter)!r}")
+        return FoundBoth(check_one(base, allow_pickle=allow_pickle), adapter)
+
+    def checkpoints(self, spec: ModelSpec) -> Checkpoints:
+        adapter = self._parts(spec)[1]
+        return Checkpoints(find_sub_folders(adapter), f"folder {str(adapter)!r}")
+
+    def identity(self, spec: ModelSpec, options: RunOptions, found: Found | None) -> Any | None:
+        base, adapter = self._parts(spec)
+        found_base = found.base if isinstance(found, FoundBoth) else None
+        of_base = get_source(base.kind).identity(base, options, found_base)
+        if of_base is None:
+            return None
+        return [base.kind, of_base, file_identity.places_of([adapter / "delta.pt"])]
+
+    def open(
+        self,
+        spec: ModelSpec,
+        options: RunOptions,
+        dtype: torch.dtype | None,
+        found: Found | None,
+    ) -> LoadedParts:
+        base, adapter = self._parts(spec)
+        assert isinstance(found, FoundBoth) and found.adapter == adapter
+        parts = get_source(base.kind).open(base, options, dtype, found.base)
+        with torch.no_grad():
+            parts.model.model.norm.weight += torch.load(adapter / "delta.pt")
+        return parts
+
+
+ADAPTED = Adapted()
+
+
+@pytest.fixture
+def adapted(install: Install, folder: Path, tmp_path: Path) -> str:
+    install("their-adapters", "icl_bench.sources", f"adapted = {__name__}:ADAPTED")
+    for name, delta in (("one", 1.0), ("run/step1", 2.0), ("run/step2", 3.0)):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text("{}")
+        torch.save(torch.full((32,), delta), tmp_path / name / "delta.pt")
+    return "adapted:./model+one"
+
+
+def norm(parts: LoadedParts) -> float:
+    return float(parts.model.model.norm.weight.detach().mean())
+
+
+def test_a_source_made_of_others_is_recognised_checked_and_opened(adapted: str) -> None:
+    spec = parse_spec(f"mine={adapted}")
+    assert (spec.kind, spec.target, spec.name) == ("adapted", "./model+one", "mine")
+    assert isinstance(check_spec(spec), FoundBoth)
+    assert norm(load_parts(spec)) == norm(load_parts(parse_spec("./model"))) + 1
+    with pytest.raises(SpecError, match="^model 'adapted:./model': write adapted:BASE"):
+        parse_spec("adapted:./model")
+    with pytest.raises(SpecError, match="model 'adapted:builtin:nothing.one': .*no such built-in"):
+        parse_spec("adapted:builtin:nothing+one")
+    with pytest.raises(SpecError, match="^model 'adapted:./model.none': there is no adapter"):
+        check_spec(parse_spec("adapted:./model+none"))
+    with pytest.raises(SpecError, match="^model 'adapted:./nothing.one': model './nothing': there"):
+        check_spec(parse_spec("adapted:./nothing+one"))
+
+
+def test_each_part_of_a_model_tells_it_from_others(adapted: str, folder: Path) -> None:
+    spec = parse_spec(adapted)
+    identities = [identify(spec, OPTIONS, check_one(spec))]
+    os.utime("one/delta.pt", ns=(1, 1))
+    identities.append(identify(spec, OPTIONS, check_one(spec)))
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    identities.append(identify(spec, OPTIONS, check_one(spec)))
+    identities.append(identify(parse_spec("adapted:./model+run/step1"), OPTIONS, None))
+    assert None not in identities and len(set(identities)) == 4
+    assert identify(parse_spec("adapted:a.b:c+one"), OPTIONS, None) is None
+    assert spec.origin not in (None, parse_spec("adapted:./model+run").origin)
+
+
+def test_a_source_may_list_checkpoints_in_sub_folders(adapted: str) -> None:
+    series = parse_spec("adapted:./model+run@*")
+    steps = find_steps(series)
+    assert check_spec(series) == steps
+    assert [step.step for step in steps] == [1, 2]
+    assert [norm(load_parts(step.spec)) for step in steps] == [3, 4]
+
+
+# What other packages add.
+
+
+@pytest.fixture
+def random_source(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of docs/extending.md, as if it was installed."""
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    install("icl-bench-example", "icl_bench.sources", "random = icl_bench_example.source:SOURCE")
+
+
+SUITE = """
+icl_suite: 1
+name: small
+measure: {repeats: {probe: induction, sequences: 2, period: 8}}
+checks: [{id: has-induction-heads, on: repeats, metric: induction_max, above: 0.4}]
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    (tmp_path / "small.yaml").write_text(SUITE)
+    return tmp_path / "small.yaml"
+
+
+def test_another_packages_source_opens_models(random_source: None) -> None:
+    spec = parse_spec("random:2x4@7")
+    assert (spec.kind, spec.target, spec.revision, spec.public) == (
+        *("random", "2x4", "7"),
+        "random:2x4@7",
+    )
+    assert check_spec(spec) is None
+    first, again = (load_parts(spec).model for _ in range(2))
+    other = load_parts(parse_spec("random:2x4@8")).model
+    weights = [model.model.embed_tokens.weight for model in (first, again, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert (first.config.num_hidden_layers, first.config.num_attention_heads) == (2, 4)
+    identities = [
+        identify(parse_spec(text), OPTIONS, None)
+        for text in ("random:2x4", "random:2x4@0", "random:2x4@1", "random:2x3")
+    ]
+    assert identities[0] == identities[1] and len(set(identities)) == 3
+
+
+def test_a_record_shows_another_packages_model_like_any_other(
+    random_source: None, suite: Path, openings: list[str]
+) -> None:
+    record = icl_bench.run([suite], model="random:2x4@7")
+    model = record.model
+    assert (model.spec, model.slug, model.layers, model.heads) == (
+        *("random:2x4@7", "random-2x4-7"),
+        *(2, 4),
+    )
+    assert model.origin == parse_spec("random:2x4@7").origin is not None
+    assert model.fingerprint and record.checks[0].verdict == "fail"
+    assert icl_bench.run([suite], model="random:2x4@7").measurements["small/repeats"].cached
+    assert openings == ["random:2x4@7"]
+    assert icl_bench.run([suite], model="random:2x4@8").model.origin != model.origin
+
+
+THEIRS = """
+from icl_bench.models.sources.source import LoadedParts, Source
+from icl_bench.models.sources.spec import ModelSpec
+class Theirs(Source):
+    def recognise(self, text):
+        return ModelSpec(text, "", text.partition(":")[2])
+    def check(self, spec, *, allow_pickle=False):
+        return None
+    def identity(self, spec, options, found):
+        return spec.target
+    def open(self, spec, options, dtype, found):
+        from icl_bench.reference import load
+        return LoadedParts(*load(spec.target))
+SOURCE = Theirs()
+"""
+
+
+def install_theirs(install: Install, code: str = THEIRS, name: str = "theirs") -> Path:
+    return install("their-models", "icl_bench.sources", f"{name} = their_models:SOURCE", code)
+
+
+def test_what_was_measured_by_other_code_of_a_source_is_measured_again(
+    install: Install, suite: Path, openings: list[str]
+) -> None:
+    file = install_theirs(install)
+
+    def is_cached() -> bool:
+        record = icl_bench.run([suite], model="theirs:handwired")
+        assert record.checks[0].verdict == "pass"
+        return record.measurements["small/repeats"].cached
+
+    assert [is_cached(), is_cached()] == [False, True]
+    file.write_text(f"{THEIRS}# changed")
+    module_version.cache_clear()
+    assert [is_cached(), is_cached()] == [False, True]
+    assert openings == ["theirs:handwired"] * 2
+
+
+def test_looking_for_other_packages_costs_nothing_where_no_name_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: pytest.fail("read"))
+    Path("odd:name").mkdir()
+    specs = ("builtin:handwired", "./model", "m.gguf", "org/name@main", "a.b:c", "./odd:name")
+    for text in (*specs, "odd:name", "C:/model", "hub:x"):
+        spec = parse_spec(text)
+        identify(spec, OPTIONS, None)
+    assert identify(parse_spec("./model"), OPTIONS, None)
+
+
+def test_a_local_path_wins_over_another_packages_source(random_source: None) -> None:
+    Path("random:2x4").mkdir()
+    assert parse_spec("random:2x4").kind == "folder"
+    assert parse_spec("random:2x5").kind == "random"
+
+
+def test_an_address_may_be_another_packages_and_is_refused_where_none_has_it(
+    install: Install,
+) -> None:
+    with pytest.raises(SpecError, match="a URL is not a model spec"):
+        parse_spec("theirs://bucket/model")
+    table._find.cache_clear()
+    install_theirs(install)
+    spec = parse_spec("theirs://bucket/model")
+    assert (spec.kind, spec.target) == ("theirs", "//bucket/model")
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("randm:2x4@7", "random:2x4@7"),
+        ("randon:make", "random:make"),
+        ("buitlin:handwired", "builtin:handwired"),
+        ("rndom://2x4", "random://2x4"),
+    ],
+)
+def test_a_mistyped_source_names_the_nearest(random_source: None, text: str, near: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        check_spec(parse_spec(text))
+    assert str(caught.value).endswith(f"; did you mean {near!r}?")
+    with pytest.raises(SpecError, match=r"not of the form random:LAYERSxHEADS@SEED"):
+        parse_spec("random:two")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("hub", ("", ""), "package their-models 1.2 adds a source 'hub', but icl_bench has one"),
+        ("theirs", ("SOURCE = Theirs()", ""), "cannot be loaded: AttributeError"),
+        ("theirs", ("def check", "def chuck"), "cannot be loaded: TypeError: .* abstract"),
+        (
+            "theirs",
+            ("class Theirs(Source)", "class Theirs"),
+            "has no remote, checkpoints, training_loss, content, pour",
+        ),
+        ("theirs", ("Theirs()", "Theirs"), "is a class; its entry point must name an object"),
+        (
+            "theirs",
+            ("return ModelSpec", "return 1 / 0; ModelSpec"),
+            "source 'theirs' of package their-models 1.2 broke: ZeroDivisionError: division by",
+        ),
+        ("theirs", ("return ModelSpec", "return None and ModelSpec"), "does not understand what"),
+        ("theirs", ("return None", "return None.x"), "their-models 1.2 broke: AttributeError: "),
+    ],
+)
+def test_a_broken_source_is_one_message(
+    install: Install, name: str, change: tuple[str, str], message: str
+) -> None:
+    install_theirs(install, THEIRS.replace(*change), name)
+    with pytest.raises(SpecError, match=message) as caught:
+        check_spec(parse_spec("theirs:handwired"))
+    text = str(caught.value)
+    assert text.startswith("model 'theirs:handwired': ") and "\n" not in text
+
+
+def test_a_broken_source_ends_the_command_with_4(
+    install: Install, suite: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install_theirs(install, "raise OSError('no licence')")
+    assert main(["run", "theirs:x", "--suite", str(suite)]) == 4
+    error = capsys.readouterr().err
+    assert "their_models:SOURCE, cannot be loaded: OSError: no licence" in error
+    assert "Traceback" not in error
