@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "icl_bench"
 FLOORS: dict[str, str] = {
     "__init__": "",
     "errors": "",
+    "extensions": "errors",
     "naming": "",
     "provenance": "",
     "models.module": "errors",
