@@ -201,7 +201,7 @@ def plain(record: RunRecord) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def _loaded() -> None:
     """Import what pytester would forget after each run: numpy and torch can load once only."""
-    names = ["api", "cli", "items", "session", "render.files", "render.terminal"]
+    names = ["api", "cli", "plugin.items", "plugin.session", "reports.files", "render.terminal"]
     for name in ["torch", "pandas", *(f"icl_bench.{name}" for name in names)]:
         importlib.import_module(name)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from icl_bench.records.record import RunRecord
 from icl_bench.render import tables
+from icl_bench.render.content import scores_heads
 from icl_bench.render.html.packing import pack_grid
 
 LABELS = {
@@ -71,11 +72,11 @@ def section(record: RunRecord) -> dict[str, Any] | None:
 def _scores(record: RunRecord) -> Iterator[dict[str, Any]]:
     """Each score once per set of values: the first measurement that has it gives it its name.
 
-    Those of the probe `induction` come first: the page opens on them.
+    Induction scores come first: the page opens on them.
     """
     seen: dict[str, list[dict[Head, float]]] = {}
     for key, measurement in sorted(
-        record.measurements.items(), key=lambda item: item[1].probe != "induction"
+        record.measurements.items(), key=lambda item: not scores_heads(item[1], "induction")
     ):
         names = dict.fromkeys(
             name
