@@ -31,7 +31,7 @@ FLOORS: dict[str, str] = {
     "render": "__init__ probes records render.writing",
     "ci": "records render render.writing",
     "models.residual": "errors models.attention models.module",
-    "render.html": "__init__ records render render.writing",
+    "render.html": "__init__ probes records render render.writing",
     "models": "errors measures models.attention models.module models.residual",
     "models.circuits": "errors measures models models.attention models.module models.residual",
     "models.opening": "errors models models.module models.sources options provenance reference",
@@ -50,7 +50,7 @@ FLOORS: dict[str, str] = {
     "probes.example": (
         "errors measures models models.circuits probes probes.design probes.prompts records"
     ),
-    "reports": "errors naming options ranking records render render.html",
+    "reports": "errors extensions naming options ranking records render render.html",
     "probes.texts": (
         "errors measures models models.attention models.circuits probes probes.ablations "
         "probes.design probes.prompts records tasks"

@@ -106,6 +106,7 @@ def run(given: argparse.Namespace) -> int:
     """
     from icl_bench.models.opening.loading import check_device, check_dtype
     from icl_bench.options import RunOptions, read_size
+    from icl_bench.reports.added import added_reports
     from icl_bench.reports.places import check_file, check_report_dir
     from icl_bench.running.baseline import read_baseline
     from icl_bench.running.cache import open_cache
@@ -146,21 +147,30 @@ def run(given: argparse.Namespace) -> int:
         if file:
             check_file(file, f"--{option}")
     check_report_dir(given.report_dir, "--report-dir")
+    added_reports()
     cache = open_cache(options)
+    troubles: list[str] = []
     try:
-        records, paths, interrupted = _measure(given, plan, options, cache)
+        records, paths, interrupted = _measure(given, plan, options, cache, troubles)
         removed = cache.trim() if cache else None
     finally:
         if cache:
             cache.end()
     code = _tell(given, plan, records, paths, baseline, strict=strict, interrupted=interrupted)
+    for trouble in troubles:
+        print(defuse(f"icl-bench: {trouble}"), file=sys.stderr)
+        code = code or FAILED
     if removed:
         print(defuse(removed.describe("--cache-limit")))
     return code
 
 
 def _measure(
-    given: argparse.Namespace, plan: Plan, options: RunOptions, cache: Cache | None
+    given: argparse.Namespace,
+    plan: Plan,
+    options: RunOptions,
+    cache: Cache | None,
+    troubles: list[str],
 ) -> tuple[list[RunRecord], list[Path], bool]:
     """Measure every model and write its reports; also whether that was interrupted."""
     from icl_bench.models.sources.checking import check_spec
@@ -195,7 +205,7 @@ def _measure(
                 return records, paths, True
             records.append(run.record(interrupted=True))
         run.close()
-        paths += write_reports(records[-1:], given.report_dir, given.plotly)
+        paths += write_reports(records[-1:], given.report_dir, given.plotly, troubles)
         if interrupted:
             return records, paths, True
     return records, paths, False

@@ -304,7 +304,9 @@ class IclSession:
 
             try:
                 plotly = self.config.getoption("icl_plotly")
-                self.paths = write_reports(self.records, self.report_dir, plotly)
+                troubles: list[str] = []
+                self.paths = write_reports(self.records, self.report_dir, plotly, troubles)
+                self.trouble = "; ".join(troubles) or None
             except IclError as error:
                 self.trouble = f"the reports were not written: {error}"
         if len(self.paths) > 1 and len(self.records) > 1:

@@ -12,6 +12,7 @@ from icl_bench.plugin import arguments
 from icl_bench.plugin.ids import NAMES
 from icl_bench.plugin.session import FILES, Found, IclSession
 from icl_bench.render.writing.logs import defuse
+from icl_bench.reports.added import added_reports
 from icl_bench.reports.places import check_file, check_report_dir
 from icl_bench.running.baseline import read_baseline
 from icl_bench.running.cache import open_cache
@@ -50,6 +51,7 @@ def _open(config: pytest.Config) -> IclSession:
         for slug, spec in by_slug.items():
             found[slug] = check_spec(spec, allow_pickle=options.allow_pickle)
         if specs and not tells:
+            added_reports()
             check_report_dir(
                 config.getoption("icl_report_dir"), "--icl-report-dir", config.invocation_params.dir
             )

@@ -56,9 +56,9 @@ def get_probe(name: str) -> Probe:
 
     Raises:
         SettingsError: there is no such probe, and the message names the nearest one; or a package
-            adds one that cannot be used.
+            adds one that cannot be used, or one of a name that this package has.
     """
-    if name in PROBES and name not in _added():
+    if name in PROBES and _added().isdisjoint(PROBES):
         return _own_probe(name)
     probe = _added_probe(name)
     if probe is None:
@@ -104,7 +104,7 @@ def _own_probe(name: str) -> Probe:
     own: Probe | None = vars(module).get("PROBE")
     if own:
         return replace(own, doc=module.__doc__)
-    return replace(adopt(name, module, PROBES[name]), code=package_version(PROBES[name]))
+    return replace(adopt(name, module, f"probe {name!r}"), code=package_version(PROBES[name]))
 
 
 @functools.cache
@@ -118,7 +118,7 @@ def _added_probe(name: str) -> Probe | None:
     found = extensions.find(extensions.PROBES, name, PROBES)
     if found is None:
         return None
-    where = f"{found.where} of {found.package} {found.version}"
+    where = f"probe {name!r} of package {found.package} {found.version}, {found.where},"
     code = package_version(found.where.partition(":")[0])
     probe = adopt(name, found.object, where)
     return replace(probe, package=f"{found.package} {found.version}", code=code)

@@ -120,7 +120,7 @@ def adopt(name: str, found: Any, where: str) -> Probe:
             found = found()
         except Exception as error:
             told = f"{type(error).__name__}: {error}"
-            raise SettingsError(f"probe {name!r} ({where}) cannot be made: {told}") from error
+            raise SettingsError(f"{where} cannot be made: {told}") from error
     names = (*NEEDED, "measure_series", "SOURCES", "report")
     given: dict[str, Any] = {part: getattr(found, part, None) for part in names}
     settings, metrics = given["Settings"], given["METRICS"]
@@ -134,7 +134,7 @@ def adopt(name: str, found: Any, where: str) -> Probe:
     if given["report"] is not None and not callable(given["report"]):
         lacking.append("report (a function of a measurement)")
     if lacking:
-        raise SettingsError(f"probe {name!r} ({where}) is no probe: needs {', '.join(lacking)}")
+        raise SettingsError(f"{where} is no probe: it needs {', '.join(lacking)}")
     return Probe(
         name,
         settings,

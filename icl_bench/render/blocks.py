@@ -47,7 +47,7 @@ def show_blocks(record: RunRecord) -> Iterator[str]:
                 yield from ("", escape(words))
         if made is not None:
             if made is not block and made.title:
-                yield escape(made.title)
+                yield from ("", escape(made.title)) if not block.note else (escape(made.title),)
             yield ""
             header, rows = shown(made)
             yield from table(header, rows, right=header[made.named :])

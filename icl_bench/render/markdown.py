@@ -133,6 +133,8 @@ def _measurements(record: RunRecord) -> Iterator[str]:
         for name, value in measurement.settings.items():
             shown = json.dumps(value, ensure_ascii=False, default=str)
             yield f"- {escape(name)}: {escape(cut(shown, _LONGEST_SETTING))}"
+        if measurement.package:
+            yield f"- package: {escape(measurement.package)}"
         if measurement.tokens_sha256:
             yield f"- tokens SHA-256: {escape(measurement.tokens_sha256)}"
         if measurement.seconds is not None:
