@@ -22,7 +22,16 @@ from icl_bench.provenance import package_version
 from icl_bench.records.blocks import Block, Text, tabulate
 from icl_bench.records.record import Measurement
 
-__all__ = ["PROBES", "MetricInfo", "Probe", "get_probe", "known_probe", "probe_names", "report_of"]
+__all__ = [
+    "PROBES",
+    "MetricInfo",
+    "Probe",
+    "get_probe",
+    "kind_of",
+    "known_probe",
+    "probe_names",
+    "report_of",
+]
 
 PROBES: dict[str, str] = {
     "induction": "icl_bench.probes.heads.induction",
@@ -49,6 +58,15 @@ PROBES: dict[str, str] = {
 def probe_names() -> list[str]:
     """Return the names of all probes: of this package, then of installed ones."""
     return [*PROBES, *(name for name in _added() if name not in PROBES)]
+
+
+def kind_of(name: str) -> str:
+    """Return what a probe is about: heads, ablations, texts ...; "" for other packages' probes.
+
+    Args:
+        name: as a record has it.
+    """
+    return PROBES.get(name, "").rpartition(".")[0].rpartition(".")[2]
 
 
 def get_probe(name: str) -> Probe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from icl_bench.probes import probe_names, report_of
+from icl_bench.probes import PROBES, kind_of, report_of
 from icl_bench.records.blocks import Block, Cell, Curve, HeadGrid, Quantity, Table, Text
 from icl_bench.records.record import RunRecord
 from icl_bench.records.rows import is_number, list_heads
@@ -27,13 +27,13 @@ def stated(record: RunRecord) -> Iterator[tuple[str, Block]]:
 
 
 def show_blocks(record: RunRecord) -> Iterator[str]:
-    """Lines of every probe's part of the Markdown report, in the order of the probes' names.
+    """Lines of every probe's part of the Markdown report, kind after kind.
 
     Args:
         record: the run.
     """
-    order = {name: place for place, name in enumerate(probe_names())}
-    places = {key: order.get(one.probe, len(order)) for key, one in record.measurements.items()}
+    kinds = [*dict.fromkeys(map(kind_of, PROBES)), ""]
+    places = {key: kinds.index(kind_of(one.probe)) for key, one in record.measurements.items()}
     for key, block in sorted(stated(record), key=lambda part: places[part[0]]):
         heading = block.title if block.heading is None else block.heading
         if heading:

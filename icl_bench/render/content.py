@@ -10,10 +10,12 @@ from icl_bench.records.record import Measurement
 Row = dict[str, Any]
 _EDGE = ("layer", "head", "sender_layer", "sender_head", "side", "clean", "patched", "drop")
 _COLUMNS = {
+    "broken_steps": ("step", "reason"),
     "attention_sides": ("layer", "head", "side", "component", "value"),
     "composition": _EDGE,
     "example_tokens": ("position", "token"),
     "selected_heads": ("layer", "head"),
+    "steps": ("step",),
 }
 """Table -> columns of every row, for tables that reports draw."""
 
