@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from html_pages import SAMPLES
 from test_render_records import make_record
 
 import icl_bench
@@ -23,7 +25,8 @@ from icl_bench.render.html.report import report_page
 from icl_bench.render.markdown import report
 from icl_bench.reports.files import write_reports
 
-PLUGIN = Path(__file__).parents[1] / "examples" / "plugin"
+ROOT = Path(__file__).parents[1]
+PLUGIN, SUITES = ROOT / "examples" / "plugin", ROOT / "suites"
 PROBE = """
 '''What it is for.'''
 from icl_bench.probes import MetricInfo
@@ -419,3 +422,31 @@ def test_a_part_that_cannot_be_made_is_told_and_its_tables_shown(
     add_package(BLOCKS.replace("    rows = [{", f"    {part}\n    rows = [{{"))
     text = report(make_record(measurements={"s/it": measured()}))
     assert f"The report of probe 'theirs' broke: {told}" in text and "## parts: s/it" in text
+
+
+def test_tables_of_known_names_and_other_columns_are_tables_like_any_other() -> None:
+    names = ("composition", "example_tokens", "curves", "positions", "attention_sides", "switches")
+    taken = measured()
+    taken.tables = {name: [{"colour": "red"}] for name in names}
+    record = make_record(measurements={"s/it": taken})
+    text, page = report(record), report_page(record, "plotly.js")
+    for name in names:
+        assert f"## {name}: s/it" in text and f"{name} (s/it)" in page
+    assert "Phase change" not in text and 'id="circuit"' not in page and 'id="example"' not in page
+
+
+def test_blocks_are_plain_data() -> None:
+    record = read_record(SAMPLES / "SmolLM2-135M-Instruct.Q4_1" / "results.json")
+    blocks = [block for one in record.measurements.values() for block in probes.report_of(one)]
+    assert {type(block).__name__ for block in blocks} == {"Curve", "Table"}
+    for block in blocks:
+        assert json.loads(json.dumps(asdict(block))) == asdict(block)
+
+
+def test_a_package_that_is_not_used_is_not_imported(
+    add_package: AddPackage, tmp_path: Path
+) -> None:
+    add_package("raise SystemExit('imported')", name="another")
+    assert get_probe("induction").name == "induction" and "another" in probes.probe_names()
+    assert main(["validate", str(SUITES / "core.yaml")]) == 0
+    assert "their_package" not in sys.modules
