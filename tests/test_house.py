@@ -19,19 +19,19 @@ FLOORS: dict[str, str] = {
     "provenance": "",
     "models.module": "errors",
     "options": "errors",
-    "probes": "errors",
     "reference": "errors",
     "tasks": "errors",
     "models.sources": "errors extensions models.module naming options provenance reference",
     "records": "errors naming options",
+    "probes": "errors extensions provenance records",
     "measures": "errors records",
     "record": "records",
     "render.writing": "records",
     "models.attention": "errors measures models.module",
-    "render": "__init__ records render.writing",
+    "render": "__init__ probes records render.writing",
     "ci": "records render render.writing",
     "models.residual": "errors models.attention models.module",
-    "render.html": "__init__ records render render.writing",
+    "render.html": "__init__ probes records render render.writing",
     "models": "errors measures models.attention models.module models.residual",
     "models.circuits": "errors measures models models.attention models.module models.residual",
     "models.opening": "errors models models.module models.sources options provenance",
@@ -50,7 +50,7 @@ FLOORS: dict[str, str] = {
     "probes.example": (
         "errors measures models models.circuits probes probes.design probes.prompts records"
     ),
-    "reports": "errors naming options ranking records render render.html",
+    "reports": "errors extensions naming options ranking records render render.html",
     "probes.texts": (
         "errors measures models models.attention models.circuits probes probes.ablations "
         "probes.design probes.prompts records tasks"
@@ -271,6 +271,7 @@ def test_every_row_of_the_probe_table_is_a_probe():
 
     for name in PROBES:
         probe = get_probe(name)
-        assert callable(getattr(probe.module, "measure_series" if probe.is_series else "measure"))
+        assert probe.name == name and probe.summary and probe.metrics
+        assert (probe.measure is None) == probe.is_series
     with pytest.raises(SettingsError, match="did you mean 'induction'"):
         get_probe("inducton")

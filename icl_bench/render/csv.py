@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_bench.records.record import RunRecord, write_atomically
+from icl_bench.render.content import read_rows
 from icl_bench.render.steps import ENDS, metrics_of
 
 _CHECK_COLUMNS = (
@@ -97,7 +98,7 @@ def steps_csv(record: RunRecord) -> str:
     for key, measurement in record.measurements.items():
         suite, _, name = key.partition("/")
         place = {"model": record.model.label, "suite": suite, "measurement": name}
-        for row in measurement.tables.get("steps", []):
+        for row in read_rows(measurement, "steps"):
             for metric in metrics_of(row):
                 shown = {"step": row["step"], "metric": metric, "value": row[metric]}
                 ends = {end: row.get(f"{metric}_{end}") for end in ENDS}

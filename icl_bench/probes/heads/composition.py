@@ -9,7 +9,6 @@ import numpy as np
 from pydantic import Field
 
 from icl_bench.errors import MeasurementError, NotMeasurable
-from icl_bench.probes import MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.head_selection import (
     check_numbers,
@@ -21,6 +20,7 @@ from icl_bench.probes.design.head_selection import (
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
 from icl_bench.probes.heads.path_effects import SIDES, Drops, Side, count_collapsed
+from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.record import Measurement, Metric
 
 if TYPE_CHECKING:
@@ -293,3 +293,6 @@ def _explain_nothing(side: Side, metrics: dict[str, Metric], threshold: float) -
     if low > 0:
         return None
     return f"what the receivers write directly ({written.value:.2g} logits) is not surely above 0"
+
+
+PROBE = Probe("composition", Settings, METRICS, measure, gives=("composition",))
