@@ -11,7 +11,7 @@ from icl_bench.errors import ModelError, UnsupportedModel
 from icl_bench.measures.tokens import Pairs, RepeatedTokens, draw_repeated, induction_pairs
 from icl_bench.models.attention import attention, paths
 from icl_bench.models.attention.ablation import Ablation
-from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.kernels import KernelMisfit
 from icl_bench.reference.handwired import handwired
 
@@ -132,7 +132,7 @@ def test_a_kernel_misfit_falls_back_to_chunks_and_then_to_eager(monkeypatch):
 
 
 def test_a_model_that_no_path_fits_is_refused_with_every_reason(monkeypatch):
-    def fail(runner, input_ids, work, keep, need_logits):
+    def fail(runner, input_ids, hooks, keep, need_logits):
         raise ModelError("not this way")
 
     for name, (label, _) in paths.PATHS.items():
@@ -169,11 +169,11 @@ def test_a_sink_head_does_not_score_by_the_diagonal_that_is_one_too_long():
 
 
 def test_probabilities_far_outside_their_range_stop_the_run():
-    work = Pass(pairs={"x": Pairs(torch.tensor([1]), torch.tensor([0]))})
+    hooks = ForwardHooks(pairs={"x": Pairs(torch.tensor([1]), torch.tensor([0]))})
     with pytest.raises(ModelError, match="reach from 0 to 98"):
-        work.take_scores(3, "x", torch.tensor([[[0.0, 98.0]]]))
+        hooks.take_scores(3, "x", torch.tensor([[[0.0, 98.0]]]))
     with pytest.raises(ModelError, match="not finite"):
-        work.take_scores(3, "x", torch.tensor([[[float("nan")]]]))
+        hooks.take_scores(3, "x", torch.tensor([[[float("nan")]]]))
 
 
 def test_weights_that_are_not_numbers_are_refused():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from icl_bench.models.attention.ablation import ZEROS, Ablation, Head, Replacement
-from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.prefix import Capture, Stream, resume, same_logits
 from icl_bench.models.attention.selfcheck import tiny_batch
 from icl_bench.models.module.batching import STREAM_BYTES, Advance, run_in_batches
@@ -128,7 +128,7 @@ def run_base(
         batch = input_ids[start:stop]
         capture = Capture(wanted, stop=False)
         with capture.watching(model.runner):
-            logits = model.run_pass(batch, _base_pass(model, base, start, stop), targets - 1)
+            logits = model.run_pass(batch, _base_hooks(model, base, start, stop), targets - 1)
         parts.append(score_targets(logits, base.wanted(torch.arange(start, stop), targets)))
         captured.append(capture.streams)
 
@@ -138,14 +138,14 @@ def run_base(
     return base
 
 
-def _base_pass(model: Model, base: BaseRun, start: int, stop: int) -> Pass:
+def _base_hooks(model: Model, base: BaseRun, start: int, stop: int) -> ForwardHooks:
     if not base.off:
         # The clean run never goes through the ablation's code.
-        return Pass()
+        return ForwardHooks()
     rows = torch.arange(start, stop) + base.offset
     off = [base.off] * len(rows)
     how = base.replacement
-    return Pass(ablation=Ablation.build(off, model.heads, how.values, rows, how.at))
+    return ForwardHooks(ablation=Ablation.build(off, model.heads, how.values, rows, how.at))
 
 
 def stream_into(model: Model, base: BaseRun, layer: int, later: Sequence[int]) -> Stream | None:
@@ -172,12 +172,12 @@ def stream_into(model: Model, base: BaseRun, layer: int, later: Sequence[int]) -
 
         def work(start: int, stop: int) -> None:
             capture = Capture(wanted, stop=True)
-            work = _base_pass(model, base, start, stop)
-            if work.ablation is not None:
+            hooks = _base_hooks(model, base, start, stop)
+            if hooks.ablation is not None:
                 # Layers from the highest wanted one on are never reached.
-                work.ablation = work.ablation.below(wanted[-1])
+                hooks.ablation = hooks.ablation.below(wanted[-1])
             with capture.watching(model.runner):
-                model.run_pass(base.input_ids[start:stop], work, None, logits=False)
+                model.run_pass(base.input_ids[start:stop], hooks, None, logits=False)
             captured.append(capture.streams)
 
         run_in_batches(base.input_ids.shape, model.limit, work)
@@ -214,7 +214,7 @@ def check_resumes(model: Model, layers: Collection[int]) -> None:
     keep, rows = torch.arange(ids.shape[1]), torch.arange(len(ids)).flip(0)
     capture = Capture(unknown, stop=False)
     with capture.watching(model.runner):
-        full = model.run_pass(ids, Pass(), keep)
+        full = model.run_pass(ids, ForwardHooks(), keep)
     assert full is not None
     for layer in unknown:
         stream = capture.streams.get(layer)
@@ -223,7 +223,7 @@ def check_resumes(model: Model, layers: Collection[int]) -> None:
             continue
         try:
             with resume(model.runner, stream, rows):
-                short = model.run_pass(ids[rows], Pass(), keep)
+                short = model.run_pass(ids[rows], ForwardHooks(), keep)
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError):
             # A family whose layers want more from those below than the residual stream.
             continue

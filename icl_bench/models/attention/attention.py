@@ -5,8 +5,8 @@ fused kernel and recovers A[i, j] = exp(q_i . k_j * scale + mask_ij - lse_i) for
 asked for, in O(pairs * width). `icl_bench_chunked` does the same a chunk of queries at a time,
 for calls that no fused kernel takes (soft-capping, values wider than keys). `icl_bench_eager`
 runs the model file's own eager attention, one layer at a time.
-What a forward pass should read and change is a `Pass`; without an active one all functions
-behave like plain attention.
+What a forward pass should read and change stands in `ForwardHooks`; without active ones all
+functions behave like plain attention.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from icl_bench.models.attention.chunked import attend_in_chunks
 from icl_bench.models.attention.forward_hooks import (
     FAST_EXPONENTIAL,
     ROUNDING,
-    Pass,
+    ForwardHooks,
     Scratch,
     active,
 )
@@ -40,7 +40,7 @@ CHUNKED = "icl_bench_chunked"
 EAGER = "icl_bench_eager"
 
 
-def number_layer(module: nn.Module, work: Pass) -> int:
+def number_layer(module: nn.Module, hooks: ForwardHooks) -> int:
     """Return the decoder layer that an attention module is called in.
 
     Raises:
@@ -49,10 +49,10 @@ def number_layer(module: nn.Module, work: Pass) -> int:
     layer = current_layer()
     if layer is None:
         index = getattr(module, "layer_idx", None)
-        layer = index if isinstance(index, int) else len(work.shapes)
+        layer = index if isinstance(index, int) else len(hooks.shapes)
     elif layer == OUTSIDE:
         raise KernelMisfit("attention is called outside the decoder layers")
-    if layer in work.shapes:
+    if layer in hooks.shapes:
         raise KernelMisfit(f"layer {layer} calls attention more than once in a forward pass")
     return layer
 
@@ -143,9 +143,9 @@ def fused_attention(
     Raises:
         KernelMisfit: the call asks for something that cannot be reproduced so.
     """
-    work = active.get() or Pass()
-    if work.swap is not None:
-        query, key, value, attention_mask = work.swap(query, key, value, attention_mask)
+    hooks = active.get() or ForwardHooks()
+    if hooks.swap is not None:
+        query, key, value, attention_mask = hooks.swap(query, key, value, attention_mask)
     # Sinks join the softmax's denominator: out and lse are corrected for them below.
     sinks = kwargs.pop("s_aux", None)
     sinks = kwargs.pop("sinks", None) if sinks is None else sinks
@@ -157,7 +157,7 @@ def fused_attention(
     if length != key.shape[2]:
         raise KernelMisfit("queries and keys differ in number")
     if attention_mask is not None:
-        mask: Tensor | None = work.additive(attention_mask, query.dtype)[..., :length]
+        mask: Tensor | None = hooks.additive(attention_mask, query.dtype)[..., :length]
         causal = False
     else:
         mask = None
@@ -165,31 +165,31 @@ def fused_attention(
         causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
     mask = complete_mask(module, mask, causal, (*query.shape[:3], length), kwargs, query)
     causal = causal and mask is None
-    layer = number_layer(module, work)
-    query, key = work.freeze(layer, query, key)
+    layer = number_layer(module, hooks)
+    query, key = hooks.freeze(layer, query, key)
     call = Call(query, key, value, mask, causal, scale, softcap)
-    work.see_call(layer, call)
+    hooks.see_call(layer, call)
     if in_chunks:
         output, lse = attend_in_chunks(query, key, value, mask, causal, scale, softcap)
     else:
         output, lse = attend(query, key, value, mask, causal, scale)
-    if work.knockout is not None:
-        output, lse = work.knockout.apply(layer, output, lse, call)
+    if hooks.knockout is not None:
+        output, lse = hooks.knockout.apply(layer, output, lse, call)
     if isinstance(sinks, Tensor):
         taken = _shape_sinks(sinks)
         total = torch.logaddexp(lse, taken)
-        work.take_sinks(layer, torch.exp(taken - total))
+        hooks.take_sinks(layer, torch.exp(taken - total))
         output = output * torch.exp(lse - total)[..., None].to(output.dtype)
         lse = total
 
-    work.shapes[layer] = (query.shape[1], key.shape[1], output.shape[-1])
-    magnitude = float(lse.abs().max()) if work.pairs else 0.0
+    hooks.shapes[layer] = (query.shape[1], key.shape[1], output.shape[-1])
+    magnitude = float(lse.abs().max()) if hooks.pairs else 0.0
     if query.dtype in (torch.bfloat16, torch.float16) and not in_chunks:
         magnitude += FAST_EXPONENTIAL / ROUNDING
-    for name, pairs in work.pairs.items():
-        values = probe_pairs(query, key, lse, mask, scale, pairs, softcap, work.scratch)
-        work.take_scores(layer, name, values, magnitude)
-    return work.finish_layer(layer, output.transpose(1, 2)), None
+    for name, pairs in hooks.pairs.items():
+        values = probe_pairs(query, key, lse, mask, scale, pairs, softcap, hooks.scratch)
+        hooks.take_scores(layer, name, values, magnitude)
+    return hooks.finish_layer(layer, output.transpose(1, 2)), None
 
 
 def _shape_sinks(sinks: Tensor) -> Tensor:
@@ -211,35 +211,35 @@ def eager_attention(
     Raises:
         KernelMisfit: the family has no such function, or it ignores an argument of the call.
     """
-    work = active.get() or Pass()
-    if work.swap is not None:
-        query, key, value, attention_mask = work.swap(query, key, value, attention_mask)
+    hooks = active.get() or ForwardHooks()
+    if hooks.swap is not None:
+        query, key, value, attention_mask = hooks.swap(query, key, value, attention_mask)
     own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     if own is None:
         raise KernelMisfit(f"{type(module).__module__} has no eager attention function")
     refuse_unknown(kwargs, {*HARMLESS, *inspect.signature(own).parameters})
     if query.shape[2] != key.shape[2]:
         raise KernelMisfit("queries and keys differ in number")
-    if work.knockout is not None:
+    if hooks.knockout is not None:
         raise KernelMisfit("single edges cannot be removed from the model's own eager attention")
-    layer = number_layer(module, work)
-    query, key = work.freeze(layer, query, key)
+    layer = number_layer(module, hooks)
+    query, key = hooks.freeze(layer, query, key)
     output, weights = own(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    work.shapes[layer] = (query.shape[1], key.shape[1], output.shape[-1])
-    read_matrix(work, layer, weights)
-    return work.finish_layer(layer, output), None
+    hooks.shapes[layer] = (query.shape[1], key.shape[1], output.shape[-1])
+    read_matrix(hooks, layer, weights)
+    return hooks.finish_layer(layer, output), None
 
 
-def read_matrix(work: Pass, layer: int, weights: Tensor) -> None:
+def read_matrix(hooks: ForwardHooks, layer: int, weights: Tensor) -> None:
     """Take the wanted pairs out of attention matrices (batch, heads, length, length)."""
-    for name, pairs in work.pairs.items():
+    for name, pairs in hooks.pairs.items():
         qi, kj = pairs.query.to(weights.device), pairs.key.to(weights.device)
         if qi.ndim == 1:
             values = weights[:, :, qi, kj]
         else:
             own_row = torch.arange(len(weights), device=weights.device)[:, None]
             values = weights[own_row, :, qi, kj].transpose(1, 2)
-        work.take_scores(layer, name, values.float())
+        hooks.take_scores(layer, name, values.float())
 
 
 AttentionInterface.register(FUSED, fused_attention)

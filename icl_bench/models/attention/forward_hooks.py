@@ -61,7 +61,7 @@ class Scratch:
 
 
 @dataclass
-class Pass:
+class ForwardHooks:
     """What one forward pass reads and changes.
 
     Args:
@@ -198,14 +198,14 @@ class Pass:
         return missed
 
 
-active: ContextVar[Pass | None] = ContextVar("icl_bench_pass", default=None)
+active: ContextVar[ForwardHooks | None] = ContextVar("icl_bench_forward_hooks", default=None)
 
 
 @contextmanager
-def activate(work: Pass) -> Iterator[Pass]:
-    """Let the attention functions carry out `work` inside the block."""
-    token = active.set(work)
+def activate(hooks: ForwardHooks) -> Iterator[ForwardHooks]:
+    """Let the attention functions call `hooks` inside the block."""
+    token = active.set(hooks)
     try:
-        yield work
+        yield hooks
     finally:
         active.reset(token)

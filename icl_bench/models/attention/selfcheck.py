@@ -15,7 +15,7 @@ from torch import Tensor
 from icl_bench.errors import ModelError, UnsupportedModel
 from icl_bench.measures.tokens import Pairs
 from icl_bench.models.attention.ablation import Ablation
-from icl_bench.models.attention.forward_hooks import ROUNDING, Pass
+from icl_bench.models.attention.forward_hooks import ROUNDING, ForwardHooks
 from icl_bench.models.attention.kernels import KernelMisfit
 from icl_bench.models.attention.paths import PATHS, Run, Runner
 from icl_bench.models.module.vocabulary import context_length, embedding_weight
@@ -41,8 +41,8 @@ class Mismatch(Exception):
 
 
 @dataclass
-class _Watched(Pass):
-    """A pass that keeps the largest score of each layer, which bounds the rounding."""
+class _MagnitudeHooks(ForwardHooks):
+    """Hooks that keep the largest score of each layer, which bounds the rounding."""
 
     magnitudes: dict[int, float] = field(default_factory=dict)
 
@@ -166,13 +166,13 @@ def _check_causality(runner: Runner, ids: Tensor, plain: Tensor) -> None:
 def _check(runner: Runner, run: Run, ids: Tensor, plain: Tensor) -> dict[int, tuple]:
     dtype = embedding_weight(runner.model).dtype
     query, key = torch.tril_indices(ids.shape[1], ids.shape[1])
-    work = _Watched(pairs={"all": Pairs(query, key)}, raw=True)
-    logits = run(runner, ids, work, None, True)
+    hooks = _MagnitudeHooks(pairs={"all": Pairs(query, key)}, raw=True)
+    logits = run(runner, ids, hooks, None, True)
     assert logits is not None
     _compare_logits(logits.float(), plain, dtype)
-    _compare_scores(runner, ids, plain, work, query, key, dtype)
-    _check_ablation(runner, run, ids, work, logits.float())
-    return work.shapes
+    _compare_scores(runner, ids, plain, hooks, query, key, dtype)
+    _check_ablation(runner, run, ids, hooks, logits.float())
+    return hooks.shapes
 
 
 def _compare_logits(logits: Tensor, plain: Tensor, dtype: torch.dtype) -> None:
@@ -212,14 +212,16 @@ def _compare_scores(
     runner: Runner,
     ids: Tensor,
     plain: Tensor,
-    work: _Watched,
+    hooks: _MagnitudeHooks,
     query: Tensor,
     key: Tensor,
     dtype: torch.dtype,
 ) -> None:
-    layers = sorted(work.shapes)
+    layers = sorted(hooks.shapes)
     for layer, matrix in zip(layers, _find_reference(runner, ids, plain, layers, dtype)):
-        scores = work.scores["all"][layer].cpu()  # a split model returns all matrices on one device
+        scores = hooks.scores["all"][
+            layer
+        ].cpu()  # a split model returns all matrices on one device
         if matrix.ndim != 4 or matrix.shape[-2:] != (ids.shape[1], ids.shape[1]):
             raise Mismatch(f"layer {layer}: eager attention has shape {tuple(matrix.shape)}")
         expected = matrix[:, :, query, key].float().cpu()
@@ -229,7 +231,7 @@ def _compare_scores(
             )
         off = float((_without_sinks(runner, scores, expected, query) - expected).abs().max())
         within = SCORES_WITHIN.get(dtype, SCORES_WITHIN_HALF)
-        if not off <= within + ROUNDING * work.magnitudes[layer]:
+        if not off <= within + ROUNDING * hooks.magnitudes[layer]:
             raise Mismatch(
                 f"layer {layer}: its attention differs from eager attention by {off:.2g}"
             )
@@ -251,17 +253,21 @@ def _without_sinks(runner: Runner, scores: Tensor, expected: Tensor, query: Tens
     return scores / rows.index_select(2, query.to(rows.device))
 
 
-def _check_ablation(runner: Runner, run: Run, ids: Tensor, work: Pass, clean: Tensor) -> None:
+def _check_ablation(
+    runner: Runner, run: Run, ids: Tensor, hooks: ForwardHooks, clean: Tensor
+) -> None:
     """All heads of one layer replaced in row 0 only: row 0 has to change and row 1 must not.
 
     Ones stand in for the heads' outputs, because a head that happens to write nothing on these
     few tokens would not be missed.
     """
-    heads = {layer: shape[0] for layer, shape in work.shapes.items()}
-    for layer, (count, _, width) in sorted(work.shapes.items()):
+    heads = {layer: shape[0] for layer, shape in hooks.shapes.items()}
+    for layer, (count, _, width) in sorted(hooks.shapes.items()):
         rows: list[list[tuple[int, int]]] = [[(layer, h) for h in range(count)], []]
         ones = {layer: torch.ones(count, width)}
-        logits = run(runner, ids, Pass(ablation=Ablation.build(rows, heads, ones)), None, True)
+        logits = run(
+            runner, ids, ForwardHooks(ablation=Ablation.build(rows, heads, ones)), None, True
+        )
         assert logits is not None
         change = (logits.float() - clean).abs().amax(dim=(1, 2))
         scale = max(1.0, float(clean.abs().max()))

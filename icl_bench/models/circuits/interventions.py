@@ -24,7 +24,7 @@ from icl_bench.models.attention.ablation import (
     mark_heads,
     split_parts,
 )
-from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.knockout import Knockout
 from icl_bench.models.attention.prefix import Stream, resume
 from icl_bench.models.circuits.components import ComponentAblation, list_names, switched_off
@@ -204,21 +204,21 @@ def _run_group(
             rows, off = torch.cat([rows, present]), [*off, *[()] * len(present)]
         parted = [split_parts(some) for some in off]
         heads, components = [some for some, _ in parted], [some for _, some in parted]
-        work = Pass(clean_rows=clean_rows)
+        hooks = ForwardHooks(clean_rows=clean_rows)
         if replacement.edges is not None:
-            work.knockout = Knockout(mark_heads(heads, model.heads), replacement.edges)
+            hooks.knockout = Knockout(mark_heads(heads, model.heads), replacement.edges)
         else:
             ablation = Ablation.build(
                 heads, model.heads, replacement.values, rows + base.offset, replacement.at
             )
-            work.ablation = ablation if stream is None else ablation.since(stream.layer)
+            hooks.ablation = ablation if stream is None else ablation.since(stream.layer)
         others = ComponentAblation.build(components, replacement.contributions)
         with ExitStack() as stack:
             if stream is not None:
                 stack.enter_context(resume(model.runner, stream, rows))
             if others.named:
                 stack.enter_context(switched_off(model.anatomy, others))
-            logits = model.run_pass(input_ids[rows], work, targets - 1)
+            logits = model.run_pass(input_ids[rows], hooks, targets - 1)
         if others.missed:
             raise ModelError(f"the ablation of {list_names(others.missed)} did not act")
         assert logits is not None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.knockout import Call
 from icl_bench.models.attention.partial_forward import Left, enter_layer
 from icl_bench.models.attention.prefix import Stream
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from icl_bench.models.model import Model
 
 
-class _Seeing(Pass):
-    """A pass that is left when the attention is about to be computed."""
+class _CallHooks(ForwardHooks):
+    """Hooks that keep an attention call and end the pass before it is computed."""
 
     call: Call | None = None
 
@@ -68,12 +68,12 @@ class FrozenLayer:
             return self._enter(torch.cat(streams))
 
     def _enter(self, stream: Tensor) -> Call:
-        seeing = _Seeing()
+        hooks = _CallHooks()
         times = len(stream) // len(self.ids)
         start = Stream(self.layer, stream, self.wrapped)
-        enter_layer(self.model, self.ids.repeat(times, 1), start, seeing)
-        assert seeing.call is not None
-        return seeing.call
+        enter_layer(self.model, self.ids.repeat(times, 1), start, hooks)
+        assert hooks.call is not None
+        return hooks.call
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
