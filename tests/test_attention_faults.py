@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import families
 import pytest
 import torch
@@ -32,8 +34,8 @@ def test_a_kernel_without_the_mask_is_refused(monkeypatch):
     """The self-check sees the missing window and takes another path instead."""
     whole = attention.attend
 
-    def forget_mask(q, k, v, mask, causal, scale):
-        return whole(q, k, v, None, True, scale)
+    def forget_mask(call):
+        return whole(replace(call, mask=None, causal=True))
 
     monkeypatch.setattr(attention, "attend", forget_mask)
     model = icl_bench.wrap(families.build("mistral"))
@@ -45,8 +47,8 @@ def test_a_window_longer_than_the_tiny_batch_is_looked_beyond(monkeypatch):
     """With a window of 40 tokens nothing is wrong on 12 of them."""
     whole = attention.attend
 
-    def forget_mask(q, k, v, mask, causal, scale):
-        return whole(q, k, v, None, True, scale)
+    def forget_mask(call):
+        return whole(replace(call, mask=None, causal=True))
 
     monkeypatch.setattr(attention, "attend", forget_mask)
     model = icl_bench.wrap(families.build("mistral", sliding_window=40))
@@ -59,8 +61,8 @@ def test_a_mask_left_out_of_the_scores_alone_is_noticed(monkeypatch):
     model = icl_bench.wrap(families.build("mistral"))
     right = attention.probe_pairs
 
-    def forget_mask(q, k, lse, mask, scale, pairs, softcap, scratch):
-        return right(q * 30, k, lse, None, scale, pairs)
+    def forget_mask(call, lse, pairs, scratch):
+        return right(replace(call, query=call.query * 30, mask=None), lse, pairs)
 
     monkeypatch.setattr(attention, "probe_pairs", forget_mask)
     tokens = draw_repeated(model.vocabulary, sequences=2, period=12, bos=model.bos)
@@ -71,9 +73,8 @@ def test_a_mask_left_out_of_the_scores_alone_is_noticed(monkeypatch):
 def test_an_off_by_one_in_the_pairs_is_caught_by_the_self_check(monkeypatch):
     right = attention.probe_pairs
 
-    def shifted(q, k, lse, mask, scale, pairs, softcap, scratch):
-        before = Pairs(pairs.query, (pairs.key - 1).clamp(min=0))
-        return right(q, k, lse, mask, scale, before, softcap)
+    def shifted(call, lse, pairs, scratch):
+        return right(call, lse, Pairs(pairs.query, (pairs.key - 1).clamp(min=0)))
 
     monkeypatch.setattr(attention, "probe_pairs", shifted)
     model = icl_bench.wrap(families.build("llama"))
@@ -189,9 +190,9 @@ def test_a_head_that_gives_nan_on_long_sequences_only_is_named(monkeypatch):
     model = icl_bench.wrap(families.build("llama"))
     right = attention.attend
 
-    def overflow(q, k, v, mask, causal, scale):
-        output, lse = right(q, k, v, mask, causal, scale)
-        if q.shape[2] > 30:
+    def overflow(call):
+        output, lse = right(call)
+        if call.query.shape[2] > 30:
             lse[:, 2, 30:] = float("nan")
         return output, lse
 

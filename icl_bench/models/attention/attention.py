@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from functools import partial
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
 from icl_bench.measures.tokens import Pairs
+from icl_bench.models.attention.call import AttentionCall
 from icl_bench.models.attention.chunked import attend_in_chunks
 from icl_bench.models.attention.forward_hooks import (
     FAST_EXPONENTIAL,
@@ -31,7 +33,6 @@ from icl_bench.models.attention.forward_hooks import (
     active,
 )
 from icl_bench.models.attention.kernels import KernelMisfit, attend
-from icl_bench.models.attention.knockout import Call
 from icl_bench.models.attention.layers import OUTSIDE, current_layer
 from icl_bench.models.attention.masks import HARMLESS, NARROWING, complete_mask, refuse_unknown
 
@@ -58,28 +59,18 @@ def number_layer(module: nn.Module, hooks: ForwardHooks) -> int:
 
 
 def probe_pairs(
-    q: Tensor,
-    k: Tensor,
-    lse: Tensor,
-    mask: Tensor | None,
-    scale: float,
-    pairs: Pairs,
-    softcap: float | None = None,
-    scratch: Scratch | None = None,
+    call: AttentionCall, lse: Tensor, pairs: Pairs, scratch: Scratch | None = None
 ) -> Tensor:
     """Return attention probabilities of the pairs, shape (batch, heads, pairs), in float32.
 
     Args:
-        q: queries (batch, heads, length, width).
-        k: keys (batch, kv_heads, length, width).
+        call: what the attention was computed with, its mask additive.
         lse: log-sum-exp of each row of scores (batch, heads, length).
-        mask: additive mask, or None.
-        scale: factor of q.k.
         pairs: which (query, key) positions.
-        softcap: scores become softcap * tanh(score / softcap) before the mask; None for no cap.
         scratch: memory for products, used again from call to call.
     """
     scratch = scratch or Scratch()
+    q, k, mask = call.query, call.key, call.mask
     batch, heads, _, width = q.shape
     kv_heads = k.shape[1]
     qi, kj = pairs.query.to(q.device), pairs.key.to(q.device)
@@ -99,9 +90,9 @@ def probe_pairs(
         if mask is not None:
             full = mask.expand(batch, -1, -1, -1)
             bias = full[own, :, qi, kj].float().transpose(1, 2)
-    scores = dots * scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
+    scores = dots * call.scale
+    if call.softcap is not None:
+        scores = call.softcap * torch.tanh(scores / call.softcap)
     if bias is not None:
         scores = scores + bias
     return torch.exp(scores - norm.float())
@@ -113,8 +104,8 @@ def _select(tensor: Tensor, index: Tensor) -> Tensor:
     if count == 1 or bool((index[1:] - index[:-1] == 1).all()):
         return tensor.narrow(2, first, count)
     if bool((index == first).all()):
-        one = tensor.narrow(2, first, 1)
-        return one.expand(*one.shape[:2], count, *one.shape[3:])
+        position = tensor.narrow(2, first, 1)
+        return position.expand(*position.shape[:2], count, *position.shape[3:])
     return tensor.index_select(2, index)
 
 
@@ -125,8 +116,7 @@ def fused_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    in_chunks: bool = False,
-    **kwargs: object,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention by a fused kernel, in the signature of transformers' attention interface.
 
@@ -137,59 +127,95 @@ def fused_attention(
         value: (batch, kv_heads, length, value_width).
         attention_mask: additive or boolean (True where a key is seen), or None.
         scaling: factor of q.k; None for 1 / sqrt(width).
-        in_chunks: take the queries a chunk at a time instead of a fused kernel.
         kwargs: whatever else the family passes on.
 
     Raises:
         KernelMisfit: the call asks for something that cannot be reproduced so.
     """
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    call = AttentionCall(query, key, value, attention_mask, False, scale)
+    return _attend_with_hooks(module, call, kwargs, attend), None
+
+
+def chunked_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The same as `fused_attention` by a chunk of queries at a time, with soft-capping."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    cap = kwargs.pop("softcap", None)
+    softcap = None if cap is None else float(cap)
+    call = AttentionCall(query, key, value, attention_mask, False, scale, softcap)
+    return _attend_with_hooks(module, call, kwargs, attend_in_chunks), None
+
+
+def _attend_with_hooks(
+    module: nn.Module,
+    call: AttentionCall,
+    arguments: dict[str, Any],
+    compute: Callable[[AttentionCall], tuple[Tensor, Tensor]],
+) -> Tensor:
+    """Answer a call, read and change it by the active hooks; return (batch, length, heads, width).
+
+    Args:
+        module: the attention module that calls.
+        call: what it hands over; whether it is causal is found here.
+        arguments: of the call beside that.
+        compute: gives output and log-sum-exp of a call.
+    """
     hooks = active.get() or ForwardHooks()
     if hooks.swap is not None:
-        query, key, value, attention_mask = hooks.swap(query, key, value, attention_mask)
-    # Sinks join the softmax's denominator: out and lse are corrected for them below.
-    sinks = kwargs.pop("s_aux", None)
-    sinks = kwargs.pop("sinks", None) if sinks is None else sinks
-    cap: Any = kwargs.pop("softcap", None) if in_chunks else None
-    softcap = None if cap is None else float(cap)
-    refuse_unknown(kwargs, {*HARMLESS, *NARROWING})
-    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    length = query.shape[2]
-    if length != key.shape[2]:
-        raise KernelMisfit("queries and keys differ in number")
-    if attention_mask is not None:
-        mask: Tensor | None = hooks.additive(attention_mask, query.dtype)[..., :length]
-        causal = False
-    else:
-        mask = None
-        asked = kwargs.get("is_causal")
-        causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
-    mask = complete_mask(module, mask, causal, (*query.shape[:3], length), kwargs, query)
-    causal = causal and mask is None
+        query, key, value, given = hooks.swap(call.query, call.key, call.value, call.mask)
+        call = replace(call, query=query, key=key, value=value, mask=given)
+    sinks = arguments.pop("s_aux", None)
+    sinks = arguments.pop("sinks", None) if sinks is None else sinks
+    refuse_unknown(arguments, {*HARMLESS, *NARROWING})
+    call = _complete_mask(hooks, module, call, arguments)
     layer = number_layer(module, hooks)
-    query, key = hooks.freeze(layer, query, key)
-    call = Call(query, key, value, mask, causal, scale, softcap)
+    query, key = hooks.freeze(layer, call.query, call.key)
+    call = replace(call, query=query, key=key)
     hooks.see_call(layer, call)
-    if in_chunks:
-        output, lse = attend_in_chunks(query, key, value, mask, causal, scale, softcap)
-    else:
-        output, lse = attend(query, key, value, mask, causal, scale)
+    output, lse = compute(call)
     if hooks.knockout is not None:
         output, lse = hooks.knockout.apply(layer, output, lse, call)
     if isinstance(sinks, Tensor):
-        taken = _shape_sinks(sinks)
-        total = torch.logaddexp(lse, taken)
-        hooks.take_sinks(layer, torch.exp(taken - total))
+        # Sinks join the softmax's denominator: out and lse are corrected for them.
+        sinks = _shape_sinks(sinks)
+        total = torch.logaddexp(lse, sinks)
+        hooks.take_sinks(layer, torch.exp(sinks - total))
         output = output * torch.exp(lse - total)[..., None].to(output.dtype)
         lse = total
 
     hooks.shapes[layer] = (query.shape[1], key.shape[1], output.shape[-1])
     magnitude = float(lse.abs().max()) if hooks.pairs else 0.0
-    if query.dtype in (torch.bfloat16, torch.float16) and not in_chunks:
+    if query.dtype in (torch.bfloat16, torch.float16) and compute is attend:
         magnitude += FAST_EXPONENTIAL / ROUNDING
     for name, pairs in hooks.pairs.items():
-        values = probe_pairs(query, key, lse, mask, scale, pairs, softcap, hooks.scratch)
+        values = probe_pairs(call, lse, pairs, hooks.scratch)
         hooks.take_scores(layer, name, values, magnitude)
-    return hooks.finish_layer(layer, output.transpose(1, 2)), None
+    return hooks.finish_layer(layer, output.transpose(1, 2))
+
+
+def _complete_mask(
+    hooks: ForwardHooks, module: nn.Module, call: AttentionCall, arguments: dict[str, Any]
+) -> AttentionCall:
+    """Return the call with one additive mask for all that hides keys, or causal without one."""
+    query, length = call.query, call.query.shape[2]
+    if length != call.key.shape[2]:
+        raise KernelMisfit("queries and keys differ in number")
+    mask, causal = None, False
+    if call.mask is not None:
+        mask = hooks.additive(call.mask, query.dtype)[..., :length]
+    else:
+        asked = arguments.get("is_causal")
+        causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
+    mask = complete_mask(module, mask, causal, (*query.shape[:3], length), arguments, query)
+    return replace(call, mask=mask, causal=causal and mask is None)
 
 
 def _shape_sinks(sinks: Tensor) -> Tensor:
@@ -243,7 +269,7 @@ def read_matrix(hooks: ForwardHooks, layer: int, weights: Tensor) -> None:
 
 
 AttentionInterface.register(FUSED, fused_attention)
-AttentionInterface.register(CHUNKED, partial(fused_attention, in_chunks=True))
+AttentionInterface.register(CHUNKED, chunked_attention)
 AttentionInterface.register(EAGER, eager_attention)
 AttentionMaskInterface.register(FUSED, sdpa_mask)
 AttentionMaskInterface.register(CHUNKED, sdpa_mask)
