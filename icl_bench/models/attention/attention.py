@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -127,47 +127,24 @@ def fused_attention(
         value: (batch, kv_heads, length, value_width).
         attention_mask: additive or boolean (True where a key is seen), or None.
         scaling: factor of q.k; None for 1 / sqrt(width).
-        kwargs: whatever else the family passes on.
+        kwargs: whatever else the family passes on; `in_chunks` is ours, to take the queries a
+            chunk at a time instead of a fused kernel.
 
     Raises:
         KernelMisfit: the call asks for something that cannot be reproduced so.
     """
-    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    call = AttentionCall(query, key, value, attention_mask, False, scale)
-    return _attend_with_hooks(module, call, kwargs, attend), None
-
-
-def chunked_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """The same as `fused_attention` by a chunk of queries at a time, with soft-capping."""
-    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    cap = kwargs.pop("softcap", None)
+    in_chunks = bool(kwargs.pop("in_chunks", False))
+    cap = kwargs.pop("softcap", None) if in_chunks else None
     softcap = None if cap is None else float(cap)
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     call = AttentionCall(query, key, value, attention_mask, False, scale, softcap)
-    return _attend_with_hooks(module, call, kwargs, attend_in_chunks), None
+    return _attend_with_hooks(module, call, kwargs, in_chunks), None
 
 
 def _attend_with_hooks(
-    module: nn.Module,
-    call: AttentionCall,
-    arguments: dict[str, Any],
-    compute: Callable[[AttentionCall], tuple[Tensor, Tensor]],
+    module: nn.Module, call: AttentionCall, arguments: dict[str, Any], in_chunks: bool
 ) -> Tensor:
-    """Answer a call, read and change it by the active hooks; return (batch, length, heads, width).
-
-    Args:
-        module: the attention module that calls.
-        call: what it hands over; whether it is causal is found here.
-        arguments: of the call beside that.
-        compute: gives output and log-sum-exp of a call.
-    """
+    """Answer a call, read and changed by the active hooks, with (batch, length, heads, width)."""
     hooks = active.get() or ForwardHooks()
     if hooks.swap is not None:
         query, key, value, given = hooks.swap(call.query, call.key, call.value, call.mask)
@@ -180,7 +157,7 @@ def _attend_with_hooks(
     query, key = hooks.freeze(layer, call.query, call.key)
     call = replace(call, query=query, key=key)
     hooks.see_call(layer, call)
-    output, lse = compute(call)
+    output, lse = attend_in_chunks(call) if in_chunks else attend(call)
     if hooks.knockout is not None:
         output, lse = hooks.knockout.apply(layer, output, lse, call)
     if isinstance(sinks, Tensor):
@@ -193,7 +170,7 @@ def _attend_with_hooks(
 
     hooks.shapes[layer] = (query.shape[1], key.shape[1], output.shape[-1])
     magnitude = float(lse.abs().max()) if hooks.pairs else 0.0
-    if query.dtype in (torch.bfloat16, torch.float16) and compute is attend:
+    if query.dtype in (torch.bfloat16, torch.float16) and not in_chunks:
         magnitude += FAST_EXPONENTIAL / ROUNDING
     for name, pairs in hooks.pairs.items():
         values = probe_pairs(call, lse, pairs, hooks.scratch)
@@ -269,7 +246,7 @@ def read_matrix(hooks: ForwardHooks, layer: int, weights: Tensor) -> None:
 
 
 AttentionInterface.register(FUSED, fused_attention)
-AttentionInterface.register(CHUNKED, chunked_attention)
+AttentionInterface.register(CHUNKED, partial(fused_attention, in_chunks=True))
 AttentionInterface.register(EAGER, eager_attention)
 AttentionMaskInterface.register(FUSED, sdpa_mask)
 AttentionMaskInterface.register(CHUNKED, sdpa_mask)
