@@ -109,11 +109,11 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     """
     from icl_bench.measures import statistics as st
     from icl_bench.measures import tokens as tk
-    from icl_bench.models.attention.partial_forward import require_halfway
+    from icl_bench.models.attention.partial_forward import require_partial_forward
     from icl_bench.models.circuits.attention_attribution import attribute_attention
     from icl_bench.probes.heads.shares import LogitShares
 
-    require_halfway(model)
+    require_partial_forward(model)
     tokens = draw_unseen(model, settings, context.upstream)
     chosen = choose_heads(model, settings, context.upstream)
     result = Measurement(

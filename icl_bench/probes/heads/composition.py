@@ -110,10 +110,10 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     """
     from icl_bench.measures import statistics as st
     from icl_bench.measures import tokens as tk
-    from icl_bench.models.attention.partial_forward import require_halfway
+    from icl_bench.models.attention.partial_forward import require_partial_forward
     from icl_bench.probes.design.replacement import prepare_replacement
 
-    require_halfway(model)
+    require_partial_forward(model)
     bos = model.choose_bos(settings.bos)
     tokens = draw_unseen(model, settings, context.upstream)
     receivers = choose_heads(model, settings, context.upstream)
