@@ -14,17 +14,17 @@ PACKAGE = Path(__file__).parents[1] / "icl_bench"
 FLOORS: dict[str, str] = {
     "__init__": "",
     "errors": "",
-    "extensions": "errors",
     "naming": "",
     "provenance": "",
+    "extensions": "errors",
     "models.module": "errors",
     "options": "errors",
     "reference": "errors",
     "tasks": "errors",
     "models.sources": "errors extensions models.module naming options provenance reference",
     "records": "errors naming options",
-    "probes": "errors extensions provenance records",
     "measures": "errors records",
+    "probes": "errors extensions provenance records",
     "record": "records",
     "render.writing": "records",
     "models.attention": "errors measures models.module",
@@ -66,8 +66,8 @@ FLOORS: dict[str, str] = {
         "records running suite"
     ),
     "commands": (
-        "__init__ ci comparing errors models.opening models.sources options probes progress "
-        "ranking records reference render render.writing reports running suite"
+        "__init__ ci comparing errors models.sources options probes progress ranking records "
+        "reference render render.writing reports running suite"
     ),
     "integrations": (
         "errors measures models.module models.opening models.sources naming options probes "
