@@ -161,16 +161,6 @@ def declare(add: Callable[..., Any], prefix: str, names: Iterable[str] = OPTIONS
     return {name: add(f"{prefix}{name}", **OPTIONS[name].keywords()) for name in names}
 
 
-def default_cache_dir() -> Path:
-    """Return where copies and results are kept: $ICL_BENCH_CACHE, else the user's cache folder."""
-    chosen = os.environ.get("ICL_BENCH_CACHE")
-    if chosen:
-        refuse_url(chosen, "$ICL_BENCH_CACHE")
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "icl_bench"
-
-
 @dataclass(frozen=True)
 class RunOptions:
     """How models are opened and run; the same for every model of a run.
@@ -239,6 +229,16 @@ class RunOptions:
             raise SettingsError(f"seed {self.seed}: must not be negative")
         if self.cache_dir is not None:
             refuse_url(self.cache_dir, "cache folder")
+
+
+def default_cache_dir() -> Path:
+    """Return where copies and results are kept: $ICL_BENCH_CACHE, else the user's cache folder."""
+    chosen = os.environ.get("ICL_BENCH_CACHE")
+    if chosen:
+        refuse_url(chosen, "$ICL_BENCH_CACHE")
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "icl_bench"
 
 
 def read_size(text: str, option: str) -> int:

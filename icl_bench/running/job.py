@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from icl_bench.ci.publishing import publish
 from icl_bench.errors import IclError, SettingsError
 from icl_bench.models.opening.loading import check_device, check_dtype
-from icl_bench.models.sources.checking import check_spec
+from icl_bench.models.sources.checking import Checked, check_spec
 from icl_bench.models.sources.parsing import parse_spec
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.naming import name_models, plain_name, tell_names
@@ -39,8 +39,6 @@ from icl_bench.suite.plan import Plan, make_plan
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
-    from icl_bench.models.sources.series import Checkpoint
-    from icl_bench.models.sources.source import Found
 
 CI_FILES = ("code-quality", "openmetrics")
 """Options that name a file for CI."""
@@ -119,7 +117,7 @@ class Job:
         self.models: dict[str, Model] = {
             name: one for name, one in zip(self.names, request.models) if not isinstance(one, str)
         }
-        self.found: dict[str, Found | tuple[Checkpoint, ...] | None] = {}
+        self.found: dict[str, Checked] = {}
         self.baseline: Baseline | None = None
         self.cache = open_cache(request.options)
         self.runs: dict[str, CheckedRun] = {}

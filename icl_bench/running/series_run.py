@@ -22,7 +22,7 @@ from icl_bench.suite.plan import Planned
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
-    from icl_bench.models.sources.source import Found
+    from icl_bench.models.sources.checking import Checked
 
 
 class SeriesRun(CheckedRun):
@@ -243,9 +243,7 @@ class SeriesRun(CheckedRun):
         )
 
 
-def start_run(
-    spec: ModelSpec, slug: str, setup: Setup, found: Found | tuple[Checkpoint, ...] | None = None
-) -> CheckedRun:
+def start_run(spec: ModelSpec, slug: str, setup: Setup, found: Checked = None) -> CheckedRun:
     """Return the run of what a spec names, one model or a series.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import TypeAlias
 
 from icl_bench.errors import SpecError
 from icl_bench.models.sources.series import Checkpoint, find_steps
@@ -12,10 +13,11 @@ from icl_bench.models.sources.source import Found
 from icl_bench.models.sources.spec import ModelSpec, suggest_local
 from icl_bench.models.sources.table import failing_in, get_source
 
+Checked: TypeAlias = "Found | tuple[Checkpoint, ...] | None"
+"""What checking returns: of one model what its source learned, of a series its checkpoints."""
 
-def check_spec(
-    spec: ModelSpec, *, allow_pickle: bool = False
-) -> Found | tuple[Checkpoint, ...] | None:
+
+def check_spec(spec: ModelSpec, *, allow_pickle: bool = False) -> Checked:
     """Check that what a spec names exists, can be read and can be a causal language model.
 
     Reads headers only; a hub id costs a few short requests.
