@@ -84,7 +84,12 @@ file at the top of the package; imports inside functions count."""
 MOST_FILES = 20
 """Python files of one folder; a fuller one is two rooms."""
 
-HEAVY = ("torch", "transformers", "pandas", "scipy", "numpy", "pydantic", "yaml")
+HEAVY = (
+    *("torch", "transformers", "pandas", "scipy", "numpy", "pydantic", "yaml"),
+    *("scipy.stats", "scipy.optimize"),
+)
+SLOW = {"torch", "transformers", "pandas", "scipy.stats", "scipy.optimize"}
+"""What takes half a second or more to import."""
 
 
 FILES = {
@@ -219,7 +224,7 @@ def test_gates_are_made_without_torch():
         "from icl_bench.integrations import Keeps, Passes, Reaches\n"
         "Reaches('induction_max', above=0.4, by_step=10), Keeps('gain', within=1), Passes('gate')"
     )
-    assert loaded_after(statement) & {"torch", "transformers", "pandas"} == set()
+    assert loaded_after(statement) & SLOW == set()
 
 
 def test_the_names_for_training_loops_are_those_of_the_docs():
@@ -238,6 +243,7 @@ def test_nothing_else_imports_the_integrations():
 
 def test_the_test_about_heavy_imports_can_fail():
     assert "numpy" in loaded_after("import icl_bench, icl_bench.measures.draws")
+    assert "scipy.stats" in loaded_after("import scipy.stats")
 
 
 def test_records_and_checks_need_neither_torch_nor_pandas():
@@ -251,7 +257,7 @@ def test_records_and_checks_need_neither_torch_nor_pandas():
     names = ", ".join(f"icl_bench.{module}" for module in modules)
     plan = "icl_bench.suite.plan.make_plan([icl_bench.suite.find_suite('core')])"
     statement = f"import {names}; {plan}"
-    assert loaded_after(statement) & {"torch", "transformers", "pandas"} == set()
+    assert loaded_after(statement) & SLOW == set()
 
 
 def test_every_probe_metric_is_in_the_docs():

@@ -6,6 +6,8 @@ models and suites, so such cells get a leading apostrophe; numbers are left as t
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -120,12 +122,11 @@ def write_rows(
 
 
 def _rows_csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
-    import pandas
-
-    cells = [[_cell(row.get(name)) for name in columns] for row in rows]
-    # Type object keeps whole numbers whole in a column that also has empty cells.
-    frame = pandas.DataFrame(cells, columns=[_cell(name) for name in columns], dtype=object)
-    return str(frame.to_csv(index=False, lineterminator="\n"))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_cell, columns))
+    writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
+    return text.getvalue()
 
 
 def _cell(value: Any) -> Any:
