@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,10 +201,9 @@ def plain(record: RunRecord) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def _loaded() -> None:
-    """Import what pytester would forget after each run: numpy and torch can load once only."""
-    names = ["api", "cli", "plugin.items", "plugin.session", "reports.files", "render.terminal"]
-    for name in ["torch", "pandas", *(f"icl_bench.{name}" for name in names)]:
-        importlib.import_module(name)
+    """Import what pytester would forget after each run and every run would import again."""
+    for module in pkgutil.walk_packages(icl_bench.__path__, "icl_bench."):
+        importlib.import_module(module.name)
 
 
 @pytest.fixture(scope="session")
