@@ -80,7 +80,9 @@ class Stage:
         self.pytester, self.path, self._log = pytester, pytester.path, log
 
     def run(self, *arguments: str) -> pytest.RunResult:
-        """Run pytest in this process."""
+        """Run pytest in this process, or in one of its own where xdist is to start workers."""
+        if "-n" in arguments:
+            return self.run_apart(*arguments)
         return self.pytester.runpytest_inprocess(*arguments, no_reraise_ctrlc=True)
 
     def run_apart(self, *arguments: str) -> pytest.RunResult:

@@ -374,7 +374,7 @@ def test_a_partial_run_is_no_baseline(stage: Stage) -> None:
 
 def test_under_xdist_the_controller_compares(stage: Stage) -> None:
     stage.run(GOOD, "mine.yaml", "--icl-save-baseline=base.json")
-    result = stage.run_apart(BAD, "mine.yaml", "--icl-baseline=base.json", "-n", "2", "-p", "stub")
+    result = stage.run(BAD, "mine.yaml", "--icl-baseline=base.json", "-n", "2", "-p", "stub")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["REGRESSION: *"])
 

@@ -225,7 +225,7 @@ def test_a_run_with_nan_ends_1_keeps_the_rest_and_can_be_read(
         pytest.importorskip("xdist")
     text = (stage.path / "mine.yaml").read_text()
     stage.write("mine.yaml", text.replace("tag: second", "tag: second, act: nan"))
-    result = stage.run_apart("--icl-model=stub:good", "mine.yaml", *apart)
+    result = stage.run("--icl-model=stub:good", "mine.yaml", *apart)
     assert result.ret == 1
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*probe 'stub': metric 'level' is nan*"])
