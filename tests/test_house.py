@@ -66,8 +66,8 @@ FLOORS: dict[str, str] = {
         "records running suite"
     ),
     "commands": (
-        "__init__ ci comparing errors models.sources options probes progress "
-        "ranking records reference render render.writing reports running suite"
+        "__init__ ci comparing errors models.sources options probes progress ranking records "
+        "reference render render.writing reports running suite"
     ),
     "integrations": (
         "errors measures models.module models.opening models.sources naming options probes "
