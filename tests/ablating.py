@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from icl_bench.models.attention.ablation import Ablation
-from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 
 
 def losses(
@@ -21,8 +21,8 @@ def losses(
 ) -> Tensor:
     """Return losses (rows, targets) with the heads of each row's set off."""
     wanted = torch.arange(1, ids.shape[1]) if targets is None else targets
-    work = Pass(ablation=Ablation.build(sets, model.heads, values))
-    logits = model.run_pass(ids, work, wanted - 1)
+    hooks = ForwardHooks(ablation=Ablation.build(sets, model.heads, values))
+    logits = model.run_pass(ids, hooks, wanted - 1)
     return torch.nn.functional.cross_entropy(
         logits.float().transpose(1, 2), ids[:, wanted], reduction="none"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,9 @@ class Stage:
         self.pytester, self.path, self._log = pytester, pytester.path, log
 
     def run(self, *arguments: str) -> pytest.RunResult:
-        """Run pytest in this process."""
+        """Run pytest in this process, or in one of its own where xdist is to start workers."""
+        if "-n" in arguments:
+            return self.run_apart(*arguments)
         return self.pytester.runpytest_inprocess(*arguments, no_reraise_ctrlc=True)
 
     def run_apart(self, *arguments: str) -> pytest.RunResult:
@@ -200,10 +203,9 @@ def plain(record: RunRecord) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def _loaded() -> None:
-    """Import what pytester would forget after each run: numpy and torch can load once only."""
-    names = ["api", "cli", "plugin.items", "plugin.session", "reports.files", "render.terminal"]
-    for name in ["torch", "pandas", *(f"icl_bench.{name}" for name in names)]:
-        importlib.import_module(name)
+    """Import what pytester would forget after each run and every run would import again."""
+    for module in pkgutil.walk_packages(icl_bench.__path__, "icl_bench."):
+        importlib.import_module(module.name)
 
 
 @pytest.fixture(scope="session")

@@ -178,7 +178,7 @@ def test_the_module_is_left_as_it_was(name):
         switched_off(model.anatomy, ComponentAblation.build([[("mlp", 1)]] * 5)),
     ):
         model.run_pass(
-            tokens.input_ids, icl_bench.models.attention.forward_hooks.Pass(), logits=False
+            tokens.input_ids, icl_bench.models.attention.forward_hooks.ForwardHooks(), logits=False
         )
     assert state() == before
     module.eval()

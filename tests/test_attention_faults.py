@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import families
 import pytest
 import torch
@@ -11,7 +13,7 @@ from icl_bench.errors import ModelError, UnsupportedModel
 from icl_bench.measures.tokens import Pairs, RepeatedTokens, draw_repeated, induction_pairs
 from icl_bench.models.attention import attention, paths
 from icl_bench.models.attention.ablation import Ablation
-from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.kernels import KernelMisfit
 from icl_bench.reference.handwired import handwired
 
@@ -32,8 +34,8 @@ def test_a_kernel_without_the_mask_is_refused(monkeypatch):
     """The self-check sees the missing window and takes another path instead."""
     whole = attention.attend
 
-    def forget_mask(q, k, v, mask, causal, scale):
-        return whole(q, k, v, None, True, scale)
+    def forget_mask(call):
+        return whole(replace(call, mask=None, causal=True))
 
     monkeypatch.setattr(attention, "attend", forget_mask)
     model = icl_bench.wrap(families.build("mistral"))
@@ -45,8 +47,8 @@ def test_a_window_longer_than_the_tiny_batch_is_looked_beyond(monkeypatch):
     """With a window of 40 tokens nothing is wrong on 12 of them."""
     whole = attention.attend
 
-    def forget_mask(q, k, v, mask, causal, scale):
-        return whole(q, k, v, None, True, scale)
+    def forget_mask(call):
+        return whole(replace(call, mask=None, causal=True))
 
     monkeypatch.setattr(attention, "attend", forget_mask)
     model = icl_bench.wrap(families.build("mistral", sliding_window=40))
@@ -59,8 +61,8 @@ def test_a_mask_left_out_of_the_scores_alone_is_noticed(monkeypatch):
     model = icl_bench.wrap(families.build("mistral"))
     right = attention.probe_pairs
 
-    def forget_mask(q, k, lse, mask, scale, pairs, softcap, scratch):
-        return right(q * 30, k, lse, None, scale, pairs)
+    def forget_mask(call, lse, pairs, scratch):
+        return right(replace(call, query=call.query * 30, mask=None), lse, pairs)
 
     monkeypatch.setattr(attention, "probe_pairs", forget_mask)
     tokens = draw_repeated(model.vocabulary, sequences=2, period=12, bos=model.bos)
@@ -71,9 +73,8 @@ def test_a_mask_left_out_of_the_scores_alone_is_noticed(monkeypatch):
 def test_an_off_by_one_in_the_pairs_is_caught_by_the_self_check(monkeypatch):
     right = attention.probe_pairs
 
-    def shifted(q, k, lse, mask, scale, pairs, softcap, scratch):
-        before = Pairs(pairs.query, (pairs.key - 1).clamp(min=0))
-        return right(q, k, lse, mask, scale, before, softcap)
+    def shifted(call, lse, pairs, scratch):
+        return right(call, lse, Pairs(pairs.query, (pairs.key - 1).clamp(min=0)))
 
     monkeypatch.setattr(attention, "probe_pairs", shifted)
     model = icl_bench.wrap(families.build("llama"))
@@ -132,7 +133,7 @@ def test_a_kernel_misfit_falls_back_to_chunks_and_then_to_eager(monkeypatch):
 
 
 def test_a_model_that_no_path_fits_is_refused_with_every_reason(monkeypatch):
-    def fail(runner, input_ids, work, keep, need_logits):
+    def fail(runner, input_ids, hooks, keep, need_logits):
         raise ModelError("not this way")
 
     for name, (label, _) in paths.PATHS.items():
@@ -169,11 +170,11 @@ def test_a_sink_head_does_not_score_by_the_diagonal_that_is_one_too_long():
 
 
 def test_probabilities_far_outside_their_range_stop_the_run():
-    work = Pass(pairs={"x": Pairs(torch.tensor([1]), torch.tensor([0]))})
+    hooks = ForwardHooks(pairs={"x": Pairs(torch.tensor([1]), torch.tensor([0]))})
     with pytest.raises(ModelError, match="reach from 0 to 98"):
-        work.take_scores(3, "x", torch.tensor([[[0.0, 98.0]]]))
+        hooks.take_scores(3, "x", torch.tensor([[[0.0, 98.0]]]))
     with pytest.raises(ModelError, match="not finite"):
-        work.take_scores(3, "x", torch.tensor([[[float("nan")]]]))
+        hooks.take_scores(3, "x", torch.tensor([[[float("nan")]]]))
 
 
 def test_weights_that_are_not_numbers_are_refused():
@@ -189,9 +190,9 @@ def test_a_head_that_gives_nan_on_long_sequences_only_is_named(monkeypatch):
     model = icl_bench.wrap(families.build("llama"))
     right = attention.attend
 
-    def overflow(q, k, v, mask, causal, scale):
-        output, lse = right(q, k, v, mask, causal, scale)
-        if q.shape[2] > 30:
+    def overflow(call):
+        output, lse = right(call)
+        if call.query.shape[2] > 30:
             lse[:, 2, 30:] = float("nan")
         return output, lse
 

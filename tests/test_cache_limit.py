@@ -313,12 +313,12 @@ def test_under_xdist_the_controller_removes_and_no_worker(weighed: Stage) -> Non
         "        pathlib.Path('worker-' + config.workerinput['workerid']).write_text(str(old))\n",
     )
     both = (GOOD, "--icl-model=stub:fine", "mine.yaml", "-n", "2")
-    result = weighed.run_apart(*both, "--icl-cache-limit=300")
+    result = weighed.run(*both, "--icl-cache-limit=300")
     result.assert_outcomes(passed=6)
     lines = [line for line in result.outlines if line.startswith("cache: removed")]
     assert len(lines) == 1 and "removed 4 of 8 entries" in lines[0]
     assert [path.read_text() for path in weighed.path.glob("worker-*")] == ["4", "4"]
-    result = weighed.run_apart(*both, "--icl-cache-limit=300")
+    result = weighed.run(*both, "--icl-cache-limit=300")
     assert "2 of 2 measurements from the cache" in result.stdout.str()
     assert len(weighed.log("measured")) == 4
     assert list((default_cache() / "runs").iterdir()) == []
@@ -328,7 +328,7 @@ def test_under_xdist_the_controller_removes_and_no_worker(weighed: Stage) -> Non
 def test_a_wrong_size_ends_in_exit_code_4(weighed: Stage, workers: tuple[str, ...]) -> None:
     if workers:
         pytest.importorskip("xdist")
-    result = weighed.run_apart(GOOD, "mine.yaml", "--icl-cache-limit=lots", *workers)
+    result = weighed.run(GOOD, "mine.yaml", "--icl-cache-limit=lots", *workers)
     assert result.ret == 4
     result.stderr.fnmatch_lines(["*--icl-cache-limit=lots: a size is needed, such as 500MB*"])
     assert weighed.log() == []

@@ -149,7 +149,7 @@ def test_workers_keep_and_find_what_is_measured(
     monkeypatch.setenv("STUB_WEIGHTS", "1")
     both = (GOOD, "--icl-model=stub:fine", "mine.yaml", "-n", "2")
     for _ in range(2):
-        stage.run_apart(*both).assert_outcomes(passed=6)
+        stage.run(*both).assert_outcomes(passed=6)
         assert len(stage.log("measured")) == 4
     assert all(taken.cached for taken in stage.record("stub-fine").measurements.values())
     assert new(stage) == []

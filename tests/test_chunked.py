@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from icl_bench.measures.tokens import Pairs
+from icl_bench.models.attention.call import AttentionCall
 from icl_bench.models.attention.chunked import attend_in_chunks
 from icl_bench.models.attention.kernels import attend
 
@@ -20,6 +22,10 @@ def draw(kv_heads: int = 2, value_width: int = WIDTH, dtype: torch.dtype = torch
         torch.randn(BATCH, heads, LENGTH, width, generator=draws).to(dtype)
         for heads, width in shapes
     ]
+
+
+def causal(q: Tensor, k: Tensor, v: Tensor, softcap: float | None = None) -> AttentionCall:
+    return AttentionCall(q, k, v, None, True, SCALE, softcap)
 
 
 def spell_out(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, softcap: float | None = None):
@@ -57,7 +63,7 @@ def check(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], within:
 @pytest.mark.parametrize("softcap", [None, 1.5])
 def test_causal_attention_equals_the_formula(chunk, kv_heads, softcap):
     q, k, v = draw(kv_heads)
-    found = attend_in_chunks(q, k, v, None, True, SCALE, softcap, chunk=chunk)
+    found = attend_in_chunks(causal(q, k, v, softcap), chunk=chunk)
     check(found, spell_out(q, k, v, causal_bias(), softcap))
 
 
@@ -65,8 +71,8 @@ def test_causal_attention_equals_the_formula(chunk, kv_heads, softcap):
 def test_values_may_have_a_width_of_their_own(value_width):
     q, k, v = draw(value_width=value_width)
     expected = spell_out(q, k, v, causal_bias())
-    check(attend_in_chunks(q, k, v, None, True, SCALE, chunk=8), expected)
-    check(attend(q, k, v, None, True, SCALE), expected)
+    check(attend_in_chunks(causal(q, k, v), chunk=8), expected)
+    check(attend(causal(q, k, v)), expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (BATCH, 1), (1, HEADS), (BATCH, HEADS)])
@@ -74,7 +80,7 @@ def test_an_additive_mask_is_added_after_the_cap(shape):
     q, k, v = draw()
     bias = torch.randn(*shape, LENGTH, LENGTH, generator=torch.Generator().manual_seed(1))
     expected = spell_out(q, k, v, bias.expand(BATCH, HEADS, -1, -1), 2.0)
-    check(attend_in_chunks(q, k, v, bias, False, SCALE, 2.0, chunk=8), expected)
+    check(attend_in_chunks(AttentionCall(q, k, v, bias, False, SCALE, 2.0), chunk=8), expected)
 
 
 def test_a_boolean_mask_hides_what_is_false():
@@ -82,7 +88,7 @@ def test_a_boolean_mask_hides_what_is_false():
     window = torch.ones(1, 1, LENGTH, LENGTH, dtype=torch.bool).tril().triu(-7)
     bias = torch.zeros(window.shape).masked_fill(~window, float("-inf"))
     expected = spell_out(q, k, v, bias.expand(BATCH, HEADS, -1, -1))
-    check(attend_in_chunks(q, k, v, window, False, SCALE, chunk=8), expected)
+    check(attend_in_chunks(AttentionCall(q, k, v, window, False, SCALE), chunk=8), expected)
 
 
 def test_hidden_pairs_get_no_attention_in_any_row():
@@ -90,7 +96,7 @@ def test_hidden_pairs_get_no_attention_in_any_row():
     query, key = torch.tensor([3, 20, 36, 0]), torch.tensor([1, 20, 0, 5])
     bias = causal_bias()
     bias[:, :, query, key] = float("-inf")
-    found = attend_in_chunks(q, k, v, None, True, SCALE, hidden=(query, key), chunk=8)
+    found = attend_in_chunks(causal(q, k, v), hidden=Pairs(query, key), chunk=8)
     check(found, spell_out(q, k, v, bias))
 
 
@@ -100,14 +106,14 @@ def test_hidden_pairs_may_differ_between_rows():
     bias = causal_bias()
     for row in range(BATCH):
         bias[row, :, query[row], key[row]] = float("-inf")
-    found = attend_in_chunks(q, k, v, None, True, SCALE, hidden=(query, key), chunk=8)
+    found = attend_in_chunks(causal(q, k, v), hidden=Pairs(query, key), chunk=8)
     check(found, spell_out(q, k, v, bias))
 
 
 def test_a_query_that_sees_no_key_gets_zeros():
     q, k, v = draw()
-    nowhere = (torch.tensor([0]), torch.tensor([0]))
-    output, lse = attend_in_chunks(q, k, v, None, True, SCALE, hidden=nowhere)
+    nowhere = Pairs(torch.tensor([0]), torch.tensor([0]))
+    output, lse = attend_in_chunks(causal(q, k, v), hidden=nowhere)
     assert bool((output[:, :, 0] == 0).all()) and bool((lse[:, :, 0] == float("-inf")).all())
     assert bool(torch.isfinite(output).all())
 
@@ -115,7 +121,7 @@ def test_a_query_that_sees_no_key_gets_zeros():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_scores_of_half_precision_are_summed_in_float32(dtype):
     q, k, v = draw(dtype=dtype)
-    output, lse = attend_in_chunks(q, k, v, None, True, SCALE, 1.5, chunk=8)
+    output, lse = attend_in_chunks(causal(q, k, v, 1.5), chunk=8)
     expected, norms = spell_out(q, k, v, causal_bias(), 1.5)
     assert output.dtype == dtype and lse.dtype == torch.float32
     assert (lse - norms).abs().max() < 2e-6
@@ -138,7 +144,7 @@ def test_the_whole_matrix_is_never_held():
     length, chunk = 512, 16
     q, k, v = (torch.randn(1, 2, length, 8) for _ in range(3))
     with Largest() as largest:
-        attend_in_chunks(q, k, v, None, True, SCALE, 5.0, chunk=chunk)
+        attend_in_chunks(causal(q, k, v, 5.0), chunk=chunk)
     assert largest.entries <= 2 * length * chunk
     with Largest() as whole:
         (q @ k.transpose(2, 3)).softmax(-1)
@@ -151,4 +157,4 @@ def test_a_fused_kernel_takes_tensors_whatever_their_strides():
     q, k, v = (t.transpose(2, 3).contiguous().transpose(2, 3) for t in (q, k, v))
     bias = causal_bias().transpose(2, 3).contiguous().transpose(2, 3)
     assert {t.stride(-1) for t in (q, k, v, bias)} == {LENGTH}
-    check(attend(q, k, v, bias, False, SCALE), spell_out(q, k, v, causal_bias()))
+    check(attend(AttentionCall(q, k, v, bias, False, SCALE)), spell_out(q, k, v, causal_bias()))

@@ -154,7 +154,7 @@ def test_however_pytest_runs_the_summary_is_written_once(
 ) -> None:
     if "-n" in arguments:
         pytest.importorskip("xdist")
-    result = stage.run_apart(BAD, "mine.yaml", *arguments)
+    result = stage.run(BAD, "mine.yaml", *arguments)
     assert on_github.read_text().count("# icl_bench: stub:bad") == 1
     if "no:terminal" not in arguments:
         assert len(obeyed(result.stdout.str())) == 1

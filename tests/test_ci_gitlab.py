@@ -135,7 +135,7 @@ def test_pytest_writes_the_files_it_is_asked_for(stage: Stage, workers: list[str
     if workers:
         pytest.importorskip("xdist")
     options = ("--icl-code-quality=out/quality.json", "--icl-openmetrics=metrics.txt")
-    assert stage.run_apart(BAD, "mine.yaml", *options, *workers).ret == 1
+    assert stage.run(BAD, "mine.yaml", *options, *workers).ret == 1
     [issue] = json.loads((stage.path / "out" / "quality.json").read_text())
     line = next(i for i, text in enumerate(MINE.splitlines(), 1) if "id: high" in text)
     assert issue["location"] == {"path": "mine.yaml", "lines": {"begin": line}}

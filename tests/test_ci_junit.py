@@ -37,7 +37,7 @@ def whole(stage: Stage) -> dict[str, str]:
 def test_each_check_has_its_numbers(stage: Stage, workers: list[str]) -> None:
     if workers:
         pytest.importorskip("xdist")
-    stage.run_apart(GOOD, BAD, "mine.yaml", "--junitxml=out.xml", *workers)
+    stage.run(GOOD, BAD, "mine.yaml", "--junitxml=out.xml", *workers)
     found = cases(stage)
     assert len(found) == 6
     high = found["high[stub-bad]"]
@@ -70,9 +70,7 @@ def test_skipped_and_broken_checks_say_so(stage: Stage) -> None:
 def test_the_file_says_which_weights_and_versions(real_stage: Stage, workers: list[str]) -> None:
     if workers:
         pytest.importorskip("xdist")
-    real_stage.run_apart(
-        "--icl-model=builtin:handwired", "tiny.yaml", "--junitxml=out.xml", *workers
-    )
+    real_stage.run("--icl-model=builtin:handwired", "tiny.yaml", "--junitxml=out.xml", *workers)
     record = real_stage.record("builtin-handwired")
     told = whole(real_stage)
     assert told["icl.model.builtin-handwired.fingerprint"] == record.model.fingerprint

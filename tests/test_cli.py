@@ -112,7 +112,6 @@ def test_list_names_suites_models_and_metrics(capsys: pytest.CaptureFixture[str]
         (["list", "suits"], "did you mean 'suites'?"),
         (["compare", "a", "b", "c"], "'c' is one argument too many"),
         (["compare", "a"], "the following arguments are required: RECORD"),
-        (["run", "x", "--seed=y"], "--seed=y: a whole number is needed"),
         (["run", "x", "::error::y", "--sed"], "did you mean '--seed'?"),
         (["\n::error::y"], "no command is called"),
     ],
@@ -302,6 +301,7 @@ def test_run_counts_doubt_as_asked(stubbed: Stage) -> None:
     [
         (["builtin:handwire"], "did you mean 'handwired'?"),
         (["stub:good", "--suite=cor"], "did you mean 'core'?"),
+        (["stub:good", "--suite=mine.yaml", "--seed=y"], "--seed=y: a whole number is needed"),
         (["stub:good", "--suite=mine.yaml", "--seed=-1"], "must not be negative"),
         (["stub:good", "--suite=mine.yaml", "--batch-size=0"], "must be at least 1"),
         (["stub:good", "--device=gpu"], "unknown device 'gpu'"),

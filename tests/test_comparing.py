@@ -241,6 +241,18 @@ def test_one_sample_cannot_tell():
     assert not found.passes() and found.passes(inconclusive_fails=False)
 
 
+def test_a_suite_that_has_changed_since_the_baseline_is_named():
+    told = "suite 'mine' has changed since the baseline"
+    old, new = record(), record()
+    assert told not in compare(old, new).remarks
+    new.suites = [SuiteRef(name="mine", sha256="1" * 64), SuiteRef(name="new", sha256="2" * 64)]
+    old.suites.append(SuiteRef(name="old", sha256="3" * 64))
+    found = compare(old, new)
+    assert [line for line in found.remarks if "suite" in line] == [told]
+    assert told in comparison_text(found, width=100)
+    assert told in html.unescape(comparison_markdown(found))
+
+
 def test_records_of_other_suites_are_not_compared():
     other = record()
     other.suites[0].name = "other"
@@ -362,7 +374,7 @@ def test_a_partial_run_is_no_baseline(stage: Stage) -> None:
 
 def test_under_xdist_the_controller_compares(stage: Stage) -> None:
     stage.run(GOOD, "mine.yaml", "--icl-save-baseline=base.json")
-    result = stage.run_apart(BAD, "mine.yaml", "--icl-baseline=base.json", "-n", "2", "-p", "stub")
+    result = stage.run(BAD, "mine.yaml", "--icl-baseline=base.json", "-n", "2", "-p", "stub")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["REGRESSION: *"])
 

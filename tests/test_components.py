@@ -10,7 +10,7 @@ import icl_bench
 from icl_bench.errors import MeasurementError, NotMeasurable
 from icl_bench.measures.tokens import draw_plain, draw_repeated
 from icl_bench.models.attention.ablation import Ablation, Replacement
-from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.circuits.components import (
     ComponentAblation,
     mean_contributions,
@@ -95,11 +95,11 @@ def test_rows_are_switched_apart(model, tokens):
     ablation = ComponentAblation.build(off)
     assert ablation.missed == {("mlp", 0), ("mlp", 1), ("layer", 2)}
     with switched_off(model.anatomy, ablation):
-        together = model.run_pass(tokens.input_ids, Pass())
+        together = model.run_pass(tokens.input_ids, ForwardHooks())
     assert not ablation.missed
     for row, components in enumerate(off):
         with switched_off(model.anatomy, ComponentAblation.build([components])):
-            alone = model.run_pass(tokens.input_ids[row : row + 1], Pass())
+            alone = model.run_pass(tokens.input_ids[row : row + 1], ForwardHooks())
         assert torch.allclose(together[row], alone[0], atol=1e-4)
 
 
@@ -170,7 +170,7 @@ def test_layers_below_the_first_one_named_run_once():
     handle.remove()
     for index, components in enumerate(sets[:2]):
         with switched_off(model.anatomy, ComponentAblation.build([components] * SEQUENCES)):
-            logits = model.run_pass(tokens.input_ids, Pass())[:, :-1]
+            logits = model.run_pass(tokens.input_ids, ForwardHooks())[:, :-1]
         whole = torch.nn.functional.cross_entropy(
             logits.transpose(1, 2), tokens.input_ids[:, 1:], reduction="none"
         )
@@ -185,7 +185,7 @@ def test_a_head_that_is_off_below_a_component_is_not_skipped():
     ablation = ComponentAblation.build([[("mlp", 2)]] * SEQUENCES)
     heads = Ablation.build([[(1, 0)]] * SEQUENCES, model.heads)
     with switched_off(model.anatomy, ablation):
-        logits = model.run_pass(tokens.input_ids, Pass(ablation=heads))[:, :-1]
+        logits = model.run_pass(tokens.input_ids, ForwardHooks(ablation=heads))[:, :-1]
     whole = torch.nn.functional.cross_entropy(
         logits.transpose(1, 2), tokens.input_ids[:, 1:], reduction="none"
     )

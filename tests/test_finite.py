@@ -6,6 +6,7 @@ import json
 import math
 import textwrap
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ RETURNED: dict[str, Callable[[], Any]] = {
 
 def run_with(monkeypatch: pytest.MonkeyPatch, suite: Path, make: Callable[[], Any]) -> RunRecord:
     """Run the suite `small`, whose probe `induction` gives what `make` returns."""
-    monkeypatch.setattr(induction, "measure", lambda *given: make())
+    monkeypatch.setattr(induction, "PROBE", replace(induction.PROBE, measure=lambda *given: make()))
     return icl_bench.run([suite], "builtin:handwired")
 
 
@@ -224,7 +225,7 @@ def test_a_run_with_nan_ends_1_keeps_the_rest_and_can_be_read(
         pytest.importorskip("xdist")
     text = (stage.path / "mine.yaml").read_text()
     stage.write("mine.yaml", text.replace("tag: second", "tag: second, act: nan"))
-    result = stage.run_apart("--icl-model=stub:good", "mine.yaml", *apart)
+    result = stage.run("--icl-model=stub:good", "mine.yaml", *apart)
     assert result.ret == 1
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*probe 'stub': metric 'level' is nan*"])
@@ -260,7 +261,7 @@ def test_a_series_and_its_steps_are_held_to_the_same(
             taken.heads[1]["induction"] = NAN
         return taken
 
-    monkeypatch.setattr(induction, "measure", second_is_nan)
+    monkeypatch.setattr(induction, "PROBE", replace(induction.PROBE, measure=second_is_nan))
     record = icl_bench.run(["small.yaml"], "runs@*")
     taken = record.measurements["small/repeats"]
     (broken,) = taken.tables["broken_steps"]
@@ -285,7 +286,9 @@ def test_a_series_and_its_steps_are_held_to_the_same(
 def test_a_gate_of_a_training_run_does_not_hold_by_nan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(induction, "measure", lambda *given: metric(value=NAN))
+    monkeypatch.setattr(
+        induction, "PROBE", replace(induction.PROBE, measure=lambda *given: metric(value=NAN))
+    )
     gates = [Reaches("induction_max", above=-1, by_step=1)]
     gate = TrainingGate(families.build("llama"), [write_suite(tmp_path)], gates, folder=tmp_path)
     outcome = gate.check(1)

@@ -158,10 +158,10 @@ def test_no_head_is_tested_on_what_it_was_chosen_on(model, circuits):
     ["ablation", "composition", "attention_attribution", "logit_attribution", "offset_profile"],
 )
 def test_every_probe_that_tests_heads_changes_the_stream(model, circuits, probe):
-    module = get_probe(probe).module
-    more = {"null_draws": 0} if probe == "ablation" else {}
-    settings = module.Settings(sequences=2, period=8, heads=[[1, 0]], **more)
-    own, again = (module.measure(model, settings, Context(one)) for one in (None, circuits))
+    probe = get_probe(probe)
+    more = {"null_draws": 0} if probe.name == "ablation" else {}
+    settings = probe.settings(sequences=2, period=8, heads=[[1, 0]], **more)
+    own, again = (probe.measure(model, settings, Context(one)) for one in (None, circuits))
     assert own.tokens_sha256 != again.tokens_sha256
     assert "stream" not in own.settings and again.settings["stream"] == "retest"
 

@@ -14,24 +14,24 @@ PACKAGE = Path(__file__).parents[1] / "icl_bench"
 FLOORS: dict[str, str] = {
     "__init__": "",
     "errors": "",
-    "extensions": "errors",
     "naming": "",
     "provenance": "",
+    "extensions": "errors",
     "models.module": "errors",
     "options": "errors",
-    "probes": "errors",
     "reference": "errors",
     "tasks": "errors",
     "models.sources": "errors extensions models.module naming options provenance reference",
     "records": "errors naming options",
     "measures": "errors records",
+    "probes": "errors extensions provenance records",
     "record": "records",
     "render.writing": "records",
     "models.attention": "errors measures models.module",
-    "render": "__init__ records render.writing",
+    "render": "__init__ probes records render.writing",
     "ci": "records render render.writing",
     "models.residual": "errors models.attention models.module",
-    "render.html": "__init__ records render render.writing",
+    "render.html": "__init__ probes records render render.writing",
     "models": "errors measures models.attention models.module models.residual",
     "models.circuits": "errors measures models models.attention models.module models.residual",
     "models.opening": "errors models models.module models.sources options provenance",
@@ -50,7 +50,7 @@ FLOORS: dict[str, str] = {
     "probes.example": (
         "errors measures models models.circuits probes probes.design probes.prompts records"
     ),
-    "reports": "errors naming options ranking records render render.html",
+    "reports": "errors extensions naming options ranking records render render.html",
     "probes.texts": (
         "errors measures models models.attention models.circuits probes probes.ablations "
         "probes.design probes.prompts records tasks"
@@ -66,8 +66,8 @@ FLOORS: dict[str, str] = {
         "records running suite"
     ),
     "commands": (
-        "__init__ ci comparing errors models.sources options probes progress "
-        "ranking records reference render render.writing reports running suite"
+        "__init__ ci comparing errors models.sources options probes progress ranking records "
+        "reference render render.writing reports running suite"
     ),
     "integrations": (
         "errors measures models.module models.opening models.sources naming options probes "
@@ -85,7 +85,12 @@ file at the top of the package; imports inside functions count."""
 MOST_FILES = 20
 """Python files of one folder; a fuller one is two rooms."""
 
-HEAVY = ("torch", "transformers", "pandas", "scipy", "numpy", "pydantic", "yaml")
+HEAVY = (
+    *("torch", "transformers", "pandas", "scipy", "numpy", "pydantic", "yaml"),
+    *("scipy.stats", "scipy.optimize"),
+)
+SLOW = {"torch", "transformers", "pandas", "scipy.stats", "scipy.optimize"}
+"""What takes half a second or more to import."""
 
 
 FILES = {
@@ -220,7 +225,7 @@ def test_gates_are_made_without_torch():
         "from icl_bench.integrations import Keeps, Passes, Reaches\n"
         "Reaches('induction_max', above=0.4, by_step=10), Keeps('gain', within=1), Passes('gate')"
     )
-    assert loaded_after(statement) & {"torch", "transformers", "pandas"} == set()
+    assert loaded_after(statement) & SLOW == set()
 
 
 def test_the_names_for_training_loops_are_those_of_the_docs():
@@ -239,6 +244,7 @@ def test_nothing_else_imports_the_integrations():
 
 def test_the_test_about_heavy_imports_can_fail():
     assert "numpy" in loaded_after("import icl_bench, icl_bench.measures.draws")
+    assert "scipy.stats" in loaded_after("import scipy.stats")
 
 
 def test_records_and_checks_need_neither_torch_nor_pandas():
@@ -252,7 +258,7 @@ def test_records_and_checks_need_neither_torch_nor_pandas():
     names = ", ".join(f"icl_bench.{module}" for module in modules)
     plan = "icl_bench.suite.plan.make_plan([icl_bench.suite.find_suite('core')])"
     statement = f"import {names}; {plan}"
-    assert loaded_after(statement) & {"torch", "transformers", "pandas"} == set()
+    assert loaded_after(statement) & SLOW == set()
 
 
 def test_every_probe_metric_is_in_the_docs():
@@ -271,6 +277,7 @@ def test_every_row_of_the_probe_table_is_a_probe():
 
     for name in PROBES:
         probe = get_probe(name)
-        assert callable(getattr(probe.module, "measure_series" if probe.is_series else "measure"))
+        assert probe.name == name and probe.summary and probe.metrics
+        assert (probe.measure is None) == probe.is_series
     with pytest.raises(SettingsError, match="did you mean 'induction'"):
         get_probe("inducton")

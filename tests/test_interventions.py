@@ -161,9 +161,9 @@ def test_every_head_off_is_a_defined_result(model, tokens):
 
 def test_freezing_that_does_not_fire_is_an_error(model, tokens, monkeypatch):
     from icl_bench.errors import ModelError
-    from icl_bench.models.attention.forward_hooks import Pass
+    from icl_bench.models.attention.forward_hooks import ForwardHooks
 
-    monkeypatch.setattr(Pass, "freeze", lambda self, layer, query, key: (query, key))
+    monkeypatch.setattr(ForwardHooks, "freeze", lambda self, layer, query, key: (query, key))
     with pytest.raises(ModelError, match="did not act"):
         icl_bench.token_losses(model, tokens.input_ids, HEADS, "pattern_preserving")
 

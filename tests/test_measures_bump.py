@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binned_statistic
 
 from icl_bench.measures import bump
 
@@ -54,6 +55,8 @@ def test_medians_are_those_of_stretches_of_log_steps():
         inside += [500] if high == edges[-1] else []
         assert count == len(inside) and middle == np.median(inside)
         assert median == pytest.approx(np.median([losses[step] for step in inside]))
+    binned = binned_statistic(np.log(list(losses)[:-1]), list(losses.values())[:-1], "median", 10)
+    assert medians.tolist() == binned.statistic.tolist()
 
 
 def test_scatter_is_that_of_the_noise_and_not_of_the_curve():
@@ -70,6 +73,21 @@ def test_a_drop_is_found_in_the_middle_of_its_fall(steps):
     assert found.step == pytest.approx(720, abs=30)
     # The chord from where the curve bends away to where it is back passes far below.
     assert 0.4 < found.height < 1.1
+
+
+@pytest.mark.parametrize("steps", [range(1, 2001), range(10, 2001, 10)])
+def test_the_standard_error_is_the_spread_over_other_noise(steps):
+    """The height above the same chord, of the same curve under 300 draws of its noise."""
+    found = bump.find_bump(record(dropped, steps))
+    middles, values, _ = bump.smooth_losses(record(dropped, steps))
+    start = max(at for at in bump.convex_minorant(middles, values) if middles[at] < found.knee)
+    top, stop = np.searchsorted(middles, [found.knee, found.end])
+    share = (middles[top] - middles[start]) / (middles[stop] - middles[start])
+    heights = []
+    for seed in range(1, 301):
+        _, values, _ = bump.smooth_losses(record(dropped, steps, seed=seed))
+        heights.append(values[top] - (1 - share) * values[start] - share * values[stop])
+    assert found.stderr == pytest.approx(np.std(heights, ddof=1), rel=0.12)
 
 
 def test_the_knee_lies_above_the_minorant_by_the_height():

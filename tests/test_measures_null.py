@@ -34,6 +34,26 @@ def test_the_same_seed_gives_the_same_sets():
     assert one != matched_sets(SELECTED, MANY, 20, 0.05, seed=6).sets
 
 
+def test_the_sets_of_a_seed_are_these():
+    """Published p-values hang on them: another draw would change every number."""
+    drawn = [matched_sets(SELECTED, MANY, 2, 0.05, seed=seed).sets for seed in (0, 5)]
+    assert drawn == [
+        [
+            ((17, 0), (17, 2), (17, 7), (18, 0), (18, 4), (20, 2), (23, 3), (23, 5)),
+            ((17, 3), (17, 6), (17, 8), (18, 2), (18, 7), (20, 6), (23, 0), (23, 2)),
+        ],
+        [
+            ((17, 4), (17, 5), (17, 6), (18, 0), (18, 6), (20, 4), (23, 3), (23, 5)),
+            ((17, 1), (17, 2), (17, 6), (18, 0), (18, 6), (20, 8), (23, 0), (23, 2)),
+        ],
+    ]
+    few = [matched_sets([(1, 0), (1, 4)], {0: 12, 1: 12}, 3, 0.5, seed=seed) for seed in (0, 5)]
+    assert [null.sets for null in few] == [
+        [((1, 1), (1, 4)), ((1, 3), (1, 10)), ((1, 4), (1, 10))],
+        [((1, 3), (1, 4)), ((1, 6), (1, 11)), ((1, 5), (1, 6))],
+    ]
+
+
 def test_a_layer_with_enough_sets_for_alpha_is_not_left():
     null = matched_sets([(1, 0)], {0: 24, 1: 24}, draws=99, alpha=0.05)
     assert (null.radius, null.exhaustive, len(null.sets)) == (0, True, 23)
@@ -78,6 +98,14 @@ def test_small_spaces_are_listed_whole_and_once():
 def test_uniform_sets_may_come_from_any_layer():
     sets = uniform_sets(SELECTED, MANY, 60)
     assert len(set(sets)) == 60
+    assert sets[:2] == [
+        ((4, 7), (8, 4), (10, 5), (20, 2), (20, 8), (24, 7), (27, 8), (29, 6)),
+        ((1, 1), (2, 3), (4, 1), (7, 6), (21, 8), (25, 0), (25, 2), (29, 3)),
+    ]
+    backwards = dict.fromkeys(reversed(range(30)), 9)
+    assert uniform_sets(SELECTED, backwards, 1, seed=5) == [
+        ((6, 6), (6, 8), (8, 1), (9, 1), (9, 7), (14, 6), (17, 6), (25, 6))
+    ]
     assert all(len(some) == 8 and not set(some) & set(SELECTED) for some in sets)
     assert len({layer for some in sets for layer, _ in some}) > 20
     assert len(uniform_sets([(0, 0)], {0: 3}, 60)) == 2

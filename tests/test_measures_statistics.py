@@ -199,6 +199,14 @@ def test_a_count_becomes_a_share_with_its_interval():
     assert alone.value == 0.5 and alone.ci_low is None
 
 
+def test_skewness_and_quantiles_are_scipys():
+    for n in (3, 8, 33):
+        values = np.random.default_rng(n).lognormal(0, 1, n)
+        assert st.sample_skewness(values) == pytest.approx(stats.skew(values, bias=False))
+        assert st.student_t(n) == stats.t.ppf(0.975, n)
+        assert st.student_t(n, 5, 0.99) == stats.t.ppf(1 - 0.01 / 2 / 5, n)
+
+
 def test_the_interval_of_a_look_is_corrected_for_skewness():
     """Against Hall's transform, inverted by a root finder."""
     values = np.random.default_rng(3).lognormal(0, 1, 20)

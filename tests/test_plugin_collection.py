@@ -194,7 +194,7 @@ def test_lf_reruns_the_failed_check_only(stage: Stage) -> None:
     result.assert_outcomes(failed=1, deselected=2)
     result.stdout.fnmatch_lines(["mine.yaml::high?stub-bad? FAILED*"])
     # Another process finds the same items.
-    stage.run_apart(BAD, "mine.yaml", "--lf").assert_outcomes(failed=1, deselected=2)
+    stage.run(BAD, "mine.yaml", "--lf").assert_outcomes(failed=1, deselected=2)
 
 
 def test_lf_reruns_failed_checks_of_shipped_suites_too(stage: Stage, tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_checks_are_ordered_by_model(stage: Stage) -> None:
 def test_a_suite_of_testpaths_is_found_on_the_way(stage: Stage) -> None:
     stage.write("pytest.ini", "[pytest]\ntestpaths = mine.yaml test_it.py")
     stage.write("test_it.py", "def test_it(): pass")
-    result = stage.run_apart("-rs")
+    result = stage.run("-rs")
     result.assert_outcomes(passed=1, skipped=3)
     result.stdout.fnmatch_lines(["SKIPPED*no model given: use --icl-model=SPEC"])
 

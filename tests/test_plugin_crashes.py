@@ -56,7 +56,7 @@ def verdicts(stage: Stage, slug: str = "stub-good") -> str:
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_one_check_fails_with_the_cause_and_the_others_go_on(stage: Stage, workers: str) -> None:
     write_suite(stage)
-    result = stage.run_apart(GOOD, "mine.yaml", "-n", workers, "--junitxml=junit.xml")
+    result = stage.run(GOOD, "mine.yaml", "-n", workers, "--junitxml=junit.xml")
     assert result.ret == 1
     result.assert_outcomes(passed=3, errors=2)
     found = told(stage)
@@ -84,7 +84,7 @@ def test_each_measurement_that_kills_costs_one_worker(stage: Stage) -> None:
     write_suite(stage)
     text = (stage.path / "mine.yaml").read_text()
     stage.write("mine.yaml", text.replace("tag: third", "tag: third, act: crash"))
-    result = stage.run_apart(GOOD, "mine.yaml", "-n", "1")
+    result = stage.run(GOOD, "mine.yaml", "-n", "1")
     assert result.ret == 1
     assert verdicts(stage) == "p e e e p"
     assert "measured mine/third" in told(stage)["later"][1]
@@ -113,7 +113,7 @@ def test_what_is_made_from_it_is_not_tried_either(
         "  - {id: source, on: long, metric: induction_max, above: 0.4}\n"
         "  - {id: other, on: short, metric: induction_max, above: 0.4}\n",
     )
-    result = real_stage.run_apart("--icl-model=dying:big_batch", "mine.yaml", "-n", "2")
+    result = real_stage.run("--icl-model=dying:big_batch", "mine.yaml", "-n", "2")
     result.assert_outcomes(passed=1, errors=2)
     found = told(real_stage, "dying-big_batch")
     cause = "model 'dying:big_batch': the process that measured mine/long died (exit code 137)"
@@ -125,7 +125,7 @@ def test_what_is_made_from_it_is_not_tried_either(
 
 def test_when_no_worker_is_left_the_rest_says_so(stage: Stage) -> None:
     write_suite(stage)
-    result = stage.run_apart(GOOD, FINE, "mine.yaml", "-n", "1", "--max-worker-restart=0")
+    result = stage.run(GOOD, FINE, "mine.yaml", "-n", "1", "--max-worker-restart=0")
     assert result.ret == 1
     result.assert_outcomes(passed=1, errors=9)
     assert verdicts(stage) == "p e e e e"
@@ -140,7 +140,7 @@ def test_when_no_worker_is_left_the_rest_says_so(stage: Stage) -> None:
 def test_deselected_is_said_only_of_what_was_deselected(stage: Stage) -> None:
     write_suite(stage)
     chosen = ("-k", "fatal or same or later", "--max-worker-restart=0")
-    stage.run_apart(GOOD, "mine.yaml", "-n", "1", *chosen)
+    stage.run(GOOD, "mine.yaml", "-n", "1", *chosen)
     reasons = {check.id: check.reason or "" for check in stage.record("stub-good").checks}
     assert reasons["early"] == reasons["again"] == "deselected"
     assert reasons["same"].startswith(LEFT) and reasons["later"].startswith(LEFT)
@@ -151,7 +151,7 @@ def test_a_dead_worker_counts_for_the_first_failures(
     stage: Stage, option: str, workers: str
 ) -> None:
     write_suite(stage)
-    result = stage.run_apart(GOOD, "mine.yaml", "-n", workers, option)
+    result = stage.run(GOOD, "mine.yaml", "-n", workers, option)
     assert result.ret in (1, 2)
     first = option == "-x"
     result.assert_outcomes(passed=1, errors=1 if first else 2)
@@ -165,7 +165,7 @@ def test_a_dead_worker_counts_for_the_first_failures(
 def test_a_model_that_kills_when_it_is_opened_is_opened_once(stage: Stage) -> None:
     write_suite(stage, "measure")
     stage.write("test_it.py", "def test_it(icl_model): pass")
-    result = stage.run_apart(DEADLY, FINE, "mine.yaml", "test_it.py", "-n", "2")
+    result = stage.run(DEADLY, FINE, "mine.yaml", "test_it.py", "-n", "2")
     assert result.ret == 1
     # The test comes first; it dies, and is none of the checks.
     result.assert_outcomes(passed=6, failed=1, errors=5)
@@ -181,14 +181,14 @@ def test_a_model_that_kills_when_it_is_opened_is_opened_once(stage: Stage) -> No
 def test_tests_of_a_model_that_cannot_be_opened_do_not_try(stage: Stage) -> None:
     write_suite(stage, "measure")
     stage.write("test_it.py", "import pytest\n\ndef test_a(icl_model): pass\ntest_b = test_a\n")
-    result = stage.run_apart(DEADLY, "mine.yaml", "test_it.py", "-n", "1")
+    result = stage.run(DEADLY, "mine.yaml", "test_it.py", "-n", "1")
     result.assert_outcomes(errors=7)
     assert stage.log("opened") == ["deadly"]
 
 
 def test_of_two_models_the_other_one_is_tested(stage: Stage) -> None:
     write_suite(stage)
-    result = stage.run_apart(GOOD, FINE, "mine.yaml", "-n", "1")
+    result = stage.run(GOOD, FINE, "mine.yaml", "-n", "1")
     assert result.ret == 1
     assert verdicts(stage) == "p e e p p"
     assert verdicts(stage, "stub-fine") == "p p p p p"
@@ -219,7 +219,7 @@ def test_a_test_that_kills_its_worker_leaves_the_model_to_others(stage: Stage) -
         "def test_dies(icl_model): os._exit(3)\n"
         "def test_after(icl_model): pass\n",
     )
-    result = stage.run_apart(GOOD, "mine.yaml", "test_it.py", "-n", "2")
+    result = stage.run(GOOD, "mine.yaml", "test_it.py", "-n", "2")
     assert result.ret == 1
     result.assert_outcomes(passed=7, failed=1)
     result.stdout.fnmatch_lines(["*that ran test_it.py::test_dies?stub-good? died (exit code 3)*"])
@@ -237,7 +237,7 @@ def test_tests_without_a_model_go_on_in_the_next_worker(stage: Stage) -> None:
         "def test_it(number):\n"
         "    if number in (0, 1, 4): os._exit(3)\n",
     )
-    result = stage.run_apart(GOOD, "test_it.py", "mine.yaml", "-n", "1")
+    result = stage.run(GOOD, "test_it.py", "mine.yaml", "-n", "1")
     assert result.ret == 1
     result.assert_outcomes(passed=8, failed=3)
     assert verdicts(stage) == "p p p p p"
@@ -275,7 +275,7 @@ def test_work_for_a_worker_that_is_just_dying_goes_to_another() -> None:
 
 def test_an_interruption_in_one_worker_is_no_death(stage: Stage) -> None:
     write_suite(stage, "interrupt")
-    result = stage.run_apart(GOOD, "mine.yaml", "-n", "1")
+    result = stage.run(GOOD, "mine.yaml", "-n", "1")
     assert result.ret == 2
     record = stage.record("stub-good")
     assert record.status == "interrupted"

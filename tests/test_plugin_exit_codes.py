@@ -166,7 +166,7 @@ def test_the_same_holds_under_xdist(stage: Stage, mistake: str) -> None:
     arguments, message = MISTAKES[mistake]
     for name, text in FILES.items():
         stage.write(name, text)
-    check_refused(stage, stage.run_apart(*arguments, "-n", "2"), message)
+    check_refused(stage, stage.run(*arguments, "-n", "2"), message)
 
 
 def check_refused(stage: Stage, result: pytest.RunResult, message: str) -> None:
@@ -187,7 +187,7 @@ def test_a_broken_suite_beside_other_tests_is_a_collection_error(
 ) -> None:
     # Without any ICL option the plugin does not search folders before pytest does.
     stage.write("below/broken.yaml", FILES["broken.yaml"])
-    result = stage.run_apart("below", *more)
+    result = stage.run("below", *more)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["below/broken.yaml:2:*YAML: *"])
     assert "Traceback" not in result.stdout.str()

@@ -177,7 +177,7 @@ def test_workers_call_a_model_as_the_controller_does(stage: Stage) -> None:
     stage.run("--icl-model=b=stub:bad", "mine.yaml")
     stage.write("test_it.py", "def test_it(icl_model): pass")
     named = ["--icl-model=b=stub:good", "--icl-model=первая=stub:fine"]
-    again = stage.run_apart(*named, "mine.yaml", "test_it.py", "-v", "-n", "2")
+    again = stage.run(*named, "mine.yaml", "test_it.py", "-v", "-n", "2")
     again.stdout.fnmatch_lines(["icl_bench: 'b' is also another model's name, *"])
     again.stdout.fnmatch_lines(["*mine.yaml::high[[]b-??????]*"])
     assert again.ret == 0 and len(stage.processes("fine")) == 1

@@ -61,7 +61,7 @@ def test_a_series_is_one_model(series_stage: Stage) -> None:
 def test_under_xdist_a_series_stays_on_one_worker(series_stage: Stage) -> None:
     pytest.importorskip("xdist")
     models = (SERIES, "--icl-model=runs@3")
-    result = series_stage.run_apart(*models, "small.yaml", "-n", "2", "-v")
+    result = series_stage.run(*models, "small.yaml", "-n", "2", "-v")
     result.assert_outcomes(passed=5, skipped=1)
     series = series_stage.record("runs--")
     assert series.model.steps == [1, 2, 3]

@@ -204,7 +204,7 @@ def test_a_run_in_which_no_check_was_decided_fails(stage: Stage) -> None:
 
 def test_a_run_of_workers_in_which_no_check_was_decided_fails(stage: Stage) -> None:
     stage.write("mine.yaml", ELSE)
-    result = stage.run_apart(GOOD, "mine.yaml", "-n", "2")
+    result = stage.run(GOOD, "mine.yaml", "-n", "2")
     assert result.ret == 1
     result.stdout.fnmatch_lines([UNDECIDED])
 

@@ -60,7 +60,7 @@ def test_workers_write_nothing_and_the_controller_tells_all(stage: Stage) -> Non
     stage.write("test_it.py", "def test_it(icl_model): pass")
     models = (GOOD, "--icl-model=stub:broken")
     chosen = ("--icl-suite=mine.yaml", "test_it.py", "-k", "low or test_it")
-    result = stage.run_apart(*models, "-n", "2", *chosen)
+    result = stage.run(*models, "-n", "2", *chosen)
     result.assert_outcomes(passed=2, errors=2)
     result.stdout.fnmatch_lines(["model 'stub:broken': calling 'broken' failed: no such luck"])
     result.stdout.no_fnmatch_line("*Traceback*")
@@ -73,7 +73,7 @@ def test_workers_write_nothing_and_the_controller_tells_all(stage: Stage) -> Non
 def test_a_worker_that_dies_is_named_in_the_record(stage: Stage) -> None:
     crash = "{probe: stub, tag: second, act: crash}"
     stage.write("mine.yaml", MINE.replace("{probe: stub, tag: second}", crash))
-    result = stage.run_apart(GOOD, "mine.yaml", "-n", "1", "--max-worker-restart=0")
+    result = stage.run(GOOD, "mine.yaml", "-n", "1", "--max-worker-restart=0")
     assert result.ret == 1
     record = stage.record("stub-good")
     assert record.status == "partial"
@@ -82,7 +82,7 @@ def test_a_worker_that_dies_is_named_in_the_record(stage: Stage) -> None:
 
 
 def test_the_first_failure_stops_all_workers(stage: Stage) -> None:
-    result = stage.run_apart(BAD, "mine.yaml", "-n", "1", "-x")
+    result = stage.run(BAD, "mine.yaml", "-n", "1", "-x")
     assert result.ret in (1, 2)
     record = stage.record("stub-bad")
     assert record.status == "partial"
@@ -109,7 +109,7 @@ def test_a_real_model_gives_the_same_numbers(real_stage: Stage) -> None:
     )
     model = ("--icl-model=builtin:handwired", "--icl-no-cache", "tiny.yaml")
     real_stage.run(*model, "--icl-report-dir=plain").assert_outcomes(passed=2)
-    result = real_stage.run_apart(*model, "test_it.py", "-n", "2")
+    result = real_stage.run(*model, "test_it.py", "-n", "2")
     result.assert_outcomes(passed=3)
     one = real_stage.record("builtin-handwired")
     other = real_stage.record("builtin-handwired", "../../plain/builtin-handwired/results.json")

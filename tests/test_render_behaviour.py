@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from icl_bench.probes.texts.report import report_fewshot, report_icl_score
 from icl_bench.records.record import Environment, Measurement, Metric, ModelInfo, RunRecord
-from icl_bench.render import behaviour
+from icl_bench.render.blocks import as_table, shown
 from icl_bench.render.markdown import report
 
 MEASURED = {"x": Metric(value=1, exact=True)}
@@ -27,23 +28,27 @@ TEXT = Measurement(
 )
 
 
+def cells(block):
+    return shown(as_table(block))
+
+
 def test_accuracy_by_number_of_examples():
-    header, rows = behaviour.shots_table(SHOTS)
+    header, rows = cells(report_fewshot(SHOTS)[0])
     assert header[0] == "Examples"
     assert rows == [["0", "0.5 ± 0.1", "0"], ["5", "0.75 ± 0.05", "0.25"]]
 
 
 def test_tasks_show_the_gain_with_heads_off_only_where_there_is_one():
-    assert behaviour.tasks_table(SHOTS)[1] == [["antonym", "8", "0.25", "0.125"]]
+    assert cells(report_fewshot(SHOTS)[1])[1] == [["antonym", "8", "0.25", "0.125"]]
     clean = SHOTS.model_copy(update={"tables": {"tasks": [{"task": "t", "queries": 1}]}})
-    assert behaviour.tasks_table(clean) == (
+    assert cells(report_fewshot(clean)[1]) == (
         ["Task", "Queries", "Gain from examples"],
         [["t", "1", ""]],
     )
 
 
 def test_losses_are_means_over_stretches_of_positions():
-    _, rows = behaviour.positions_table(TEXT)
+    _, rows = cells(report_icl_score(TEXT)[0])
     assert [row[0] for row in rows][-1] == "256 – 510" and len(rows) == 7
     assert float(rows[-1][1]) == round(4 - (256 + 510) / 2 / 512, 2)
 

@@ -159,7 +159,9 @@ def test_the_nulls_own_sequences_are_told() -> None:
 
 def test_an_ablation_without_null_shows_no_histogram() -> None:
     metrics = {"heads": Metric(value=0, exact=True)}
-    record = make_record(measurements={"core/x": Measurement(probe="ablation", metrics=metrics)})
+    tables: dict[str, list[dict[str, object]]] = {"ablated_heads": [], "chosen_heads": []}
+    measured = Measurement(probe="ablation", metrics=metrics, tables=tables)
+    record = make_record(measurements={"core/x": measured})
     assert "- heads: 0" in report(record)
     assert "```" not in report(record)
 

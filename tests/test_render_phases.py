@@ -84,7 +84,7 @@ def test_where_nothing_changes_the_reason_is_given(flat):
 
 
 def test_other_measurements_have_no_such_section(sudden):
-    other = sudden.model_copy(update={"probe": "losses"})
+    other = sudden.model_copy(update={"tables": {"curves": [{"step": 1, "temperature": 2.0}]}})
     assert "Phase change" not in report(record(other))
     skipped = sudden.model_copy(update={"tables": {}, "metrics": {}, "status": "skipped"})
     assert "Phase change" not in report(record(skipped))

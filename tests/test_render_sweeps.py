@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from icl_bench.probes.ablations.report import report_minimal_set, report_sweep
 from icl_bench.records.record import Environment, Measurement, Metric, ModelInfo, RunRecord
-from icl_bench.render import sweeps
+from icl_bench.render.ablations import list_switched_off
+from icl_bench.render.blocks import as_table, shown
 from icl_bench.render.markdown import report
 
 
@@ -52,6 +54,11 @@ def ablation(**settings):
     )
 
 
+def cells(blocks):
+    (block,) = blocks
+    return shown(as_table(block))
+
+
 def page(**measurements):
     return report(
         RunRecord(
@@ -68,14 +75,14 @@ def page(**measurements):
 
 
 def test_a_sweep_lists_the_largest_of_the_heads_measured_in_full():
-    header, rows = sweeps.sweep_table(SWEEP)
+    header, rows = cells(report_sweep(SWEEP))
     assert [row[0] for row in rows] == ["16.0", "0.1"]
     assert len(header) == len(rows[0])
     assert "Every head on its own: s/all (zero)" in page(**{"s/all": SWEEP})
 
 
 def test_a_curve_has_a_row_a_size_and_a_column_an_order():
-    header, rows = sweeps.curve_table(MINIMAL)
+    header, rows = cells(report_minimal_set(MINIMAL))
     assert header == ["Heads kept", "by elimination", "by induction"]
     assert [row[0] for row in rows] == ["2", "48"] and rows[1][2] == ""
     text = page(**{"s/few": MINIMAL})
@@ -83,9 +90,9 @@ def test_a_curve_has_a_row_a_size_and_a_column_an_order():
 
 
 def test_what_was_switched_off_is_said_in_words():
-    assert sweeps.list_switched_off(ablation()) == "5.1"
-    assert sweeps.list_switched_off(ablation(keep_only=True)) == "every head but 2.3"
+    assert list_switched_off(ablation()) == "5.1"
+    assert list_switched_off(ablation(keep_only=True)) == "every head but 2.3"
     both = ablation(mlps=[3], layers=[7])
-    assert sweeps.list_switched_off(both) == "5.1, the MLP of layer 3, layer 7"
+    assert list_switched_off(both) == "5.1, the MLP of layer 3, layer 7"
     assert "5.1 (mean, patterns frozen)" in page(**{"s/a": ablation(patterns="frozen")})
     assert "edge knockout" in page(**{"s/a": ablation(method="edge_knockout")})

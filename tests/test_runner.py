@@ -64,8 +64,8 @@ def counted(monkeypatch):
 
         return measure
 
-    monkeypatch.setattr(induction, "measure", fake("induction"))
-    monkeypatch.setattr(ablation, "measure", fake("ablation"))
+    monkeypatch.setattr(induction, "PROBE", replace(induction.PROBE, measure=fake("induction")))
+    monkeypatch.setattr(ablation, "PROBE", replace(ablation.PROBE, measure=fake("ablation")))
     monkeypatch.setattr(ModelRun, "model", property(lambda self: None))
     return calls
 
@@ -170,7 +170,7 @@ def test_a_failed_measurement_is_a_verdict_with_its_reason(
     def fail(model, settings, context):
         raise error
 
-    monkeypatch.setattr(induction, "measure", fail)
+    monkeypatch.setattr(induction, "PROBE", replace(induction.PROBE, measure=fail))
     record = make_run(make_plan([make_suite()])).run()
     by_id = {check.id: check for check in record.checks}
     assert by_id["present"].verdict == by_id["causal"].verdict == verdict

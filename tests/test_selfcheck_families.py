@@ -13,7 +13,7 @@ from transformers.models.llama import modeling_llama
 import icl_bench
 from icl_bench.errors import ModelError, UnsupportedModel
 from icl_bench.measures.tokens import draw_repeated
-from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.kernels import KernelMisfit
 from icl_bench.models.attention.paths import PATHS, Runner
 
@@ -108,7 +108,7 @@ def test_an_argument_that_nothing_understands_stops_the_path(path, monkeypatch):
     monkeypatch.setattr(modeling_llama.LlamaAttention, "forward", ask_for_more)
     runner = Runner(families.build("llama"))
     with pytest.raises(KernelMisfit, match="the attention call has temperature"):
-        PATHS[path][1](runner, torch.arange(3, 9)[None], Pass(), None, True)
+        PATHS[path][1](runner, torch.arange(3, 9)[None], ForwardHooks(), None, True)
 
 
 def test_layers_are_numbered_as_the_decoder_does_it_though_modules_are_shared():

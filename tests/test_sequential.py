@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 import icl_bench
@@ -54,7 +56,7 @@ def taken(monkeypatch):
         found.append(settings.sequences)
         return original(model, settings, context)
 
-    monkeypatch.setattr(induction, "measure", count)
+    monkeypatch.setattr(induction, "PROBE", replace(induction.PROBE, measure=count))
     return found
 
 

@@ -49,7 +49,7 @@ def measure(model, suite, name="m", upstream=None, **more):
     """Measure plainly what a suite would measure by looks."""
     spec = suite.measure[name]
     settings = spec.settings.model_copy(update={"until": None, spec.settings.budget: None, **more})
-    return get_probe(spec.probe).module.measure(model, settings, Context(upstream))
+    return get_probe(spec.probe).measure(model, settings, Context(upstream))
 
 
 def reach(values, confidence):

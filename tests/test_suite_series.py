@@ -35,8 +35,8 @@ def write(measure: str = MEASURE, checks: str = CHECKS, name: str = "small") -> 
 
 
 def test_a_probe_knows_whether_it_is_about_a_series() -> None:
-    assert get_probe("toy").is_series and get_probe("toy").source_probes == {"scores": "induction"}
-    assert not get_probe("induction").is_series and get_probe("induction").source_probes == {}
+    assert get_probe("toy").is_series and get_probe("toy").sources == {"scores": "induction"}
+    assert not get_probe("induction").is_series and get_probe("induction").sources == {}
 
 
 def test_a_suite_with_a_series_probe_loads_and_is_planned() -> None:

@@ -95,20 +95,20 @@ def _models() -> list[Row]:
 
 
 def _probes() -> list[Row]:
-    from icl_bench.probes import PROBES, get_probe
+    from icl_bench.probes import get_probe, probe_names
 
     return [
         {
             "name": name,
-            "description": (get_probe(name).module.__doc__ or "").strip().split("\n")[0],
+            "description": get_probe(name).summary,
             "metrics": list(get_probe(name).metrics),
         }
-        for name in PROBES
+        for name in probe_names()
     ]
 
 
 def _metrics() -> list[Row]:
-    from icl_bench.probes import PROBES, get_probe
+    from icl_bench.probes import get_probe, probe_names
 
     return [
         {
@@ -119,7 +119,7 @@ def _metrics() -> list[Row]:
             "unit": info.unit,
             "exact": info.exact,
         }
-        for name in PROBES
+        for name in probe_names()
         for metric, info in get_probe(name).metrics.items()
     ]
 

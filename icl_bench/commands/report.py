@@ -52,11 +52,13 @@ def run(given: argparse.Namespace) -> int:
     """
     from icl_bench.records.record import read_record
     from icl_bench.render.writing.text import one_line
+    from icl_bench.reports.added import added_reports
     from icl_bench.reports.files import folder_name, render_again
     from icl_bench.reports.places import check_report_dir
 
     if given.output:
         check_report_dir(given.output, "--output")
+    added_reports()
     rendered = broken = 0
     taken: set[Path] = set()
     for path in dict.fromkeys(found for text in given.records for found in find_records(text)):
@@ -70,7 +72,8 @@ def run(given: argparse.Namespace) -> int:
         if given.output:
             folder = _free(Path(given.output) / folder_name(record.model.slug), path.name, taken)
         try:
-            written = render_again(record, path, folder, given.plotly)
+            troubles: list[str] = []
+            written = render_again(record, path, folder, given.plotly, troubles)
         except IclError:
             raise
         except Exception as error:  # A record of another hand may hold what no renderer expects.
@@ -80,7 +83,10 @@ def run(given: argparse.Namespace) -> int:
             continue
         print(f"{one_line(path)}: {', '.join(one_line(file.name) for file in written)} in ", end="")
         print(one_line(folder) + os.sep)
+        for trouble in troubles:
+            print(defuse(one_line(f"icl-bench: {trouble}")), file=sys.stderr)
         rendered += 1
+        broken += bool(troubles)
     if not rendered:
         return USAGE
     return FAILED if broken else OK

@@ -1,4 +1,4 @@
-"""Suites and gates on a model while it is trained: one evaluation a call, the model untouched."""
+"""Suites and gates on a model while it is trained: one evaluation a call."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class TrainingGate:
     """Measures a model that is being trained, and says whether training may go on.
 
     The model is checked and wrapped once; an evaluation then costs its forward passes and the
-    digest of the weights. Each leaves the module as it was (`untouched.left_as_it_was`).
+    digest of the weights. Each leaves the module as it was (`training_state.left_as_it_was`).
 
     Args:
         model: what is trained: a transformers model, or one wrapped by torch.compile,
@@ -129,7 +129,7 @@ class TrainingGate:
         self.history: list[RunRecord] = []
         """Records of every evaluation, without rows of heads and tables."""
         self._said: dict[str, Verdict] = {}
-        from icl_bench.integrations.untouched import left_as_it_was
+        from icl_bench.integrations.training_state import left_as_it_was
         from icl_bench.integrations.unwrapping import find_module
         from icl_bench.models.opening.opening import wrap
 
@@ -203,7 +203,7 @@ class TrainingGate:
             self.history.append(without_rows(record.model_copy(update={"step": number})))
 
     def _measure(self, step: int) -> RunRecord:
-        from icl_bench.integrations.untouched import left_as_it_was
+        from icl_bench.integrations.training_state import left_as_it_was
         from icl_bench.running.lazy_model import LazyModel
         from icl_bench.running.model_run import ModelRun
         from icl_bench.running.setup import Setup

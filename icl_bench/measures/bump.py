@@ -11,10 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import isotonic_regression
-from scipy.stats import binned_statistic
 
-from icl_bench.measures.phase import cross
+from icl_bench.measures.phase import cross, fit_monotone
 
 BINS = 100
 """Stretches of log(step), of equal length, that losses are taken the median of."""
@@ -60,12 +58,13 @@ def smooth_losses(
     steps = np.array(sorted(step for step in losses if step >= 1), dtype=float)
     values = np.array([losses[int(step)] for step in steps])
     positions = np.log(steps)
-    counts, _, numbers = binned_statistic(positions, values, "count", bins)
-    full = np.flatnonzero(counts)
-    inside = [numbers == number + 1 for number in full]
+    edges = np.linspace(positions[0], positions[-1], bins + 1)
+    numbers = np.minimum(np.digitize(positions, edges), bins)
+    full, counts = np.unique(numbers, return_counts=True)
+    inside = [numbers == number for number in full]
     middles = np.array([np.median(steps[where]) for where in inside])
     medians = np.array([np.median(values[where]) for where in inside])
-    return middles, medians, counts[full]
+    return middles, medians, counts
 
 
 def scatter(values: np.ndarray) -> float:
@@ -130,7 +129,7 @@ def find_bump(losses: Mapping[int, float]) -> Bump | None:
         found = (float(heights[top]), float(spread[top]))
         if best is None or found[0] / max(found[1], 1e-12) > best.height / max(best.stderr, 1e-12):
             fall = slice(int(inside[top]), stop + 1)
-            rising = np.asarray(isotonic_regression(-values[fall]).x)
+            rising = fit_monotone(-values[fall])
             half = cross(np.log(steps[fall]), rising, (rising[0] + rising[-1]) / 2)
             best = Bump(*found, float(steps[inside[top]]), math.exp(half), float(steps[stop]))
     return best

@@ -14,7 +14,6 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import OptimizeWarning, curve_fit
 from scipy.special import expit
 
 from icl_bench.measures.draws import Draws
@@ -59,6 +58,9 @@ def fit_gradual(positions: np.ndarray, values: np.ndarray) -> np.ndarray:
         positions: log(step), ascending, shape (checkpoints,).
         values: one per checkpoint, same shape.
     """
+    # Slow to import, and only training runs need it.
+    from scipy.optimize import OptimizeWarning, curve_fit
+
     # On the unit square the starting points and bounds are the same for every curve.
     span = float(positions[-1] - positions[0])
     x = (positions - positions[0]) / span

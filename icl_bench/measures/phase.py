@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
 from icl_bench.measures.statistics import CONFIDENCE, mean_metric, student_t
 from icl_bench.records.record import Metric
@@ -97,6 +96,9 @@ def fit_monotone(values: np.ndarray) -> np.ndarray:
     Args:
         values: one per checkpoint, shape (checkpoints,).
     """
+    # Slow to import, and only training runs need it.
+    from scipy.optimize import isotonic_regression
+
     return np.asarray(isotonic_regression(values).x)
 
 

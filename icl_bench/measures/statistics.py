@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from icl_bench.records.record import Metric
 
@@ -17,7 +17,7 @@ CONFIDENCE = 0.95
 @cache
 def student_t(df: int, comparisons: int = 1, confidence: float = CONFIDENCE) -> float:
     """Two-sided quantile of Student's t, Bonferroni-corrected for `comparisons` intervals."""
-    return float(stats.t.ppf(1 - (1 - confidence) / 2 / comparisons, df))
+    return float(stdtrit(df, 1 - (1 - confidence) / 2 / comparisons))
 
 
 def error_bounds(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -38,10 +38,21 @@ def error_bounds(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[fl
     stderr = float(values.std(ddof=1)) / math.sqrt(n)
     below = above = quantile * stderr
     if confidence > CONFIDENCE and n > 2 and stderr > 0:
-        skewness = float(stats.skew(values, bias=False)) / math.sqrt(n)
+        skewness = sample_skewness(values) / math.sqrt(n)
         below = max(below, stderr * undo_skewness(quantile, skewness))
         above = max(above, -stderr * undo_skewness(-quantile, skewness))
     return below, above
+
+
+def sample_skewness(values: np.ndarray) -> float:
+    """Return the skewness of a sample, corrected for bias (G1).
+
+    Args:
+        values: shape (n,), n >= 3, not all alike.
+    """
+    n, around = int(values.size), values - values.mean()
+    ratio = float((around**3).mean()) / float((around**2).mean()) ** 1.5
+    return ratio * math.sqrt(n * (n - 1)) / (n - 2)
 
 
 def undo_skewness(quantile: float, skewness: float) -> float:
@@ -276,7 +287,7 @@ def proportion_metric(hits: Sequence[bool] | np.ndarray) -> Metric:
     n, share = int(values.size), float(values.mean())
     if n == 1:
         return Metric(value=share, n=1, samples=[share])
-    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    z = float(ndtri((1 + CONFIDENCE) / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return Metric(
@@ -306,7 +317,7 @@ def proportion_lost_metric(
     samples = [float(v) for v in lost]
     if n == 1:
         return Metric(value=samples[0], n=1, samples=samples)
-    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    z = float(ndtri((1 + CONFIDENCE) / 2))
     gone, come = float((lost > 0).sum()) + 0.5, float((lost < 0).sum()) + 0.5
     centre = (gone - come) / (n + 2)
     half = z * math.sqrt(gone + come - (gone - come) ** 2 / (n + 2)) / (n + 2)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from icl_bench.errors import NotMeasurable
 from icl_bench.measures.statistics import CONFIDENCE
@@ -36,6 +36,6 @@ def stratified_metric(strata: Sequence[np.ndarray]) -> Metric:
     stderr = math.sqrt(variances.sum()) / len(strata)
     degrees = [len(values) - 1 for values in strata]
     df = float(variances.sum() ** 2 / (variances**2 / degrees).sum())
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df)) * stderr
+    half = float(stdtrit(df, (1 + CONFIDENCE) / 2)) * stderr
     count = sum(map(len, strata))
     return Metric(value=mean, stderr=stderr, ci_low=mean - half, ci_high=mean + half, n=count)

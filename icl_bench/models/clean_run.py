@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from icl_bench.models.attention.ablation import ZEROS, Ablation, Head, Replacement
-from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.prefix import Capture, Stream, resume, same_logits
 from icl_bench.models.attention.selfcheck import tiny_batch
 from icl_bench.models.module.batching import STREAM_BYTES, Advance, run_in_batches
@@ -25,9 +25,17 @@ if TYPE_CHECKING:
     from icl_bench.models.model import Model
 
 
+@dataclass(frozen=True)
+class HeadsOff:
+    """Heads that are off in the run that others start from, and what stands in for them."""
+
+    heads: Sequence[Head] = ()
+    replacement: Replacement = ZEROS
+
+
 @dataclass
 class BaseRun:
-    """A run that others start from: the untouched one, or one in which some heads are off.
+    """A run that others start from: the clean one, or one in which some heads are off.
 
     Args:
         input_ids: (sequences, length).
@@ -37,7 +45,6 @@ class BaseRun:
             (sequences, targets) or, for several, (sequences, targets, choices); None for none.
         streams: layer -> what enters it, for the layers that have been asked for.
         off: heads that are off in it.
-        replacement: what stands in for them.
         offset: number of the first sequence, when these are a part of more.
     """
 
@@ -46,8 +53,7 @@ class BaseRun:
     losses: TokenLosses
     answers: Tensor | None = None
     streams: dict[int, Stream] = field(default_factory=dict)
-    off: tuple[Head, ...] = ()
-    replacement: Replacement = ZEROS
+    off: HeadsOff = HeadsOff()
     offset: int = 0
 
     def part(self, start: int, stop: int) -> BaseRun:
@@ -93,59 +99,65 @@ def run_base(
     targets: Tensor,
     layers: Collection[int] = (),
     *,
-    off: Sequence[Head] = (),
-    replacement: Replacement = ZEROS,
     answers: Tensor | None = None,
     advance: Advance | None = None,
 ) -> BaseRun:
-    """Run sequences, untouched or with some heads off; what enters layers is kept on the way.
+    """Run sequences as they are; what enters layers is kept on the way.
 
     Args:
         model: the model.
         input_ids: (sequences, length).
         targets: physical positions of the target tokens, each >= 1.
         layers: layers whose input is wanted; as many are kept as memory is meant for.
-        off: heads that are off.
-        replacement: what stands in for their outputs.
         answers: ids whose losses are wanted, as in `BaseRun`; a target may then be the position
             after the last one.
         advance: called with the number of sequences done.
     """
+    base = BaseRun(input_ids, targets, TokenLosses.none(), answers)
+    return _run(model, base, layers, advance)
+
+
+def run_base_without(
+    model: Model,
+    input_ids: Tensor,
+    targets: Tensor,
+    off: HeadsOff,
+    layers: Collection[int] = (),
+    *,
+    advance: Advance | None = None,
+) -> BaseRun:
+    """Run sequences with some heads off; arguments as in `run_base`."""
+    base = BaseRun(input_ids, targets, TokenLosses.none(), off=off)
+    return _run(model, base, layers, advance)
+
+
+def _run(model: Model, base: BaseRun, layers: Collection[int], advance: Advance | None) -> BaseRun:
     parts: list[TokenLosses] = []
     captured: list[dict[int, Stream]] = []
-    wanted = [layer for layer in sorted(layers) if layer > 0]
-    wanted = wanted[: layers_that_fit(model, input_ids)]
-    base = BaseRun(
-        input_ids,
-        targets,
-        TokenLosses.none(),
-        answers,
-        off=tuple(off),
-        replacement=replacement,
-    )
+    ids, targets = base.input_ids, base.targets
+    wanted = [layer for layer in sorted(layers) if layer > 0][: layers_that_fit(model, ids)]
 
     def work(start: int, stop: int) -> None:
-        batch = input_ids[start:stop]
         capture = Capture(wanted, stop=False)
         with capture.watching(model.runner):
-            logits = model.run_pass(batch, _base_pass(model, base, start, stop), targets - 1)
+            hooks = _base_hooks(model, base, start, stop)
+            logits = model.run_pass(ids[start:stop], hooks, targets - 1)
         parts.append(score_targets(logits, base.wanted(torch.arange(start, stop), targets)))
         captured.append(capture.streams)
 
-    run_in_batches(input_ids.shape, model.limit, work, targets=len(targets), advance=advance)
+    run_in_batches(ids.shape, model.limit, work, targets=len(targets), advance=advance)
     base.losses = join_losses(parts)
     base.streams.update(_join_streams(captured, wanted))
     return base
 
 
-def _base_pass(model: Model, base: BaseRun, start: int, stop: int) -> Pass:
-    if not base.off:
+def _base_hooks(model: Model, base: BaseRun, start: int, stop: int) -> ForwardHooks:
+    if not base.off.heads:
         # The clean run never goes through the ablation's code.
-        return Pass()
+        return ForwardHooks()
     rows = torch.arange(start, stop) + base.offset
-    off = [base.off] * len(rows)
-    how = base.replacement
-    return Pass(ablation=Ablation.build(off, model.heads, how.values, rows, how.at))
+    off, how = [base.off.heads] * len(rows), base.off.replacement
+    return ForwardHooks(ablation=Ablation.build(off, model.heads, how.values, rows, how.at))
 
 
 def stream_into(model: Model, base: BaseRun, layer: int, later: Sequence[int]) -> Stream | None:
@@ -166,18 +178,18 @@ def stream_into(model: Model, base: BaseRun, layer: int, later: Sequence[int]) -
             return None
         if len(base.streams) + 1 > room:
             base.streams.clear()
-        wanted = [one for one in (layer, *later) if one not in base.streams]
+        wanted = [other for other in (layer, *later) if other not in base.streams]
         wanted = wanted[: room - len(base.streams)]
         captured: list[dict[int, Stream]] = []
 
         def work(start: int, stop: int) -> None:
             capture = Capture(wanted, stop=True)
-            work = _base_pass(model, base, start, stop)
-            if work.ablation is not None:
+            hooks = _base_hooks(model, base, start, stop)
+            if hooks.ablation is not None:
                 # Layers from the highest wanted one on are never reached.
-                work.ablation = work.ablation.below(wanted[-1])
+                hooks.ablation = hooks.ablation.below(wanted[-1])
             with capture.watching(model.runner):
-                model.run_pass(base.input_ids[start:stop], work, None, logits=False)
+                model.run_pass(base.input_ids[start:stop], hooks, None, logits=False)
             captured.append(capture.streams)
 
         run_in_batches(base.input_ids.shape, model.limit, work)
@@ -214,7 +226,7 @@ def check_resumes(model: Model, layers: Collection[int]) -> None:
     keep, rows = torch.arange(ids.shape[1]), torch.arange(len(ids)).flip(0)
     capture = Capture(unknown, stop=False)
     with capture.watching(model.runner):
-        full = model.run_pass(ids, Pass(), keep)
+        full = model.run_pass(ids, ForwardHooks(), keep)
     assert full is not None
     for layer in unknown:
         stream = capture.streams.get(layer)
@@ -223,7 +235,7 @@ def check_resumes(model: Model, layers: Collection[int]) -> None:
             continue
         try:
             with resume(model.runner, stream, rows):
-                short = model.run_pass(ids[rows], Pass(), keep)
+                short = model.run_pass(ids[rows], ForwardHooks(), keep)
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError):
             # A family whose layers want more from those below than the residual stream.
             continue

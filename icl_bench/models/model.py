@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from icl_bench.errors import MeasurementError, ModelError, NotMeasurable
 from icl_bench.measures.tokens import Pairs
-from icl_bench.models.attention.forward_hooks import SINK_LOGIT, Pass
+from icl_bench.models.attention.forward_hooks import SINK_LOGIT, ForwardHooks
 from icl_bench.models.attention.kernels import KernelMisfit
 from icl_bench.models.attention.paths import PATHS, Runner
 from icl_bench.models.attention.selfcheck import choose_path
@@ -214,12 +214,12 @@ class Model:
         def work(start: int, stop: int) -> None:
             chosen = {name: some.rows(start, stop) for name, some in pairs.items()}
             last = self.last_layer(self.shapes)
-            work = Pass(pairs=chosen, raw=raw, stop_after=last, sink_queries=sink_queries)
-            self.run_pass(input_ids[start:stop], work, None, logits=False)
-            if sinks := work.scores.get(SINK_LOGIT):
+            hooks = ForwardHooks(pairs=chosen, raw=raw, stop_after=last, sink_queries=sink_queries)
+            self.run_pass(input_ids[start:stop], hooks, None, logits=False)
+            if sinks := hooks.scores.get(SINK_LOGIT):
                 for layer, heads in self.heads.items():
                     sinks.setdefault(layer, torch.zeros(stop - start, heads))
-            for name, layers in work.scores.items():
+            for name, layers in hooks.scores.items():
                 for layer in self.shapes:
                     parts.setdefault(name, {}).setdefault(layer, []).append(layers[layer].cpu())
 
@@ -248,10 +248,12 @@ class Model:
         sums: dict[int, Tensor] = {}
 
         def work(start: int, stop: int) -> None:
-            work = Pass(mean_over=slice(prefix, length), stop_after=self.last_layer(wanted))
-            self.run_pass(input_ids[start:stop], work, None, logits=False)
+            hooks = ForwardHooks(
+                mean_over=slice(prefix, length), stop_after=self.last_layer(wanted)
+            )
+            self.run_pass(input_ids[start:stop], hooks, None, logits=False)
             for layer in wanted:
-                total = work.output_sums[layer].sum(0).cpu()
+                total = hooks.output_sums[layer].sum(0).cpu()
                 sums[layer] = sums[layer] + total if layer in sums else total
 
         run_in_batches(input_ids.shape, self.limit, work)
@@ -272,10 +274,10 @@ class Model:
         parts: dict[int, list[Tensor]] = {layer: [] for layer in sorted(layers)}
 
         def work(start: int, stop: int) -> None:
-            work = Pass(keep_outputs=parts.keys(), stop_after=self.last_layer(parts))
-            self.run_pass(input_ids[start:stop], work, None, logits=False)
+            hooks = ForwardHooks(keep_outputs=parts.keys(), stop_after=self.last_layer(parts))
+            self.run_pass(input_ids[start:stop], hooks, None, logits=False)
             for layer, kept in parts.items():
-                kept.append(work.outputs[layer])
+                kept.append(hooks.outputs[layer])
 
         run_in_batches(input_ids.shape, self.limit, work)
         return {layer: torch.cat(kept) for layer, kept in parts.items()}
@@ -308,13 +310,13 @@ class Model:
         return max(layers) if self.through_interface and self._in_order and layers else None
 
     def run_pass(
-        self, ids: Tensor, work: Pass, keep: Tensor | None = None, *, logits: bool = True
+        self, ids: Tensor, hooks: ForwardHooks, keep: Tensor | None = None, *, logits: bool = True
     ) -> Tensor | None:
         """Run one batch through the model's attention path.
 
         Args:
             ids: (rows, length).
-            work: what to read and change.
+            hooks: what to read and change.
             keep: positions whose logits are wanted; None for all.
             logits: False to stop before the language-modelling head.
 
@@ -329,10 +331,10 @@ class Model:
         if self._path is None:
             return self.runner.run_plain(ids, keep)
         try:
-            result = PATHS[self._path][1](self.runner, ids, work, keep, logits)
+            result = PATHS[self._path][1](self.runner, ids, hooks, keep, logits)
         except KernelMisfit as error:
             raise ModelError(f"{error} on {ids.shape[1]} tokens") from None
-        if work.missed:
-            layers = ", ".join(str(layer) for layer in sorted(work.missed))
+        if hooks.missed:
+            layers = ", ".join(str(layer) for layer in sorted(hooks.missed))
             raise ModelError(f"the ablation in layer {layers} did not act")
         return result

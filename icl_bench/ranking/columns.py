@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -178,7 +178,7 @@ def _suite(key: str) -> str:
     return key.partition("/")[0]
 
 
-def _metrics_of(probe: str) -> dict[str, MetricInfo]:
+def _metrics_of(probe: str) -> Mapping[str, MetricInfo]:
     try:
         return get_probe(probe).metrics
     except IclError:  # that of a later version, or somebody's own

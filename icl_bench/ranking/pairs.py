@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from icl_bench.measures.statistics import CONFIDENCE, student_t
 from icl_bench.ranking.entries import Figure
@@ -154,8 +154,8 @@ def _quantile(freedom: np.ndarray, tail: float) -> np.ndarray:
     whole = np.maximum((freedom + 1e-9).astype(np.int64), 1)
     most = int(whole.max(initial=1))
     if most > _TABLED:
-        return np.asarray(stats.t.isf(tail, whole), dtype=np.float64)
-    return np.asarray(stats.t.isf(tail, np.arange(1, most + 1))[whole - 1], dtype=np.float64)
+        return np.asarray(-stdtrit(whole, tail), dtype=np.float64)
+    return np.asarray(-stdtrit(np.arange(1, most + 1), tail)[whole - 1], dtype=np.float64)
 
 
 def _paired(
@@ -163,7 +163,7 @@ def _paired(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Centre and half width of differences sample by sample; samples of shape (rows, n)."""
     n = samples.shape[1]
-    quantile = float(stats.t.isf(tail, n - 1))
+    quantile = float(-stdtrit(n - 1, tail))
     around = samples - samples.mean(axis=1, keepdims=True)
     products = around @ around.T
     own = np.diag(products)

@@ -79,6 +79,9 @@ class Numbers(_Part):
 
     probe: str
     """Name of the probe."""
+    package: str | None = None
+    """Name, version and digest of the code of the package that the probe is from; None for
+    icl_bench itself."""
     status: Literal["measured", "skipped", "error"] = "measured"
     """`skipped` and `error` carry a reason and no metrics."""
     reason: str | None = None
@@ -121,6 +124,12 @@ class Measurement(Numbers):
     """One row per attention head: layer, head and its scores, all of them finite numbers."""
     tables: Annotated[dict[str, list[dict[str, Any]]], Plain] = Field(default_factory=dict)
     """Further rows: null draws, curves, answers to single questions."""
+
+    @property
+    def method(self) -> str:
+        """How heads were switched off, in words; "" where the settings do not say."""
+        method = str(self.settings.get("method", "")).replace("_", " ")
+        return method + (", patterns frozen" if self.settings.get("patterns") == "frozen" else "")
 
 
 class Check(_Part):

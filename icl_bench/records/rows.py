@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
@@ -20,6 +20,15 @@ _DEEPEST = 100
 """Levels within a value down to which a mistake is looked for."""
 
 Place = tuple[int | str, ...]
+
+
+def list_heads(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return heads in words, e.g. `5.1, 6.9`.
+
+    Args:
+        rows: with `layer` and `head`.
+    """
+    return ", ".join(f"{row.get('layer')}.{row.get('head')}" for row in rows)
 
 
 def check_heads(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -133,6 +133,7 @@ def _not_enough(
         reason = explain_too_few(broken, len(taken))
     return Measurement(
         probe=last.probe,
+        package=last.package,
         status="error" if failed else "skipped",
         reason=reason,
         settings=last.settings,

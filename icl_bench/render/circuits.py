@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.render.content import read_rows, scores_heads
 from icl_bench.render.writing import numbers
 
 Head = tuple[int, int]
@@ -46,18 +47,14 @@ def _columns(measurements: Iterable[Measurement]) -> tuple[Columns, set[Head]]:
     heads: set[Head] = set()
     scores: dict[Head, str] = {}
     for one in measurements:
-        if one.probe == "induction":
-            scores |= _read(one.heads, "induction")
-        elif one.probe == "composition":
-            columns |= _needs(one.tables.get("composition", []))
-            heads |= {_head(row) for row in one.tables.get("composition", [])}
-        elif one.probe == "attention_attribution":
-            columns |= _written(one.tables.get("attention_sides", []))
-            heads |= {_head(row) for row in one.tables.get("attention_sides", [])}
-        elif one.probe == "logit_attribution" and one.heads:
+        edges, sides = read_rows(one, "composition"), read_rows(one, "attention_sides")
+        scores |= _read(one.heads, "induction")
+        columns |= _needs(edges) | _written(sides)
+        heads |= {_head(row) for row in (*edges, *sides)}
+        if scores_heads(one, "logit"):
             columns["Writes (logits)"] = _read(one.heads, "logit")
-            heads |= {_head(row) for row in one.tables.get("selected_heads", [])}
-        elif one.probe == "copying" and one.heads:
+            heads |= {_head(row) for row in read_rows(one, "selected_heads")}
+        if scores_heads(one, "ov_eigenvalue", "ov_behaviour"):
             columns["OV eigenvalue"] = _read(one.heads, "ov_eigenvalue")
             columns["OV behaviour"] = _read(one.heads, "ov_behaviour")
     if columns and scores:

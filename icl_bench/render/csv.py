@@ -6,6 +6,8 @@ models and suites, so such cells get a leading apostrophe; numbers are left as t
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_bench.records.record import RunRecord, write_atomically
+from icl_bench.render.content import read_rows
 from icl_bench.render.steps import ENDS, metrics_of
 
 _CHECK_COLUMNS = (
@@ -97,7 +100,7 @@ def steps_csv(record: RunRecord) -> str:
     for key, measurement in record.measurements.items():
         suite, _, name = key.partition("/")
         place = {"model": record.model.label, "suite": suite, "measurement": name}
-        for row in measurement.tables.get("steps", []):
+        for row in read_rows(measurement, "steps"):
             for metric in metrics_of(row):
                 shown = {"step": row["step"], "metric": metric, "value": row[metric]}
                 ends = {end: row.get(f"{metric}_{end}") for end in ENDS}
@@ -120,12 +123,11 @@ def write_rows(
 
 
 def _rows_csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
-    import pandas
-
-    cells = [[_cell(row.get(name)) for name in columns] for row in rows]
-    # Type object keeps whole numbers whole in a column that also has empty cells.
-    frame = pandas.DataFrame(cells, columns=[_cell(name) for name in columns], dtype=object)
-    return str(frame.to_csv(index=False, lineterminator="\n"))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_cell, columns))
+    writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
+    return text.getvalue()
 
 
 def _cell(value: Any) -> Any:

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Iterator
 
 from icl_bench.records.record import Measurement, RunRecord
-from icl_bench.render import behaviour, circuits, phases, steps, sweeps, tables
+from icl_bench.render import ablations, circuits, phases, steps, tables
+from icl_bench.render.content import is_ablation
 from icl_bench.render.writing import numbers
 from icl_bench.render.writing.markup import bounds, escape, estimate, table
 
@@ -64,7 +65,7 @@ def show_ablations(record: RunRecord) -> Iterator[str]:
     found = {
         key: measurement
         for key, measurement in record.measurements.items()
-        if measurement.probe == "ablation" and measurement.metrics
+        if is_ablation(measurement)
     }
     if found:
         yield "## Ablation"
@@ -73,44 +74,6 @@ def show_ablations(record: RunRecord) -> Iterator[str]:
         yield f"### {escape(key)}"
         yield ""
         yield from _ablation(measurement)
-
-
-def show_sweeps(record: RunRecord) -> Iterator[str]:
-    """Every head on its own, and the smallest set that is enough."""
-    measured = [(key, one) for key, one in record.measurements.items() if one.metrics]
-    for key, measurement in measured:
-        if measurement.probe == "sweep":
-            header, rows = sweeps.sweep_table(measurement)
-            yield ""
-            yield f"## Every head on its own: {escape(key)}{_method(measurement)}"
-        elif measurement.probe == "minimal_set":
-            header, rows = sweeps.curve_table(measurement)
-            yield ""
-            yield f"## Minimal set: {escape(key)}{_method(measurement)}"
-            yield ""
-            yield escape(sweeps.describe_kept(measurement))
-            yield "Share of copying kept on other sequences, by the first heads of each order:"
-        else:
-            continue
-        yield ""
-        yield from table(header, rows, right=header)
-
-
-def show_behaviour(record: RunRecord) -> Iterator[str]:
-    """Few-shot tasks, and loss by position on text."""
-    shown = {
-        "fewshot": ("Examples in the prompt", (behaviour.shots_table, behaviour.tasks_table)),
-        "icl_score": ("Loss by position on text", (behaviour.positions_table,)),
-    }
-    for key, measurement in record.measurements.items():
-        if measurement.probe in shown and measurement.metrics:
-            title, found = shown[measurement.probe]
-            yield ""
-            yield f"## {title}: {escape(key)}{_method(measurement)}"
-            for make in found:
-                header, rows = make(measurement)
-                yield ""
-                yield from table(header, rows, right=header[1:])
 
 
 def show_phases(record: RunRecord) -> Iterator[str]:
@@ -142,8 +105,9 @@ def _ablation(measurement: Measurement) -> Iterator[str]:
             rows.append([title, estimate(clean), estimate(ablated)])
     yield from table(["", "clean", "off"], rows, right=("clean", "off"))
     yield ""
-    if switched_off := sweeps.list_switched_off(measurement):
-        yield f"- switched off: {escape(switched_off)}{_method(measurement)}"
+    if switched_off := ablations.list_switched_off(measurement):
+        method = f" ({escape(measurement.method)})" if measurement.method else ""
+        yield f"- switched off: {escape(switched_off)}{method}"
     for name in ("heads", "loss_ratio", "copying_lost", "null_p_value"):
         metric = metrics.get(name)
         if metric is not None:
@@ -169,9 +133,3 @@ def _ablation(measurement: Measurement) -> Iterator[str]:
             where = f", on the null's own {own.n} sequences" if own and own.n else ""
             yield f"observed{where}: {numbers.number(observed.value)}"
         yield "```"
-
-
-def _method(measurement: Measurement) -> str:
-    """How, in words and in brackets; nothing where the record does not say."""
-    method = sweeps.describe_method(measurement)
-    return f" ({escape(method)})" if method else ""

@@ -8,14 +8,8 @@ from collections.abc import Iterator
 
 from icl_bench.records.record import Metric, RunRecord
 from icl_bench.render import tables
-from icl_bench.render.details import (
-    show_ablations,
-    show_behaviour,
-    show_circuits,
-    show_phases,
-    show_steps,
-    show_sweeps,
-)
+from icl_bench.render.blocks import show_blocks
+from icl_bench.render.details import show_ablations, show_circuits, show_phases, show_steps
 from icl_bench.render.quiz import show_quiz
 from icl_bench.render.steps import describe_steps
 from icl_bench.render.writing import numbers
@@ -39,8 +33,7 @@ def report(record: RunRecord) -> str:
     """
     sections = (
         *(_glance, _gates, show_checks, show_quiz, show_phases, show_steps, _heads),
-        *(show_circuits, show_ablations, show_sweeps, show_behaviour),
-        *(_measurements, _provenance),
+        *(show_circuits, show_ablations, show_blocks, _measurements, _provenance),
     )
     lines = [line for section in sections for line in (*section(record), "")]
     text = "\n".join(lines)
@@ -140,6 +133,8 @@ def _measurements(record: RunRecord) -> Iterator[str]:
         for name, value in measurement.settings.items():
             shown = json.dumps(value, ensure_ascii=False, default=str)
             yield f"- {escape(name)}: {escape(cut(shown, _LONGEST_SETTING))}"
+        if measurement.package:
+            yield f"- package: {escape(measurement.package)}"
         if measurement.tokens_sha256:
             yield f"- tokens SHA-256: {escape(measurement.tokens_sha256)}"
         if measurement.seconds is not None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.render.content import read_rows
 from icl_bench.render.writing import numbers
 from icl_bench.render.writing.sparkline import over_log_steps, sparkline
 from icl_bench.render.writing.text import one_line
@@ -40,7 +41,8 @@ def phase_changes(record: RunRecord) -> Iterator[tuple[str, Measurement]]:
         record: the run.
     """
     for key, measurement in record.measurements.items():
-        if measurement.probe == "phase_change" and measurement.tables.get("curves"):
+        rows = read_rows(measurement, "curves", "step")
+        if any(name in row for row in rows for name in CURVES):
             yield key, measurement
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.render.content import read_rows
 from icl_bench.render.writing import numbers
 from icl_bench.render.writing.sparkline import is_number, pool, sparkline
 from icl_bench.render.writing.text import one_line
@@ -47,7 +48,7 @@ def count_cached_steps(record: RunRecord) -> str | None:
 
 def series_measurements(record: RunRecord) -> dict[str, Measurement]:
     """Return the measurements of a record that were taken at every step of a series, by key."""
-    return {key: one for key, one in record.measurements.items() if one.tables.get("steps")}
+    return {key: one for key, one in record.measurements.items() if read_rows(one, "steps")}
 
 
 def shown_metrics(record: RunRecord, key: str) -> list[str]:
@@ -124,7 +125,7 @@ def broken_steps(record: RunRecord) -> Iterator[tuple[str, list[str]]]:
     """
     found: dict[tuple[int, str], list[str]] = {}
     for key, measurement in record.measurements.items():
-        for row in measurement.tables.get("broken_steps", []):
+        for row in read_rows(measurement, "broken_steps"):
             found.setdefault((int(row["step"]), one_line(row["reason"])), []).append(one_line(key))
     for (step, reason), keys in sorted(found.items()):
         yield f"step {step}: {reason}", keys

@@ -16,6 +16,7 @@ from icl_bench.records.record import RECORD, RunRecord, read_record, write_atomi
 from icl_bench.render import badge, csv, markdown
 from icl_bench.render.html.page import Plotly, plotly_name, share_plotly
 from icl_bench.render.html.report import report_page
+from icl_bench.reports.added import AddedReport, added_reports
 
 REPORTS: dict[str, Callable[[RunRecord], str]] = {
     "report.md": markdown.report,
@@ -33,7 +34,10 @@ SERIES_REPORTS: dict[str, Callable[[RunRecord], str]] = {"steps.csv": csv.steps_
 
 
 def write_reports(
-    records: Sequence[RunRecord], report_dir: str | os.PathLike[str], plotly: Plotly = "inline"
+    records: Sequence[RunRecord],
+    report_dir: str | os.PathLike[str],
+    plotly: Plotly = "inline",
+    troubles: list[str] | None = None,
 ) -> list[Path]:
     """Write every report file of every record and return their paths, the record's first.
 
@@ -46,10 +50,13 @@ def write_reports(
         records: one record per model.
         report_dir: folder that gets one folder per model; made if it is not there.
         plotly: whether each HTML page carries the charting script, or the report folder does once.
+        troubles: gets why a report of another package could not be made; all others are written.
 
     Raises:
-        SettingsError: the folder cannot be written.
+        SettingsError: the folder cannot be written, or what another package adds is no report.
     """
+    added = added_reports()
+    troubles = [] if troubles is None else troubles
     records = _own_names(records, Path(report_dir))
     folders = [Path(report_dir) / folder_name(record.model.slug) for record in records]
     written: list[Path] = []
@@ -63,9 +70,11 @@ def write_reports(
             places.append(_partial_name if aside else str)
             record.write(folder / places[-1](RECORD))
         for record, folder, place in zip(records, folders, places):
-            written += [folder / place(RECORD), *_render(record, folder, place, plotly)]
+            written.append(folder / place(RECORD))
+            written += _render(record, folder, place, plotly, added, troubles)
             if record.status == "complete" and _is_same(record, folder / _partial_name(RECORD)):
-                for name in (RECORD, *REPORTS, *PAGES, *SERIES_REPORTS):
+                more = [report.file for report in added]
+                for name in (RECORD, *REPORTS, *PAGES, *SERIES_REPORTS, *more):
                     (folder / _partial_name(name)).unlink(missing_ok=True)
     except OSError as error:
         raise SettingsError(
@@ -108,20 +117,35 @@ def _keep_unknown(record: RunRecord, folder: Path) -> None:
 
 
 def _render(
-    record: RunRecord, folder: Path, place: Callable[[str], str], plotly: Plotly
+    record: RunRecord,
+    folder: Path,
+    place: Callable[[str], str],
+    plotly: Plotly,
+    added: Sequence[AddedReport],
+    troubles: list[str],
 ) -> list[Path]:
     reports = REPORTS | (SERIES_REPORTS if record.model.steps else {})
     # All texts first: a report that cannot be made must not leave old ones beside new ones.
     texts = {name: make(record) for name, make in reports.items()}
     script = f"../{plotly_name()}" if plotly == "shared" else None
     texts |= {name: make(record, script) for name, make in PAGES.items()}
+    for report in added:
+        text = report.make(record, troubles)
+        if text is None:
+            (folder / place(report.file)).unlink(missing_ok=True)
+        else:
+            texts[report.file] = text
     if plotly == "shared":
         share_plotly(folder.parent)
     return [write_atomically(folder / place(name), text) for name, text in texts.items()]
 
 
 def render_again(
-    record: RunRecord, source: Path, folder: Path, plotly: Plotly = "inline"
+    record: RunRecord,
+    source: Path,
+    folder: Path,
+    plotly: Plotly = "inline",
+    troubles: list[str] | None = None,
 ) -> list[Path]:
     """Write every report file of a record that lies in a file, and not the record.
 
@@ -134,13 +158,21 @@ def render_again(
         source: the file that it was read from.
         folder: where the reports go; made if it is not there.
         plotly: whether each HTML page carries the charting script, or the folder above does once.
+        troubles: gets why a report of another package could not be made; all others are written.
 
     Raises:
-        SettingsError: the folder cannot be written.
+        SettingsError: the folder cannot be written, or what another package adds is no report.
     """
     try:
         # The folder above of "." is known only by its whole path.
-        return _render(record, folder.resolve(), lambda name: _named_after(source, name), plotly)
+        return _render(
+            record,
+            folder.resolve(),
+            lambda name: _named_after(source, name),
+            plotly,
+            added_reports(),
+            [] if troubles is None else troubles,
+        )
     except OSError as error:
         raise SettingsError(
             f"report folder {folder}: cannot be written ({error.strerror or error})"

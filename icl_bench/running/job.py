@@ -21,6 +21,7 @@ from icl_bench.naming import name_models, plain_name, tell_names
 from icl_bench.options import OPTIONS
 from icl_bench.progress import RunProgress
 from icl_bench.records.record import RunRecord
+from icl_bench.reports.added import added_reports
 from icl_bench.reports.files import write_reports
 from icl_bench.reports.leaderboard import update_leaderboard
 from icl_bench.reports.places import check_file, check_report_dir
@@ -149,6 +150,7 @@ class Job:
         if request.report_dir is not None and self.specs and not only_looks:
             option = request.name_of("report-dir")
             check_report_dir(request.report_dir, option, request.folder)
+            added_reports()  # that they can be loaded
         baseline = read_baseline(
             request.baseline,
             request.save_baseline,
@@ -270,7 +272,9 @@ class Job:
         if self.request.reports is None or not records:
             return
         try:
-            self.outcome.paths += write_reports(records, self.request.reports, self.request.plotly)
+            self.outcome.paths += write_reports(
+                records, self.request.reports, self.request.plotly, self.outcome.troubles
+            )
         except IclError as error:
             self.outcome.troubles.append(f"the reports were not written: {error}")
 

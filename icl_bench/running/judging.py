@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from icl_bench.errors import IclError, NotMeasurable
 from icl_bench.models.sources.spec import ModelSpec
-from icl_bench.probes import get_probe
+from icl_bench.probes import Probe, get_probe
 from icl_bench.records.record import Check, Measurement, ModelInfo, RunRecord, settle
 from icl_bench.records.rows import explain
 from icl_bench.running.checks import applies, evaluate
@@ -164,7 +164,7 @@ class CheckedRun(ABC):
         return assemble(self.results, self.plan, interrupted=interrupted, missing=missing)
 
 
-def attempt(probe: str, settings: object, measure: Callable[[], Measurement]) -> Measurement:
+def attempt(probe: str, settings: BaseModel, measure: Callable[[], Measurement]) -> Measurement:
     """Return what is measured, or why nothing could be.
 
     What is returned can be written and is read again as it was: a number that is NaN makes the
@@ -192,10 +192,11 @@ def attempt(probe: str, settings: object, measure: Callable[[], Measurement]) ->
     return Measurement(probe=probe, status=status, reason=reason, settings=settings_of(settings))
 
 
-def timed(measure: Callable[[], Measurement]) -> Measurement:
-    """Return what is measured, with the time that it took.
+def timed(probe: Probe, measure: Callable[[], Measurement]) -> Measurement:
+    """Return what is measured, with the time that it took and the probe that took it.
 
     Args:
+        probe: the probe.
         measure: takes the measurement.
     """
     started = time.perf_counter()
@@ -203,6 +204,7 @@ def timed(measure: Callable[[], Measurement]) -> Measurement:
     if not isinstance(taken, Measurement):
         raise TypeError(f"it returned {type(taken).__name__}, not a Measurement")
     taken.seconds = round(time.perf_counter() - started, 3)
+    taken.probe, taken.package = probe.name, probe.origin
     return taken
 
 
@@ -227,11 +229,10 @@ def find_place(error: Exception) -> str:
     return f"{Path(place.filename).name}:{place.lineno}"
 
 
-def settings_of(settings: object) -> dict[str, object]:
+def settings_of(settings: BaseModel) -> dict[str, object]:
     """Return a probe's settings as a record states them.
 
     Args:
-        settings: a settings model; anything else has none.
+        settings: the probe's.
     """
-    dump = getattr(settings, "model_dump", None)
-    return dump(by_alias=True, exclude_none=True) if dump else {}
+    return settings.model_dump(by_alias=True, exclude_none=True)

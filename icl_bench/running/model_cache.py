@@ -12,8 +12,9 @@ from icl_bench.models.sources.identity import identify
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.models.sources.table import get_source, source_version
 from icl_bench.options import RunOptions
-from icl_bench.probes import PROBES
-from icl_bench.provenance import digest, module_version
+from icl_bench.probes import get_probe
+from icl_bench.probes.design.settings import StrictSettings
+from icl_bench.provenance import digest
 from icl_bench.records.record import Measurement
 from icl_bench.running.cache import Cache, KnownModel
 from icl_bench.suite.plan import Plan, Planned
@@ -169,14 +170,14 @@ class ModelCache:
     def _key(self, planned: Planned) -> str | None:
         if self._known is None or self._known.conditions is None:
             return None
-        if not getattr(planned.settings, "pinned", True):
+        if isinstance(planned.settings, StrictSettings) and not planned.settings.pinned:
             return None  # what it reads may be something else tomorrow
         source = source_version(self._spec.kind)
         return digest(
             {
                 "format": FORMAT,
                 "measurement": planned.digest,
-                "probe": module_version(PROBES[planned.probe]),
+                "probe": get_probe(planned.probe).code,
                 "conditions": self._known.conditions,
                 **({} if source is None else {"source": source}),
             }

@@ -11,6 +11,7 @@ from icl_bench.errors import IclError
 from icl_bench.probes import get_probe
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.sequential import LookSettings
+from icl_bench.probes.design.settings import source_of_heads
 from icl_bench.records.record import Measurement
 from icl_bench.running.cache import KnownModel
 from icl_bench.running.checks import all_decided
@@ -217,14 +218,17 @@ class ModelRun(CheckedRun):
         return taken
 
     def _take(self, planned: Planned, upstream: Measurement | None) -> Measurement:
+        probe = get_probe(planned.probe)
+        take = probe.measure
+        assert take is not None  # of a series probe, nothing is measured on one model
+
         def measure() -> Measurement:
             model = self._reclaim()
             # A model that had to be opened to know which one it is may have been measured before.
             if self._model_cache and (kept := self._model_cache.find(planned)):
                 return kept
             context = Context(upstream, self.progress.task, self._runs)
-            module = get_probe(planned.probe).module
-            return timed(lambda: module.measure(model, planned.settings, context))
+            return timed(probe, lambda: take(model, planned.settings, context))
 
         return attempt(planned.probe, planned.settings, measure)
 
@@ -250,7 +254,7 @@ def _named_as(planned: Planned, taken: Measurement) -> Measurement:
         told = {name: asked[name] for name in ("until", settings.budget)}
         taken = taken.model_copy(update={"settings": {**taken.settings, **told}})
     heads = taken.settings.get("heads")
-    source = getattr(getattr(planned.settings, "heads", None), "from_", None)
+    source = source_of_heads(planned.settings)
     if not isinstance(heads, dict) or heads.get("from") == source:
         return taken
     renamed = {**taken.settings, "heads": {**heads, "from": source}}

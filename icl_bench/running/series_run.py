@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from icl_bench.errors import IclError
 from icl_bench.models.sources.series import Checkpoint, find_steps, read_training_loss
 from icl_bench.models.sources.spec import ModelSpec
-from icl_bench.probes import PROBES, get_probe
+from icl_bench.probes import get_probe
 from icl_bench.probes.design.context import Context
-from icl_bench.provenance import code_version, digest, library_versions, module_version
+from icl_bench.provenance import code_version, digest, library_versions
 from icl_bench.records.record import Measurement
 from icl_bench.records.steps import Series, align, explain_broken, explain_too_few, summarize
 from icl_bench.running.judging import CheckedRun, attempt, settings_of, timed
@@ -211,7 +211,9 @@ class SeriesRun(CheckedRun):
         return self._ask(planned, series)
 
     def _ask(self, planned: Planned, series: Series) -> Measurement:
-        module = get_probe(planned.probe).module
+        probe = get_probe(planned.probe)
+        take = probe.measure_series
+        assert take is not None
         context = Context(None, self.progress.task)
         key = _key_of(planned, series) if self._cache else None
         taken = self._cache.find(key) if self._cache and key else None
@@ -219,7 +221,7 @@ class SeriesRun(CheckedRun):
             taken = attempt(
                 planned.probe,
                 planned.settings,
-                lambda: timed(lambda: module.measure_series(series, planned.settings, context)),
+                lambda: timed(probe, lambda: take(series, planned.settings, context)),
             )
             if self._cache and key and taken.status == "measured":
                 self._cache.keep(key, taken)
@@ -267,7 +269,7 @@ def _key_of(planned: Planned, series: Series) -> str | None:
             {
                 "measurement": planned.digest,
                 "settings": planned.settings.model_dump(mode="json", by_alias=True),
-                "probe": module_version(PROBES[planned.probe]),
+                "probe": get_probe(planned.probe).code,
                 "steps": series.steps,
                 "sources": {
                     name: [plain(one) for one in taken]

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from icl_bench.probes import PROBES, Probe, get_probe
+from icl_bench.probes import Probe, get_probe, probe_names
 from icl_bench.suite.schema import (
     ENTRY_NAME,
     RULES,
@@ -26,7 +26,7 @@ def json_schema() -> dict[str, Any]:
     It accepts every suite that `load_suite` accepts; names that must exist elsewhere in
     the file are beyond it.
     """
-    probes = [get_probe(name) for name in PROBES]
+    probes = [get_probe(name) for name in probe_names()]
     definitions: dict[str, Any] = {}
     schema = _describe(SuiteFile, definitions)
     check = _describe(CheckEntry, definitions)
@@ -93,8 +93,7 @@ def _restrict_rules(entry: dict[str, Any]) -> None:
 
 def _measurement(probe: Probe, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a measurement with one probe."""
-    summary = (probe.module.__doc__ or "").strip().splitlines()
-    name = {"const": probe.name, "description": summary[0] if summary else probe.name}
+    name = {"const": probe.name, "description": probe.summary or probe.name}
     schema = dict(settings, title=f"measurement with probe {probe.name}")
     schema["properties"] = {"probe": name, **settings["properties"]}
     # A setting without a default may also stand in the suite's `defaults`.

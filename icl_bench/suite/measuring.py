@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from icl_bench.errors import SettingsError, nearest
-from icl_bench.probes import PROBES, Probe, get_probe
+from icl_bench.probes import PROBES, Probe, get_probe, known_probe, probe_names
 from icl_bench.probes.design.sequential import NOT_SEQUENTIAL
-from icl_bench.probes.design.settings import HEAD_SOURCES
+from icl_bench.probes.design.settings import HEAD_SOURCES, StrictSettings
 from icl_bench.suite.document import Document, PathKey
 from icl_bench.suite.problems import Problem, show_value
 from icl_bench.suite.specs import MeasureSpec
@@ -93,7 +93,9 @@ class Measurements:
             self.notes.add(path, f"probe {probe.name!r} has no metric {metric!r}; {hint}")
 
     def _check_defaults(self) -> None:
-        probes = [get_probe(name) for name in PROBES]
+        asked = (entry.get("probe") for entry in self.entries.values() if isinstance(entry, dict))
+        names = dict.fromkeys([*PROBES, *(name for name in asked if isinstance(name, str))])
+        probes = [probe for name in names if (probe := known_probe(name))]
         known = {key: [p for p in probes if key in keys_at(p.settings)] for key in self.defaults}
         every = set().union(*(keys_at(probe.settings) for probe in probes))
         for key, having in known.items():
@@ -117,10 +119,12 @@ class Measurements:
             return  # said by the schema of the whole file
         settings = {key: value for key, value in entry.items() if key != "probe"}
         if "probe" not in entry:
-            self.notes.add(path, f"'probe' is missing; {nearest('', PROBES)}")
+            self.notes.add(path, f"'probe' is missing; {nearest('', probe_names())}")
             return
         if not isinstance(entry["probe"], str):
-            message = f"probe {show_value(entry['probe'])} is not a name; {nearest('', PROBES)}"
+            message = (
+                f"probe {show_value(entry['probe'])} is not a name; {nearest('', probe_names())}"
+            )
             self.notes.add((*path, "probe"), message)
             return
         try:
@@ -137,7 +141,7 @@ class Measurements:
         merged = {key: value for key, value in self.defaults.items() if key in fitting} | own
         self.probes[name] = probe
         settings, findings = validate(probe.settings, merged, extra_keys=("probe",))
-        if settings is not None and hasattr(settings, "located"):
+        if isinstance(settings, StrictSettings):
             try:
                 settings = settings.located(self.folder)
             except SettingsError as error:
@@ -219,14 +223,14 @@ class Measurements:
             own = role in self.entries[name]
             path: PathKey = ("measure", name, role) if own else ("defaults", role)
             origin = self.probe_of(source, path)
-            wanted = probe.source_probes.get(role)
+            wanted = probe.sources.get(role)
             if origin is None:
                 continue
             if origin.is_series:
                 message = f"{source!r} is made from a whole series; name what is measured at a step"
             elif wanted not in (None, origin.name):
                 message = f"{role!r} reads a {wanted!r} measurement; {source!r} is {origin.name!r}"
-            elif source in self.specs and getattr(self.specs[source].settings, "until", None):
+            elif (taken := self.specs.get(source)) and dict(taken.settings).get("until"):
                 message = (
                     f"{source!r} draws sequences until its checks are decided, and a series needs "
                     "the same ones at every step: leave its 'until' out"

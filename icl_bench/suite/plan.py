@@ -16,6 +16,8 @@ from pydantic import BaseModel
 
 from icl_bench.errors import InputError
 from icl_bench.probes import get_probe
+from icl_bench.probes.design.sequential import LookSettings
+from icl_bench.probes.design.settings import source_of_heads
 from icl_bench.suite import CheckSpec, QuizSpec, Suite
 
 
@@ -142,7 +144,7 @@ def _add(plan: Plan, suite: Suite, name: str, seed: int | None) -> Planned:
     settings: Any = spec.settings
     if seed is not None and "seed" in type(settings).model_fields:
         settings = settings.model_copy(update={"seed": seed})
-    source = getattr(getattr(settings, "heads", None), "from_", None)
+    source = source_of_heads(settings)
     upstream = None if source is None else _add(plan, suite, source, seed)
     planned = _describe(key, spec.probe, settings, upstream)
     if get_probe(spec.probe).is_series:
@@ -150,7 +152,7 @@ def _add(plan: Plan, suite: Suite, name: str, seed: int | None) -> Planned:
             role: _add(plan, suite, source, seed) for role, source in settings.sources.items()
         }
         planned = _describe_series(planned, sources)
-    each_look: list[BaseModel] = getattr(settings, "each_look", list)()
+    each_look = settings.each_look() if isinstance(settings, LookSettings) else []
     if each_look:
         looks = [_describe(key, spec.probe, look, upstream) for look in each_look]
         every: list[CheckSpec | QuizSpec] = [*suite.checks, *suite.quiz]

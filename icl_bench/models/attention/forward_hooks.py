@@ -14,7 +14,8 @@ from torch import Tensor
 from icl_bench.errors import ModelError
 from icl_bench.measures.tokens import Pairs
 from icl_bench.models.attention.ablation import Ablation
-from icl_bench.models.attention.knockout import Call, Knockout
+from icl_bench.models.attention.call import AttentionCall
+from icl_bench.models.attention.knockout import Knockout
 
 TOLERANCE = 1e-5
 """How far a probability may stray outside [0, 1] by rounding, while scores are moderate."""
@@ -61,7 +62,7 @@ class Scratch:
 
 
 @dataclass
-class Pass:
+class ForwardHooks:
     """What one forward pass reads and changes.
 
     Args:
@@ -168,7 +169,7 @@ class Pass:
         rows = self.clean_rows.to(query.device)
         return query[rows], key[rows]
 
-    def see_call(self, layer: int, call: Call) -> None:
+    def see_call(self, layer: int, call: AttentionCall) -> None:
         """Look at what the attention of `layer` is about to compute with; here, do nothing."""
 
     def finish_layer(self, layer: int, output: Tensor) -> Tensor:
@@ -198,14 +199,14 @@ class Pass:
         return missed
 
 
-active: ContextVar[Pass | None] = ContextVar("icl_bench_pass", default=None)
+active: ContextVar[ForwardHooks | None] = ContextVar("icl_bench_forward_hooks", default=None)
 
 
 @contextmanager
-def activate(work: Pass) -> Iterator[Pass]:
-    """Let the attention functions carry out `work` inside the block."""
-    token = active.set(work)
+def activate(hooks: ForwardHooks) -> Iterator[ForwardHooks]:
+    """Let the attention functions call `hooks` inside the block."""
+    token = active.set(hooks)
     try:
-        yield work
+        yield hooks
     finally:
         active.reset(token)

@@ -11,6 +11,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from icl_bench.models.attention.call import AttentionCall
+
 Kernel = Callable[[Tensor, Tensor, Tensor, "Tensor | None", bool, float], tuple[Tensor, Tensor]]
 
 
@@ -73,18 +75,11 @@ def _cuda(
 KERNELS: dict[str, Kernel] = {"cpu": _cpu, "cuda": _cuda}
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
-) -> tuple[Tensor, Tensor]:
+def attend(call: AttentionCall) -> tuple[Tensor, Tensor]:
     """Return attention output and log-sum-exp of every row's scores.
 
     Args:
-        q: queries, shape (batch, heads, length, width).
-        k: keys, shape (batch, kv_heads, length, width).
-        v: values, shape (batch, kv_heads, length, value_width).
-        mask: additive mask broadcastable to (batch, heads, length, length), or None.
-        causal: whether keys after the query are hidden; only without a mask.
-        scale: factor of q.k.
+        call: what to compute with; causal only without a mask.
 
     Returns:
         output (batch, heads, length, value_width), and log-sum-exp (batch, heads, length) in
@@ -93,6 +88,7 @@ def attend(
     Raises:
         KernelMisfit: no fused kernel takes these tensors.
     """
+    q, k, v, mask = call.query, call.key, call.value, call.mask
     kernel = KERNELS.get(q.device.type)
     if kernel is None:
         raise KernelMisfit(f"no fused kernel for device {q.device.type}")
@@ -107,7 +103,7 @@ def attend(
     if mask is not None and mask.stride(-1) != 1:
         mask = mask.contiguous()
     try:
-        output, lse = kernel(q, k, v, mask, causal, scale)
+        output, lse = kernel(q, k, v, mask, call.causal, call.scale)
         return output[..., :value_width], lse
     except (RuntimeError, NotImplementedError) as error:
         if isinstance(error, torch.OutOfMemoryError):

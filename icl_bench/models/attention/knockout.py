@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from icl_bench.measures.tokens import Pairs
+from icl_bench.models.attention.call import AttentionCall
 from icl_bench.models.attention.chunked import attend_in_chunks
-
-
-@dataclass
-class Call:
-    """What an attention call computes with.
-
-    Args:
-        query: (rows, heads, length, width).
-        key: (rows, kv_heads, length, width).
-        value: (rows, kv_heads, length, value_width).
-        mask: additive mask that broadcasts to (rows, heads, length, length), or None.
-        causal: whether keys after the query are hidden, without a mask.
-        scale: factor of q.k.
-        softcap: bound that scores are squeezed into, or None.
-    """
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    mask: Tensor | None
-    causal: bool
-    scale: float
-    softcap: float | None = None
 
 
 @dataclass
@@ -49,7 +27,9 @@ class Knockout:
     pairs: Pairs
     applied: set[int] = field(default_factory=set)
 
-    def apply(self, layer: int, output: Tensor, lse: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, layer: int, output: Tensor, lse: Tensor, call: AttentionCall
+    ) -> tuple[Tensor, Tensor]:
         """Return output and log-sum-exp, computed again for the heads that lose edges.
 
         Args:
@@ -68,16 +48,14 @@ class Knockout:
         if call.mask is not None:
             length = call.query.shape[2]
             mask = call.mask.expand(*call.query.shape[:2], length, length)[rows, heads][:, None]
-        own, sums = attend_in_chunks(
-            call.query[rows, heads][:, None],
-            call.key[rows, groups][:, None],
-            call.value[rows, groups][:, None],
-            mask,
-            call.causal,
-            call.scale,
-            call.softcap,
-            hidden=(self.pairs.query, self.pairs.key),
+        single = replace(
+            call,
+            query=call.query[rows, heads][:, None],
+            key=call.key[rows, groups][:, None],
+            value=call.value[rows, groups][:, None],
+            mask=mask,
         )
+        own, sums = attend_in_chunks(single, hidden=self.pairs)
         output, lse = output.clone(), lse.clone()
         output[rows, heads], lse[rows, heads] = own[:, 0].to(output.dtype), sums[:, 0].to(lse.dtype)
         return output, lse

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from icl_bench.errors import ModelError, NotMeasurable
-from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.prefix import Stream, resume
 
 if TYPE_CHECKING:
@@ -19,14 +19,14 @@ class Left(Exception):
     """Nothing after this point of the layer is needed; raised by the pass, caught here."""
 
 
-def enter_layer(model: Model, ids: Tensor, stream: Stream, work: Pass) -> None:
-    """Run one layer, from its input to the point where `work` raises `Left`.
+def enter_layer(model: Model, ids: Tensor, stream: Stream, hooks: ForwardHooks) -> None:
+    """Run one layer, from its input to the point where `hooks` raises `Left`.
 
     Args:
         model: the model.
         ids: (rows, length), one row for each row of the stream.
         stream: what enters the layer.
-        work: what the pass does.
+        hooks: what the pass reads and changes.
 
     Raises:
         NotMeasurable: the model cannot be run from there on.
@@ -34,7 +34,7 @@ def enter_layer(model: Model, ids: Tensor, stream: Stream, work: Pass) -> None:
     """
     try:
         with resume(model.runner, stream, torch.arange(len(stream.residual))):
-            model.run_pass(ids, work, logits=False)
+            model.run_pass(ids, hooks, logits=False)
     except Left:
         return
     except torch.OutOfMemoryError:
@@ -46,7 +46,7 @@ def enter_layer(model: Model, ids: Tensor, stream: Stream, work: Pass) -> None:
     raise ModelError(f"layer {stream.layer} never called the attention function")
 
 
-def require_halfway(model: Model) -> None:
+def require_partial_forward(model: Model) -> None:
     """Raise NotMeasurable where queries, keys and values of the heads cannot be had."""
     model.require_heads()
     if model.path == "hooked":

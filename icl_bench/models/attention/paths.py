@@ -18,14 +18,14 @@ from transformers import PreTrainedModel
 
 from icl_bench.errors import ModelError
 from icl_bench.models.attention.attention import CHUNKED, EAGER, FUSED, read_matrix
-from icl_bench.models.attention.forward_hooks import Enough, Pass, activate
+from icl_bench.models.attention.forward_hooks import Enough, ForwardHooks, activate
 from icl_bench.models.attention.layers import current_layer, follow_layers
 from icl_bench.models.attention.sdpa_patch import calls_answered, calls_read
-from icl_bench.models.attention.value_projection import Mixing, find_mixing
+from icl_bench.models.attention.value_projection import ValueProjection, find_value_projections
 from icl_bench.models.module.families import find_decoder_layers
 from icl_bench.models.module.placement import input_device
 
-Run = Callable[["Runner", Tensor, Pass, "Tensor | None", bool], "Tensor | None"]
+Run = Callable[["Runner", Tensor, ForwardHooks, "Tensor | None", bool], "Tensor | None"]
 
 
 class Runner:
@@ -49,8 +49,8 @@ class Runner:
         body = getattr(model, "base_model", model)
         self._body = body if isinstance(body, nn.Module) else model
         self.layers = find_decoder_layers(model)
-        self.mixing: list[Mixing] | None = None
-        """Where a model without the attention interface mixes its values, once that is found."""
+        self.value_projections: list[ValueProjection] | None = None
+        """Where a model without the attention interface mixes its values, once found."""
 
     @contextmanager
     def prepared(self, implementation: str | None) -> Iterator[None]:
@@ -142,17 +142,21 @@ class Runner:
 
 def _run_interface(implementation: str) -> Run:
     def run(
-        runner: Runner, input_ids: Tensor, work: Pass, keep: Tensor | None, need_logits: bool
+        runner: Runner,
+        input_ids: Tensor,
+        hooks: ForwardHooks,
+        keep: Tensor | None,
+        need_logits: bool,
     ) -> Tensor | None:
         logits = None
         with (
             runner.prepared(implementation),
-            activate(work),
+            activate(hooks),
             follow_layers(runner.layers),
             suppress(Enough),
         ):
             logits, _ = runner.forward(input_ids, keep, need_logits)
-        if work.pairs and not work.shapes:
+        if hooks.pairs and not hooks.shapes:
             raise ModelError("the model does not call transformers' attention interface")
         return logits
 
@@ -160,53 +164,53 @@ def _run_interface(implementation: str) -> Run:
 
 
 def _run_direct(
-    runner: Runner, input_ids: Tensor, work: Pass, keep: Tensor | None, need_logits: bool
+    runner: Runner, input_ids: Tensor, hooks: ForwardHooks, keep: Tensor | None, need_logits: bool
 ) -> Tensor | None:
     logits = None
     with ExitStack() as stack:
         stack.enter_context(runner.prepared("sdpa"))
-        stack.enter_context(activate(work))
+        stack.enter_context(activate(hooks))
         stack.enter_context(follow_layers(runner.layers))
         stack.enter_context(calls_answered())
         stack.enter_context(suppress(Enough))
         logits, _ = runner.forward(input_ids, keep, need_logits)
-    if work.pairs and not work.shapes:
+    if hooks.pairs and not hooks.shapes:
         raise ModelError("the model does not call torch's attention")
     return logits
 
 
 def _run_hooked(
-    runner: Runner, input_ids: Tensor, work: Pass, keep: Tensor | None, need_logits: bool
+    runner: Runner, input_ids: Tensor, hooks: ForwardHooks, keep: Tensor | None, need_logits: bool
 ) -> Tensor | None:
-    if runner.mixing is None:
-        runner.mixing = find_mixing(runner, input_ids)
+    if runner.value_projections is None:
+        runner.value_projections = find_value_projections(runner, input_ids)
 
-    places = {place.layer: place for place in runner.mixing}
+    projections = {projection.layer: projection for projection in runner.value_projections}
 
     def replace(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         # Layers may share a module, so the layer is not the module's to tell.
-        place = places.get(current_layer())  # type: ignore[arg-type]
-        if place is None or place.projection is not module:
+        projection = projections.get(current_layer())  # type: ignore[arg-type]
+        if projection is None or projection.module is not module:
             return arguments
         flat = arguments[0]
-        output = flat.reshape(*flat.shape[:2], place.heads, -1)
-        if place.layer in work.shapes:
-            raise ModelError(f"layer {place.layer} attends more than once in a forward pass")
-        work.shapes[place.layer] = (place.heads, place.kv_heads, output.shape[-1])
-        changed = work.finish_layer(place.layer, output)
+        output = flat.reshape(*flat.shape[:2], projection.heads, -1)
+        if projection.layer in hooks.shapes:
+            raise ModelError(f"layer {projection.layer} attends more than once in a forward pass")
+        hooks.shapes[projection.layer] = (projection.heads, projection.kv_heads, output.shape[-1])
+        changed = hooks.finish_layer(projection.layer, output)
         return (changed.reshape(flat.shape), *arguments[1:])
 
     with ExitStack() as stack:
         stack.enter_context(runner.prepared("eager"))
         stack.enter_context(follow_layers(runner.layers))
-        for projection in {place.projection for place in runner.mixing}:
-            stack.callback(projection.register_forward_pre_hook(replace).remove)
-        wants = {"output_attentions": True} if work.pairs else {}
+        for module in {projection.module for projection in runner.value_projections}:
+            stack.callback(module.register_forward_pre_hook(replace).remove)
+        wants = {"output_attentions": True} if hooks.pairs else {}
         logits, output = runner.forward(input_ids, keep, need_logits, **wants)
-    if work.pairs:
+    if hooks.pairs:
         matrices = [a for a in output.attentions if isinstance(a, Tensor)]
-        for place in runner.mixing:
-            read_matrix(work, place.layer, matrices[place.matrix])
+        for projection in runner.value_projections:
+            read_matrix(hooks, projection.layer, matrices[projection.matrix])
     return logits
 
 

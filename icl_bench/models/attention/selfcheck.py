@@ -15,7 +15,7 @@ from torch import Tensor
 from icl_bench.errors import ModelError, UnsupportedModel
 from icl_bench.measures.tokens import Pairs
 from icl_bench.models.attention.ablation import Ablation
-from icl_bench.models.attention.forward_hooks import ROUNDING, Pass
+from icl_bench.models.attention.forward_hooks import ROUNDING, ForwardHooks
 from icl_bench.models.attention.kernels import KernelMisfit
 from icl_bench.models.attention.paths import PATHS, Run, Runner
 from icl_bench.models.module.vocabulary import context_length, embedding_weight
@@ -41,14 +41,39 @@ class Mismatch(Exception):
 
 
 @dataclass
-class _Watched(Pass):
-    """A pass that keeps the largest score of each layer, which bounds the rounding."""
+class _MagnitudeHooks(ForwardHooks):
+    """Hooks that keep the largest score of each layer, which bounds the rounding."""
 
     magnitudes: dict[int, float] = field(default_factory=dict)
 
     def take_scores(self, layer: int, name: str, values: Tensor, magnitude: float = 0) -> None:
         self.magnitudes[layer] = magnitude
         super().take_scores(layer, name, values, magnitude)
+
+
+@dataclass(frozen=True)
+class _TinyRun:
+    """The tiny batch and what the model itself makes of it, with which every path is compared.
+
+    Args:
+        runner: the model.
+        ids: (rows, length).
+        logits: of its own attention implementation, (rows, length, vocabulary), float32.
+    """
+
+    runner: Runner
+    ids: Tensor
+    logits: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the weights, which decides how far numbers may be apart."""
+        return embedding_weight(self.runner.model).dtype
+
+    @property
+    def scale(self) -> float:
+        """The largest logit, at least 1."""
+        return max(1.0, float(self.logits.abs().max()))
 
 
 def choose_path(runner: Runner, vocabulary: list[int]) -> tuple[str, dict[int, tuple], str | None]:
@@ -60,36 +85,16 @@ def choose_path(runner: Runner, vocabulary: list[int]) -> tuple[str, dict[int, t
 
     Returns:
         name of the path in `PATHS`; layer -> (heads, kv_heads, width of a head's output), in the
-        order in which their attention was called; and
-        why the paths before it were not taken, or None.
+        order of the calls; and why the paths before it were not taken, or None.
 
     Raises:
         UnsupportedModel: no path passes; the message says why each one failed.
     """
-    ids = tiny_batch(vocabulary, _choose_length(runner))
+    own = _run_tiny_batch(runner, vocabulary)
     tried: dict[str, list[str]] = {}
-    settings = _read_settings(runner)
-    try:
-        plain = runner.run_plain(ids).float()
-    except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        message = f"a forward pass on {ids.shape[1]} tokens failed: {type(error).__name__}: {error}"
-        raise ModelError(message) from None
-    if not bool(torch.isfinite(plain).all()):
-        raise ModelError(_explain_overflow(runner))
-    _check_causality(runner, ids, plain)
-    now = _read_settings(runner)
-    changed = {key[1] for key, value in settings.items() if now.get(key, value) != value}
-    if changed:
-        raise UnsupportedModel(
-            f"{type(runner.model).__name__}: a forward pass on {ids.shape[1]} tokens changes the "
-            f"model's own settings ({', '.join(sorted(changed))}), so that other lengths would be "
-            "measured on another model"
-        )
     for name, (label, run) in PATHS.items():
         try:
-            shapes = _check(runner, run, ids, plain)
+            shapes = _check(own, run)
         except (Mismatch, KernelMisfit, ModelError) as error:
             tried.setdefault(str(error), []).append(name)
             continue
@@ -103,6 +108,32 @@ def choose_path(runner: Runner, vocabulary: list[int]) -> tuple[str, dict[int, t
         f"{type(runner.model).__name__}: no way to read its attention heads gives right numbers ("
         f"{_list_failures(tried)})"
     )
+
+
+def _run_tiny_batch(runner: Runner, vocabulary: list[int]) -> _TinyRun:
+    """Run the model as it is, and refuse one that cannot be run or is no causal language model."""
+    ids = tiny_batch(vocabulary, _choose_length(runner))
+    settings = _read_settings(runner)
+    try:
+        logits = runner.run_plain(ids).float()
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        message = f"a forward pass on {ids.shape[1]} tokens failed: {type(error).__name__}: {error}"
+        raise ModelError(message) from None
+    own = _TinyRun(runner, ids, logits)
+    if not bool(torch.isfinite(logits).all()):
+        raise ModelError(_explain_overflow(own))
+    _check_causality(own)
+    now = _read_settings(runner)
+    changed = {key[1] for key, value in settings.items() if now.get(key, value) != value}
+    if changed:
+        raise UnsupportedModel(
+            f"{type(runner.model).__name__}: a forward pass on {ids.shape[1]} tokens changes the "
+            f"model's own settings ({', '.join(sorted(changed))}), so that other lengths would be "
+            "measured on another model"
+        )
+    return own
 
 
 def _read_settings(runner: Runner) -> dict[tuple[int, str], str]:
@@ -139,60 +170,56 @@ def tiny_batch(vocabulary: list[int], length: int = LENGTH) -> Tensor:
     return torch.tensor(ids).reshape(2, length)
 
 
-def _explain_overflow(runner: Runner) -> str:
-    dtype = str(embedding_weight(runner.model).dtype).removeprefix("torch.")
+def _explain_overflow(own: _TinyRun) -> str:
+    dtype = str(own.dtype).removeprefix("torch.")
     advice = "; its numbers end at 65,504: use bfloat16 or float32" if dtype == "float16" else ""
     return f"the model's logits are not finite numbers in {dtype}{advice}"
 
 
-def _check_causality(runner: Runner, ids: Tensor, plain: Tensor) -> None:
+def _check_causality(own: _TinyRun) -> None:
     """Another last token must leave the logits before it as they were."""
-    other = ids.clone()
-    other[:, -1] = ids[:, 0]
-    moved = (runner.run_plain(other).float() - plain)[:, :-1].abs().max()
-    dtype = embedding_weight(runner.model).dtype
-    if float(moved) > CAUSAL_WITHIN.get(dtype, LOGITS_WITHIN_HALF) * max(
-        1.0, float(plain.abs().max())
-    ):
-        config = runner.model.config.get_text_config()
-        switched_off = [n for n in ("is_decoder", "causal") if getattr(config, n, None) is False]
-        why = f" (its config says {switched_off[0]}=False)" if switched_off else ""
+    model = own.runner.model
+    other = own.ids.clone()
+    other[:, -1] = own.ids[:, 0]
+    moved = (own.runner.run_plain(other).float() - own.logits)[:, :-1].abs().max()
+    if float(moved) > CAUSAL_WITHIN.get(own.dtype, LOGITS_WITHIN_HALF) * own.scale:
+        config = model.config.get_text_config()
+        denied = [n for n in ("is_decoder", "causal") if getattr(config, n, None) is False]
+        why = f" (its config says {denied[0]}=False)" if denied else ""
         raise UnsupportedModel(
-            f"{type(runner.model).__name__}: a token changes the logits before it, so this is no "
+            f"{type(model).__name__}: a token changes the logits before it, so this is no "
             f"causal language model{why}"
         )
 
 
-def _check(runner: Runner, run: Run, ids: Tensor, plain: Tensor) -> dict[int, tuple]:
-    dtype = embedding_weight(runner.model).dtype
-    query, key = torch.tril_indices(ids.shape[1], ids.shape[1])
-    work = _Watched(pairs={"all": Pairs(query, key)}, raw=True)
-    logits = run(runner, ids, work, None, True)
+def _check(own: _TinyRun, run: Run) -> dict[int, tuple]:
+    query, key = torch.tril_indices(own.ids.shape[1], own.ids.shape[1])
+    pairs = Pairs(query, key)
+    hooks = _MagnitudeHooks(pairs={"all": pairs}, raw=True)
+    logits = run(own.runner, own.ids, hooks, None, True)
     assert logits is not None
-    _compare_logits(logits.float(), plain, dtype)
-    _compare_scores(runner, ids, plain, work, query, key, dtype)
-    _check_ablation(runner, run, ids, work, logits.float())
-    return work.shapes
+    _compare_logits(own, logits.float())
+    _compare_scores(own, hooks, pairs)
+    _check_ablation(own, run, hooks.shapes, logits.float())
+    return hooks.shapes
 
 
-def _compare_logits(logits: Tensor, plain: Tensor, dtype: torch.dtype) -> None:
-    scale = max(1.0, float(plain.abs().max()))
-    off = float((logits - plain).abs().max()) / scale
-    if not off <= LOGITS_WITHIN.get(dtype, LOGITS_WITHIN_HALF):
+def _compare_logits(own: _TinyRun, logits: Tensor) -> None:
+    off = float((logits - own.logits).abs().max()) / own.scale
+    if not off <= LOGITS_WITHIN.get(own.dtype, LOGITS_WITHIN_HALF):
         raise Mismatch(f"its logits differ from the model's own by {off:.2g} of their range")
 
 
-def _find_reference(
-    runner: Runner, ids: Tensor, plain: Tensor, layers: list[int], dtype: torch.dtype
-) -> list[Tensor]:
+def _find_reference(own: _TinyRun, layers: list[int]) -> list[Tensor]:
     """Return the attention matrices of `layers` that belong to the model's own logits."""
-    logits, given = runner.run_reference(ids)
+    runner = own.runner
+    logits, given = runner.run_reference(own.ids)
     try:
-        _compare_logits(logits.float(), plain, dtype)
+        _compare_logits(own, logits.float())
     except Mismatch as error:
         # In transformers 5 eager Falcon adds its ALiBi bias twice, so its matrices are not those
         # that the model otherwise works with. Calls to torch's attention say what these are.
-        called = runner.read_calls(ids)
+        called = runner.read_calls(own.ids)
         if sorted(called) != layers:
             raise Mismatch(f"under eager attention {error}") from None
         return [called[layer] for layer in layers]
@@ -208,28 +235,22 @@ def _find_reference(
     return chosen
 
 
-def _compare_scores(
-    runner: Runner,
-    ids: Tensor,
-    plain: Tensor,
-    work: _Watched,
-    query: Tensor,
-    key: Tensor,
-    dtype: torch.dtype,
-) -> None:
-    layers = sorted(work.shapes)
-    for layer, matrix in zip(layers, _find_reference(runner, ids, plain, layers, dtype)):
-        scores = work.scores["all"][layer].cpu()  # a split model returns all matrices on one device
-        if matrix.ndim != 4 or matrix.shape[-2:] != (ids.shape[1], ids.shape[1]):
+def _compare_scores(own: _TinyRun, hooks: _MagnitudeHooks, pairs: Pairs) -> None:
+    layers, length = sorted(hooks.shapes), own.ids.shape[1]
+    for layer, matrix in zip(layers, _find_reference(own, layers)):
+        # A split model returns all matrices on one device.
+        scores = hooks.scores["all"][layer].cpu()
+        if matrix.ndim != 4 or matrix.shape[-2:] != (length, length):
             raise Mismatch(f"layer {layer}: eager attention has shape {tuple(matrix.shape)}")
-        expected = matrix[:, :, query, key].float().cpu()
+        expected = matrix[:, :, pairs.query, pairs.key].float().cpu()
         if scores.shape != expected.shape:
             raise Mismatch(
                 f"layer {layer}: {scores.shape[1]} heads, eager attention has {expected.shape[1]}"
             )
-        off = float((_without_sinks(runner, scores, expected, query) - expected).abs().max())
-        within = SCORES_WITHIN.get(dtype, SCORES_WITHIN_HALF)
-        if not off <= within + ROUNDING * work.magnitudes[layer]:
+        scores = _without_sinks(own.runner, scores, expected, pairs.query)
+        off = float((scores - expected).abs().max())
+        within = SCORES_WITHIN.get(own.dtype, SCORES_WITHIN_HALF)
+        if not off <= within + ROUNDING * hooks.magnitudes[layer]:
             raise Mismatch(
                 f"layer {layer}: its attention differs from eager attention by {off:.2g}"
             )
@@ -251,17 +272,20 @@ def _without_sinks(runner: Runner, scores: Tensor, expected: Tensor, query: Tens
     return scores / rows.index_select(2, query.to(rows.device))
 
 
-def _check_ablation(runner: Runner, run: Run, ids: Tensor, work: Pass, clean: Tensor) -> None:
+def _check_ablation(
+    own: _TinyRun, run: Run, shapes: dict[int, tuple[int, int, int]], clean: Tensor
+) -> None:
     """All heads of one layer replaced in row 0 only: row 0 has to change and row 1 must not.
 
     Ones stand in for the heads' outputs, because a head that happens to write nothing on these
     few tokens would not be missed.
     """
-    heads = {layer: shape[0] for layer, shape in work.shapes.items()}
-    for layer, (count, _, width) in sorted(work.shapes.items()):
+    heads = {layer: shape[0] for layer, shape in shapes.items()}
+    for layer, (count, _, width) in sorted(shapes.items()):
         rows: list[list[tuple[int, int]]] = [[(layer, h) for h in range(count)], []]
         ones = {layer: torch.ones(count, width)}
-        logits = run(runner, ids, Pass(ablation=Ablation.build(rows, heads, ones)), None, True)
+        hooks = ForwardHooks(ablation=Ablation.build(rows, heads, ones))
+        logits = run(own.runner, own.ids, hooks, None, True)
         assert logits is not None
         change = (logits.float() - clean).abs().amax(dim=(1, 2))
         scale = max(1.0, float(clean.abs().max()))
@@ -270,8 +294,8 @@ def _check_ablation(runner: Runner, run: Run, ids: Tensor, work: Pass, clean: Te
         if float(change[0]) > 0:
             return
     # Freshly made models may have output projections of zeros: then no token sees another.
-    other = ids.clone()
-    other[:, 0] = ids[:, 1]
-    moved = runner.run_plain(other).float()[:, 2:] - runner.run_plain(ids).float()[:, 2:]
+    other = own.ids.clone()
+    other[:, 0] = own.ids[:, 1]
+    moved = (own.runner.run_plain(other).float() - own.logits)[:, 2:]
     if float(moved.abs().max()) > 0:
         raise Mismatch("switching heads off changes no logit: the ablation does not act")

@@ -26,25 +26,25 @@ LINEAR_WITHIN_HALF = 5e-2
 
 
 @dataclass(frozen=True)
-class Mixing:
+class ValueProjection:
     """One layer's heads in a model without the attention interface.
 
     Args:
         layer: the decoder layer.
-        projection: the module whose input is the heads' outputs side by side.
-        matrix: place of the layer's matrix among those that the model returns.
+        module: the module whose input is the heads' outputs side by side.
+        matrix: index of the layer's matrix among those that the model returns.
         heads: number of heads.
         kv_heads: number of heads with values of their own.
     """
 
     layer: int
-    projection: nn.Module
+    module: nn.Module
     matrix: int
     heads: int
     kv_heads: int
 
 
-def find_mixing(runner: Runner, input_ids: Tensor) -> list[Mixing]:
+def find_value_projections(runner: Runner, input_ids: Tensor) -> list[ValueProjection]:
     """Return where each layer of a model mixes its values.
 
     Args:
@@ -90,54 +90,56 @@ def find_mixing(runner: Runner, input_ids: Tensor) -> list[Mixing]:
                     f"it returns attention of shape {tuple(matrix.shape)} for {wanted[0]} x "
                     f"{wanted[1]} tokens"
                 )
-        found = _match(matrices, inputs)
-    if len(found) < len(matrices):
+        projections = _match(matrices, inputs)
+    if len(projections) < len(matrices):
         raise ModelError(
-            f"no module takes in what the attention of matrix {len(found)} of {len(matrices)} mixes"
+            "no module takes in what the attention of matrix "
+            f"{len(projections)} of {len(matrices)} mixes"
         )
-    return found
+    return projections
 
 
-def _match(matrices: list[Tensor], inputs: list[dict[nn.Module, Tensor]]) -> list[Mixing]:
-    found: list[Mixing] = []
+def _match(matrices: list[Tensor], inputs: list[dict[nn.Module, Tensor]]) -> list[ValueProjection]:
+    projections: list[ValueProjection] = []
     for layer, own in enumerate(inputs):
-        if len(found) == len(matrices):
+        index = len(projections)
+        if index == len(matrices):
             break
-        matrix = matrices[len(found)]
+        matrix = matrices[index]
         if not matrix.requires_grad:
             raise ModelError(f"layer {layer}: the returned attention is not what mixes the values")
-        for module, taken in own.items():
+        for module, given in own.items():
             (slope,) = torch.autograd.grad(
-                taken.sum(), matrix, retain_graph=True, allow_unused=True
+                given.sum(), matrix, retain_graph=True, allow_unused=True
             )
             if slope is None:
                 continue
-            kv_heads = _prove(layer, matrix, taken)
-            found.append(Mixing(layer, module, len(found), matrix.shape[1], kv_heads))
+            kv_heads = _prove(layer, matrix, given)
+            projections.append(ValueProjection(layer, module, index, matrix.shape[1], kv_heads))
             break
-    return found
+    return projections
 
 
-def _prove(layer: int, matrix: Tensor, taken: Tensor) -> int:
-    """Check that `taken` is `matrix` times values, head beside head; return the key/value heads."""
+def _prove(layer: int, matrix: Tensor, given: Tensor) -> int:
+    """Check that `given` is `matrix` times values, head beside head; return the key/value heads."""
     batch, heads, length, _ = matrix.shape
-    if taken.shape[:2] != (batch, length) or taken.ndim != 3 or taken.shape[2] % heads:
-        raise ModelError(f"layer {layer}: heads' outputs of shape {tuple(taken.shape)}")
-    width = taken.shape[2] // heads
+    if given.shape[:2] != (batch, length) or given.ndim != 3 or given.shape[2] % heads:
+        raise ModelError(f"layer {layer}: heads' outputs of shape {tuple(given.shape)}")
+    width = given.shape[2] // heads
     draws = torch.Generator().manual_seed(0)
-    weights = torch.randn(heads, width, generator=draws).to(taken)
-    by_head = (taken * weights.flatten()).reshape(batch, length, heads, width).sum(-1)
+    weights = torch.randn(heads, width, generator=draws).to(given)
+    by_head = (given * weights.flatten()).reshape(batch, length, heads, width).sum(-1)
     (slope,) = torch.autograd.grad(by_head.sum(), matrix, retain_graph=True)
     by_head = by_head.detach()
     mixed = (matrix.detach() * slope).sum(-1).transpose(1, 2)
     off = float((mixed - by_head).abs().max()) / max(float(by_head.abs().max()), 1e-6)
-    if not off <= LINEAR_WITHIN.get(taken.dtype, LINEAR_WITHIN_HALF):
+    if not off <= LINEAR_WITHIN.get(given.dtype, LINEAR_WITHIN_HALF):
         raise ModelError(
             f"layer {layer}: the returned attention, times values, is not what its projection gets "
             f"(off by {off:.2g})"
         )
     # With the same weights for all heads, heads that share their values have the same gradient.
-    same = (taken * weights[0].repeat(heads)).sum()
+    same = (given * weights[0].repeat(heads)).sum()
     (slope,) = torch.autograd.grad(same, matrix, retain_graph=True)
     last = slope[:, :, -1]
     tolerance = 1e-4 * max(float(last.abs().max()), 1e-6)

@@ -22,9 +22,9 @@ from torch import Tensor
 from icl_bench.errors import NotMeasurable
 from icl_bench.measures.tokens import Pairs
 from icl_bench.models.attention.ablation import Head
-from icl_bench.models.attention.forward_hooks import Pass
-from icl_bench.models.attention.knockout import Call
-from icl_bench.models.attention.partial_forward import require_halfway
+from icl_bench.models.attention.call import AttentionCall
+from icl_bench.models.attention.forward_hooks import ForwardHooks
+from icl_bench.models.attention.partial_forward import require_partial_forward
 from icl_bench.models.residual.contributions import CleanRun, Wanted, run_clean
 from icl_bench.models.residual.frozen import FrozenLayer
 
@@ -107,7 +107,7 @@ def attribute_attention(
             sum of parts that are known, or no target is visible; the message says which.
         MeasurementError: the sequences are longer than the model's context.
     """
-    require_halfway(model)
+    require_partial_forward(model)
     if model.path == "eager":
         raise NotMeasurable("attention is computed by the model file's own function")
     rows, length = input_ids.shape
@@ -159,7 +159,7 @@ def _attribute(
 ) -> list[AttentionParts]:
     below = [index for index in range(layer) if model.heads.get(index)]
     wanted = Wanted(heads=below, entered=[0, layer], rest=True)
-    run = run_clean(model, ids, wanted, Pass(stop_after=model.last_layer([layer])))
+    run = run_clean(model, ids, wanted, ForwardHooks(stop_after=model.last_layer([layer])))
     frozen = FrozenLayer(model, layer, ids, run)
     readings = [_Reading(frozen.clean, head, pairs, layer, len(ids)) for head in heads]
     zero = torch.zeros_like(run.entered[layer])
@@ -205,7 +205,9 @@ class _Reading:
         rows: rows of the clean run.
     """
 
-    def __init__(self, clean: Call, head: int, pairs: Pairs, layer: int, rows: int) -> None:
+    def __init__(
+        self, clean: AttentionCall, head: int, pairs: Pairs, layer: int, rows: int
+    ) -> None:
         self.head, self.layer, self.rows = head, layer, rows
         self.group = head // (clean.query.shape[1] // clean.key.shape[1])
         self.scale = clean.scale
@@ -227,7 +229,7 @@ class _Reading:
         self.keys: list[Tensor] = []
         self.half = clean.query.dtype not in (torch.float32, torch.float64)
 
-    def _mask(self, clean: Call) -> tuple[Tensor, Tensor]:
+    def _mask(self, clean: AttentionCall) -> tuple[Tensor, Tensor]:
         """Return what is added to the queries' logits, and which keys they see."""
         length = clean.query.shape[2]
         if clean.mask is None:
@@ -240,7 +242,7 @@ class _Reading:
         seen = added > torch.finfo(clean.mask.dtype).min / 2
         return added.masked_fill(~seen, 0), seen
 
-    def read(self, call: Call) -> list[tuple[Tensor, Tensor]]:
+    def read(self, call: AttentionCall) -> list[tuple[Tensor, Tensor]]:
         """Return queries and compared keys (rows, queries, width) of each stream of a call."""
         pairs = []
         for start in range(0, len(call.query), self.rows):

@@ -2,7 +2,7 @@
 
 An MLP that is off adds nothing to the residual stream, or its mean contribution. A layer that is
 off hands on its input, or its input and its mean contribution. Heads may be off in the same
-forward pass (`Pass.ablation`), and the layers below the first one named may be shared
+forward pass (`ForwardHooks.ablation`), and the layers below the first one named may be shared
 (`icl_bench.models.attention.prefix`).
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from icl_bench.errors import MeasurementError
 from icl_bench.models.attention.ablation import Component
-from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.residual.anatomy import Anatomy
 from icl_bench.models.residual.trace import first_tensor, layer_input
 
@@ -216,7 +216,7 @@ def mean_contributions(
         for start in range(0, rows, step):
             batch = input_ids[start : start + step]
             size = len(batch)
-            model.run_pass(batch, Pass(), logits=False)
+            model.run_pass(batch, ForwardHooks(), logits=False)
     count = rows * (length - prefix)
     return {component: (total / count).float() for component, total in sums.items()}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +25,7 @@ from icl_bench.models.attention.ablation import (
     mark_heads,
     split_parts,
 )
-from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.knockout import Knockout
 from icl_bench.models.attention.prefix import Stream, resume
 from icl_bench.models.circuits.components import ComponentAblation, list_names, switched_off
@@ -37,6 +38,33 @@ if TYPE_CHECKING:
 
 Take = Callable[[Tensor, Tensor, Tensor], None]
 """Gets each row's set and sequence, by number, and the rows' logits, (rows, targets, ids)."""
+
+
+@dataclass(frozen=True)
+class Interventions:
+    """Sets of heads, MLPs and layers to switch off, each on every sequence of one run.
+
+    Args:
+        base: the run that they start from; streams that are missing are added to it, and what is
+            off in it stays off.
+        sets: heads, ("mlp", layer) and ("layer", layer); an empty set is the run of `base` itself.
+        replacement: what becomes of the parts that are off.
+    """
+
+    base: BaseRun
+    sets: Sequence[Sequence[Part]]
+    replacement: Replacement = ZEROS
+
+    def group(self) -> dict[int, list[int]]:
+        """Return earliest layer -> numbers of the sets that change nothing below it.
+
+        A set that adds nothing to what is off in `base` stands under -1.
+        """
+        groups: dict[int, list[int]] = {}
+        for number, parts in enumerate(self.sets):
+            added = [layer_of(part) for part in parts if part not in self.base.off.heads]
+            groups.setdefault(min(added, default=-1), []).append(number)
+        return groups
 
 
 def switch_off(
@@ -52,11 +80,9 @@ def switch_off(
 
     Args:
         model: the model.
-        base: the run that they are compared with; streams that are missing are added to it, and
-            what is off in it stays off.
-        sets: the sets of heads, ("mlp", layer) and ("layer", layer); an empty one gives the
-            losses of `base`.
-        replacement: what becomes of them.
+        base: the run that they are compared with, as in `Interventions`.
+        sets: what is off, as there.
+        replacement: what becomes of it.
         targets: physical positions of the target tokens; None for those of `base`, and among
             them where it has answers of its own.
         advance: called with the number of rows done, sets * sequences in all.
@@ -69,55 +95,53 @@ def switch_off(
         NotMeasurable: the model has no heads, or its attention cannot be changed in this way.
         ModelError: a pass fails, or an ablation did not act.
     """
-    parts = [split_parts(some) for some in sets]
-    if any(heads for heads, _ in parts):
-        model.require_heads()
-    require_support(model, replacement)
-    if any(components for _, components in parts):
-        for _, layer in (one for _, some in parts for one in some):
-            if not 0 <= layer < model.layers:
-                raise MeasurementError(f"the model has no layer {layer}; it has {model.layers}")
-        # Found now, not in the middle of a pass that starts above the first layer.
-        model.anatomy.require_mlps(
-            sorted({layer for _, some in parts for kind, layer in some if kind == "mlp"})
-        )
+    interventions = Interventions(base, sets, replacement)
+    _check_parts(model, interventions)
     wanted = base.targets if targets is None else targets
     count = len(base.input_ids)
     if count > 1 and layers_that_fit(model, base.input_ids) == 0:
         # Not even one layer's stream of all sequences: some sequences at a time.
-        halves = [base.part(0, count // 2), base.part(count // 2, count)]
-        found = [
+        halves = [
             switch_off(model, half, sets, replacement, targets=wanted, advance=advance)
-            for half in halves
+            for half in (base.part(0, count // 2), base.part(count // 2, count))
         ]
         return TokenLosses(
-            torch.cat([half.nll for half in found], 1),
-            torch.cat([half.correct for half in found], 1),
+            torch.cat([half.nll for half in halves], 1),
+            torch.cat([half.correct for half in halves], 1),
         )
     shape = (len(sets), *base.wanted(torch.arange(count), wanted).shape)
     nll, correct = torch.empty(shape), torch.empty(shape, dtype=torch.bool)
-
-    if replacement.at is not None and (replacement.edges or any(some for _, some in parts)):
-        raise ValueError("one position is for the outputs of heads, not for edges, MLPs or layers")
-    if base.off and (replacement.frozen or replacement.edges is not None):
-        raise ValueError("patterns and edges are those of a clean run: nothing may be off in it")
-    groups = group_sets(base, sets)
+    groups = interventions.group()
     if -1 in groups:
-        places = torch.tensor(groups.pop(-1))
-        columns = base.columns(wanted)
-        nll[places], correct[places] = (
-            base.losses.nll[:, columns],
-            base.losses.correct[:, columns],
-        )
+        same, columns = torch.tensor(groups.pop(-1)), base.columns(wanted)
+        nll[same], correct[same] = base.losses.nll[:, columns], base.losses.correct[:, columns]
         if advance:
-            advance(len(places) * count)
+            advance(len(same) * count)
 
-    def take(places: Tensor, rows: Tensor, logits: Tensor) -> None:
+    def take(numbers: Tensor, rows: Tensor, logits: Tensor) -> None:
         part = score_targets(logits, base.wanted(rows, wanted))
-        nll[places, rows], correct[places, rows] = part.nll, part.correct
+        nll[numbers, rows], correct[numbers, rows] = part.nll, part.correct
 
-    run_groups(model, base, wanted, groups, sets, replacement, take, advance)
+    run_groups(model, interventions, groups, wanted, take, advance)
     return TokenLosses(nll, correct)
+
+
+def _check_parts(model: Model, interventions: Interventions) -> None:
+    """Find out now, not in the middle of a pass, whether all of this can be switched off."""
+    base, replacement = interventions.base, interventions.replacement
+    heads, components = split_parts(part for parts in interventions.sets for part in parts)
+    if heads:
+        model.require_heads()
+    require_support(model, replacement)
+    for _, layer in components:
+        if not 0 <= layer < model.layers:
+            raise MeasurementError(f"the model has no layer {layer}; it has {model.layers}")
+    if components:
+        model.anatomy.require_mlps(sorted({layer for kind, layer in components if kind == "mlp"}))
+    if replacement.at is not None and (replacement.edges or components):
+        raise ValueError("one position is for the outputs of heads, not for edges, MLPs or layers")
+    if base.off.heads and (replacement.frozen or replacement.edges is not None):
+        raise ValueError("patterns and edges are those of a clean run: nothing may be off in it")
 
 
 def require_support(model: Model, replacement: Replacement) -> None:
@@ -134,27 +158,11 @@ def require_support(model: Model, replacement: Replacement) -> None:
         )
 
 
-def group_sets(base: BaseRun, sets: Sequence[Sequence[Part]]) -> dict[int, list[int]]:
-    """Return earliest layer -> numbers of the sets that change nothing below it.
-
-    Args:
-        base: the run that they start from.
-        sets: what is off; a set that adds nothing to what is off in `base` stands under -1.
-    """
-    groups: dict[int, list[int]] = {}
-    for place, parts in enumerate(sets):
-        added = [layer_of(part) for part in parts if part not in base.off]
-        groups.setdefault(min(added, default=-1), []).append(place)
-    return groups
-
-
 def run_groups(
     model: Model,
-    base: BaseRun,
-    targets: Tensor,
+    interventions: Interventions,
     groups: Mapping[int, Sequence[int]],
-    sets: Sequence[Sequence[Part]],
-    replacement: Replacement,
+    targets: Tensor,
     take: Take,
     advance: Advance | None = None,
 ) -> None:
@@ -162,68 +170,73 @@ def run_groups(
 
     Args:
         model: the model.
-        base: the run that they start from; streams that are missing are added to it.
+        interventions: the sets, and what they start from.
+        groups: earliest layer -> numbers of its sets, as `Interventions.group` returns them.
         targets: physical positions of the tokens whose logits are wanted.
-        groups: earliest layer -> numbers of its sets, as `group_sets` returns them.
-        sets: what is off.
-        replacement: what becomes of it.
         take: called with each batch.
         advance: called with the number of rows done.
     """
     check_resumes(model, groups)
+    base = interventions.base
+    count, length = base.input_ids.shape
     for layer in sorted(groups):
-        stream = stream_into(model, base, layer, [one for one in sorted(groups) if one > layer])
-        _run_group(model, base, targets, groups[layer], sets, replacement, stream, take, advance)
+        later = [other for other in sorted(groups) if other > layer]
+        stream = stream_into(model, base, layer, later)
+        group = _Group(model, interventions, torch.tensor(groups[layer]), stream)
+
+        def work(start: int, stop: int, group: _Group = group) -> None:
+            numbers, rows, logits = group.run(torch.arange(start, stop), targets - 1)
+            take(numbers, rows, logits)
+
+        shape = (len(groups[layer]) * count, length)
+        run_in_batches(shape, model.limit, work, targets=len(targets), advance=advance)
 
 
-def _run_group(
-    model: Model,
-    base: BaseRun,
-    targets: Tensor,
-    places: Sequence[int],
-    sets: Sequence[Sequence[Part]],
-    replacement: Replacement,
-    stream: Stream | None,
-    take: Take,
-    advance: Advance | None,
-) -> None:
-    """Run (places * sequences) rows, set by set, starting at `stream` where there is one."""
-    input_ids = base.input_ids
-    count, length = input_ids.shape
-    numbers = torch.tensor(places)
+@dataclass(frozen=True)
+class _Group:
+    """Sets of parts that change nothing below one layer, (sets * sequences) rows, set by set.
 
-    def work(start: int, stop: int) -> None:
-        index = torch.arange(start, stop)
-        rows, own = index % count, numbers[index // count]
-        off = [(*base.off, *sets[place]) for place in own.tolist()]
-        clean_rows = None
-        if replacement.frozen:
+    Args:
+        model: the model.
+        interventions: all sets.
+        numbers: which of them are in the group.
+        stream: what enters the layer in the base run, where passes may start there.
+    """
+
+    model: Model
+    interventions: Interventions
+    numbers: Tensor
+    stream: Stream | None
+
+    def run(self, index: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Run some rows; return each one's set and sequence, by number, and logits at `keep`."""
+        base, stream, how = self.interventions.base, self.stream, self.interventions.replacement
+        count = len(base.input_ids)
+        rows, numbers = index % count, self.numbers[index // count]
+        off = [(*base.off.heads, *self.interventions.sets[number]) for number in numbers.tolist()]
+        hooks = ForwardHooks()
+        if how.frozen:
             # The clean run of the same sequences goes along in the same batch.
-            present, place = rows.unique(return_inverse=True)
-            clean_rows = torch.cat([len(rows) + place, len(rows) + torch.arange(len(present))])
+            present, which = rows.unique(return_inverse=True)
+            hooks.clean_rows = len(rows) + torch.cat([which, torch.arange(len(present))])
             rows, off = torch.cat([rows, present]), [*off, *[()] * len(present)]
-        parted = [split_parts(some) for some in off]
-        heads, components = [some for some, _ in parted], [some for _, some in parted]
-        work = Pass(clean_rows=clean_rows)
-        if replacement.edges is not None:
-            work.knockout = Knockout(mark_heads(heads, model.heads), replacement.edges)
+        parts = [split_parts(some) for some in off]
+        heads = [some for some, _ in parts]
+        if how.edges is not None:
+            hooks.knockout = Knockout(mark_heads(heads, self.model.heads), how.edges)
         else:
-            ablation = Ablation.build(
-                heads, model.heads, replacement.values, rows + base.offset, replacement.at
-            )
-            work.ablation = ablation if stream is None else ablation.since(stream.layer)
-        others = ComponentAblation.build(components, replacement.contributions)
+            sequences = rows + base.offset
+            ablation = Ablation.build(heads, self.model.heads, how.values, sequences, how.at)
+            hooks.ablation = ablation if stream is None else ablation.since(stream.layer)
+        others = ComponentAblation.build([some for _, some in parts], how.contributions)
         with ExitStack() as stack:
             if stream is not None:
-                stack.enter_context(resume(model.runner, stream, rows))
+                stack.enter_context(resume(self.model.runner, stream, rows))
             if others.named:
-                stack.enter_context(switched_off(model.anatomy, others))
-            logits = model.run_pass(input_ids[rows], work, targets - 1)
+                stack.enter_context(switched_off(self.model.anatomy, others))
+            logits = self.model.run_pass(base.input_ids[rows], hooks, keep)
         if others.missed:
             raise ModelError(f"the ablation of {list_names(others.missed)} did not act")
         assert logits is not None
         # Rows of the clean run that went along are nobody's.
-        take(own, rows[: stop - start], logits[: stop - start])
-
-    shape = (len(places) * count, length)
-    run_in_batches(shape, model.limit, work, targets=len(targets), advance=advance)
+        return numbers, rows[: len(index)], logits[: len(index)]

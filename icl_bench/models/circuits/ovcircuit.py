@@ -14,7 +14,7 @@ from torch import Tensor
 
 from icl_bench.measures.eigenvalues import eigenvalue_scores
 from icl_bench.measures.tokens import Pairs, RepeatedTokens
-from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.module.batching import run_in_batches
 from icl_bench.models.residual.reading import InputNorm, read_layers
 from icl_bench.models.residual.token_states import token_states
@@ -145,7 +145,7 @@ def ov_behaviour(
 
     def work(start: int, stop: int) -> None:
         rows = ids[start:stop]
-        clean = Pass(pairs={"content": pairs}, raw=True, keep_outputs=parts.keys())
+        clean = ForwardHooks(pairs={"content": pairs}, raw=True, keep_outputs=parts.keys())
         model.run_pass(rows, clean, logits=False)
         sample = unembedding.directions(rows[:, tokens.prefix : tokens.prefix + n])
         if unembedding.norm is not None:

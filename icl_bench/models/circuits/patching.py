@@ -20,8 +20,8 @@ from torch import Tensor
 from icl_bench.errors import NotMeasurable
 from icl_bench.measures.tokens import Pairs
 from icl_bench.models.attention.ablation import Head
-from icl_bench.models.attention.forward_hooks import Pass
-from icl_bench.models.attention.partial_forward import Left, enter_layer, require_halfway
+from icl_bench.models.attention.forward_hooks import ForwardHooks
+from icl_bench.models.attention.partial_forward import Left, enter_layer, require_partial_forward
 from icl_bench.models.attention.prefix import Stream
 from icl_bench.models.residual.contributions import CleanRun, Wanted, read_logits, run_clean
 
@@ -57,8 +57,8 @@ class PathEffect:
     patched: Tensor
 
 
-class _Halfway(Pass):
-    """A pass through one layer's attention that replaces its inputs, then stops."""
+class _ReceiverHooks(ForwardHooks):
+    """Hooks that keep what the heads of one layer give out, and end the pass there."""
 
     output: Tensor | None = None
 
@@ -129,7 +129,7 @@ def patch_paths(
 
 
 def _require(model: Model, input_ids: Tensor, layers: Sequence[int], sides: Sequence[Side]) -> None:
-    require_halfway(model)
+    require_partial_forward(model)
     model.require_context(input_ids.shape[1])
     if "value" in sides:
         model.anatomy.require_unembedding()
@@ -152,7 +152,7 @@ class _Batch:
     def run(self, layers: Sequence[int], sending: Sequence[int]) -> None:
         """Run the rows as they are and keep what patching needs."""
         wanted = Wanted(heads=sending, entered=layers)
-        clean = Pass(pairs={"pairs": self.pairs})
+        clean = ForwardHooks(pairs={"pairs": self.pairs})
         self.clean: CleanRun = run_clean(self.model, self.ids, wanted, clean)
         self.scores = clean.scores["pairs"]
         if "value" in self.sides:
@@ -176,7 +176,7 @@ class _Batch:
             own.extend((q, k, v))
             return q, k, v, mask
 
-        before = self._attend(layer, entered, Pass(pairs={"pairs": self.pairs}, swap=keep))
+        before = self._attend(layer, entered, ForwardHooks(pairs={"pairs": self.pairs}, swap=keep))
         self._check_resumed(layer, before)
         unpatched = {side: self._scores(side, layer, before, 0).cpu() for side in self.sides}
         results: dict[Side, list[Tensor]] = {side: [] for side in self.sides}
@@ -186,8 +186,8 @@ class _Batch:
             patched = torch.cat(
                 [entered - self.clean.contribution(s, values).to(entered) for s in some]
             )
-            work = Pass(pairs={"pairs": self._repeat(len(some))}, swap=self._combine(own))
-            after = self._attend(layer, patched, work)
+            hooks = ForwardHooks(pairs={"pairs": self._repeat(len(some))}, swap=self._combine(own))
+            after = self._attend(layer, patched, hooks)
             for place, side in enumerate(self.sides):
                 scores = self._scores(side, layer, after, place, len(some))
                 results[side].append(scores.reshape(len(some), rows, -1).cpu())
@@ -195,13 +195,13 @@ class _Batch:
                 advance(len(some) * rows)
         return {side: (unpatched[side], torch.cat(results[side])) for side in self.sides}
 
-    def _attend(self, layer: int, entered: Tensor, work: Pass) -> _Halfway:
+    def _attend(self, layer: int, entered: Tensor, hooks: ForwardHooks) -> _ReceiverHooks:
         """Let `entered` into a layer and return what its attention read and gave."""
         times = len(entered) // len(self.ids)
-        halfway = _Halfway(pairs=work.pairs, swap=work.swap)
+        receiver = _ReceiverHooks(pairs=hooks.pairs, swap=hooks.swap)
         stream = Stream(layer, entered, self.clean.wrapped)
-        enter_layer(self.model, self.ids.repeat(times, 1), stream, halfway)
-        return halfway
+        enter_layer(self.model, self.ids.repeat(times, 1), stream, receiver)
+        return receiver
 
     def _combine(self, own: list[Tensor]) -> Callable:
         """Return a swap that puts one patched side beside two clean ones, a block a side."""
@@ -228,18 +228,20 @@ class _Batch:
         weight = None if self.pairs.weight is None else self.pairs.weight.repeat(times, 1)
         return Pairs(self.pairs.query.repeat(times, 1), self.pairs.key.repeat(times, 1), weight)
 
-    def _scores(self, side: Side, layer: int, work: _Halfway, place: int, times: int = 1) -> Tensor:
+    def _scores(
+        self, side: Side, layer: int, hooks: _ReceiverHooks, place: int, times: int = 1
+    ) -> Tensor:
         """Return the scores (times * rows, heads) of one side's block of the batch."""
         count = times * len(self.ids)
         block = slice(place * count, (place + 1) * count)
         if side != "value":
-            return next(iter(work.scores["pairs"].values()))[block]
-        assert work.output is not None
+            return next(iter(hooks.scores["pairs"].values()))[block]
+        assert hooks.output is not None
         read = self.read[layer]
-        outputs = work.output[block][:, (self.targets - 1).to(read.device)].float()
+        outputs = hooks.output[block][:, (self.targets - 1).to(read.device)].float()
         return (outputs * read.repeat(times, 1, 1, 1)).sum(-1).mean(1)
 
-    def _check_resumed(self, layer: int, resumed: _Halfway) -> None:
+    def _check_resumed(self, layer: int, resumed: _ReceiverHooks) -> None:
         """Starting at this layer has to give the attention of the whole pass."""
         whole, ours = self.scores[layer], next(iter(resumed.scores["pairs"].values()))
         half = self.clean.entered[layer].dtype not in (torch.float32, torch.float64)

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from icl_bench.errors import ModelError
-from icl_bench.models.attention.ablation import ZEROS, Part, Replacement
-from icl_bench.models.circuits.interventions import group_sets, require_support, run_groups
-from icl_bench.models.clean_run import BaseRun
+from icl_bench.models.circuits.interventions import Interventions, require_support, run_groups
 from icl_bench.models.module.batching import Advance
 
 if TYPE_CHECKING:
@@ -37,10 +35,8 @@ class Predictions:
 
 def predict(
     model: Model,
-    base: BaseRun,
-    sets: Sequence[Sequence[Part]],
+    interventions: Interventions,
     positions: Sequence[int],
-    replacement: Replacement = ZEROS,
     *,
     top: int = 5,
     advance: Advance | None = None,
@@ -49,10 +45,8 @@ def predict(
 
     Args:
         model: the model.
-        base: the run that the sets start from; streams that are missing are added to it.
-        sets: what is off; an empty set is the run of `base` itself.
+        interventions: the sets, and the run that they start from.
         positions: physical positions whose next token is predicted; the last one may be asked for.
-        replacement: what becomes of the parts that are off.
         top: how many tokens of each prediction to keep; all, where the vocabulary has fewer.
         advance: called with the number of rows done, sets * sequences in all.
 
@@ -60,28 +54,27 @@ def predict(
         NotMeasurable: the model's attention cannot be changed in this way.
         ModelError: a probability is not a finite number, or an ablation did not act.
     """
-    require_support(model, replacement)
-    ids, (count, length) = base.input_ids, base.input_ids.shape
-    places = torch.tensor(list(positions))
+    require_support(model, interventions.replacement)
+    ids = interventions.base.input_ids
+    count, length = ids.shape
+    after = torch.tensor(list(positions)) + 1
     # What follows the last token is not known: its own id stands there and is never read.
-    follows = ids[:, (places + 1).clamp(max=length - 1)]
-    shape = (len(sets), count, len(places))
-    found: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
+    follows = ids[:, after.clamp(max=length - 1)]
+    shape = (len(interventions.sets), count, len(after))
+    rows_of: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
 
-    def take(which: Tensor, rows: Tensor, logits: Tensor) -> None:
+    def take(numbers: Tensor, rows: Tensor, logits: Tensor) -> None:
         probabilities = logits.float().softmax(-1)
         if not bool(torch.isfinite(probabilities).all()):
             raise ModelError("a predicted probability is not a finite number")
         best = probabilities.topk(min(top, probabilities.shape[-1]), -1)
         answers = follows[rows].to(probabilities.device)
         own = probabilities.gather(-1, answers[..., None])[..., 0]
-        parts = (best.indices.cpu(), best.values.cpu(), own.cpu())
-        for index, key in enumerate(zip(which.tolist(), rows.tolist())):
-            found[key] = (parts[0][index], parts[1][index], parts[2][index])
+        parts = zip(best.indices.cpu(), best.values.cpu(), own.cpu())
+        rows_of.update(zip(zip(numbers.tolist(), rows.tolist()), parts))
 
-    groups = group_sets(base, sets)
-    run_groups(model, base, places + 1, groups, sets, replacement, take, advance)
-    every = [found[place, row] for place in range(shape[0]) for row in range(count)]
+    run_groups(model, interventions, interventions.group(), after, take, advance)
+    every = [rows_of[number, row] for number in range(shape[0]) for row in range(count)]
     likeliest, probabilities, own = (torch.stack(parts) for parts in zip(*every))
-    own = own.reshape(shape).masked_fill(places == length - 1, 0)
+    own = own.reshape(shape).masked_fill(after == length, 0)
     return Predictions(likeliest.reshape(*shape, -1), probabilities.reshape(*shape, -1), own)

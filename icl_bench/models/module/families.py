@@ -1,7 +1,7 @@
 """What differs between model families, where it cannot be seen from the model itself.
 
 Families that call transformers' attention interface are read and switched off there; in the
-others `mixing` finds the heads. Neither needs a row.
+others `value_projection` finds the heads. Neither needs a row.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from icl_bench.errors import NotMeasurable
 from icl_bench.models.attention.ablation import Ablation
-from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.module.families import find_decoder_layers
 from icl_bench.models.residual.fitting import explain, residual_multiplier
 from icl_bench.models.residual.norms import FrozenNorm, NotLinear
@@ -153,7 +153,7 @@ def find_anatomy(model: Model) -> Anatomy:
         streams[trace.index] = (trace.before.cpu(), trace.after.cpu())
 
     tracer = Tracer(model, modules, look)
-    logits = tracer.run(ids, Pass(ablation=Ablation(off, values)) if off else None)
+    logits = tracer.run(ids, ForwardHooks(ablation=Ablation(off, values)) if off else None)
     layers = []
     for index in range(len(modules)):
         layer = found.get(index) or LayerAnatomy(index, problem="it takes or returns no tensor")
@@ -293,4 +293,4 @@ def _check_gates(model: Model, anatomy: Anatomy, ids: Tensor) -> None:
                     layer.problem = "something mixes its heads before the output projection"
 
     tracer = Tracer(model, anatomy.modules, look)
-    tracer.run(ids[:1].expand(count, -1), Pass(ablation=Ablation(off)))
+    tracer.run(ids[:1].expand(count, -1), ForwardHooks(ablation=Ablation(off)))

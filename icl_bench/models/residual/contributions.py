@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from icl_bench.errors import NotMeasurable
 from icl_bench.models.attention.ablation import Head
-from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.residual.anatomy import Anatomy
 from icl_bench.models.residual.norms import NotLinear
 from icl_bench.models.residual.trace import first_tensor, layer_input
@@ -122,14 +122,16 @@ class CleanRun:
         return None if part is None else part * layer.multiplier
 
 
-def run_clean(model: Model, ids: Tensor, wanted: Wanted, work: Pass | None = None) -> CleanRun:
+def run_clean(
+    model: Model, ids: Tensor, wanted: Wanted, hooks: ForwardHooks | None = None
+) -> CleanRun:
     """Run one batch as it is and keep what is wanted of it.
 
     Args:
         model: the model.
         ids: (rows, length).
         wanted: what to keep.
-        work: what else to read in the same pass.
+        hooks: what else to read in the same pass.
 
     Raises:
         NotMeasurable: a norm does not do on this batch what it did on the tiny one.
@@ -218,7 +220,7 @@ def run_clean(model: Model, ids: Tensor, wanted: Wanted, work: Pass | None = Non
         if wanted.final and unembedding is not None and unembedding.norm_module is not None:
             after(unembedding.norm_module, keep_normed)
         try:
-            model.run_pass(ids, work or Pass(), logits=False)
+            model.run_pass(ids, hooks or ForwardHooks(), logits=False)
         except NotLinear as error:
             raise NotMeasurable(f"a norm's scale cannot be frozen: {error}") from None
     return run

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from icl_bench.models.attention.forward_hooks import Pass
-from icl_bench.models.attention.knockout import Call
+from icl_bench.models.attention.call import AttentionCall
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.partial_forward import Left, enter_layer
 from icl_bench.models.attention.prefix import Stream
 from icl_bench.models.residual.contributions import CleanRun
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from icl_bench.models.model import Model
 
 
-class _Seeing(Pass):
-    """A pass that is left when the attention is about to be computed."""
+class _CallHooks(ForwardHooks):
+    """Hooks that keep an attention call and end the pass before it is computed."""
 
-    call: Call | None = None
+    call: AttentionCall | None = None
 
-    def see_call(self, layer: int, call: Call) -> None:
+    def see_call(self, layer: int, call: AttentionCall) -> None:
         self.call = call
         raise Left
 
@@ -58,7 +58,7 @@ class FrozenLayer:
         with self._watching():
             self.clean = self._enter(run.entered[layer])
 
-    def call(self, streams: list[Tensor]) -> Call:
+    def call(self, streams: list[Tensor]) -> AttentionCall:
         """Return the attention call for some streams, (len(streams) * rows, ...), in their order.
 
         Args:
@@ -67,13 +67,13 @@ class FrozenLayer:
         with self._freezing(len(streams)):
             return self._enter(torch.cat(streams))
 
-    def _enter(self, stream: Tensor) -> Call:
-        seeing = _Seeing()
+    def _enter(self, stream: Tensor) -> AttentionCall:
+        hooks = _CallHooks()
         times = len(stream) // len(self.ids)
         start = Stream(self.layer, stream, self.wrapped)
-        enter_layer(self.model, self.ids.repeat(times, 1), start, seeing)
-        assert seeing.call is not None
-        return seeing.call
+        enter_layer(self.model, self.ids.repeat(times, 1), start, hooks)
+        assert hooks.call is not None
+        return hooks.call
 
     @contextmanager
     def _watching(self) -> Iterator[None]:

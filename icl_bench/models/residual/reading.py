@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from icl_bench.errors import NotMeasurable
-from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.prefix import Stream, resume
 from icl_bench.models.residual.contributions import Wanted, run_clean
 
@@ -250,7 +250,7 @@ class _LayerReader:
         ids = torch.full((len(block), 1), self.model.vocabulary[0])
         try:
             with resume(runner, Stream(self.layer, stream, self.wrapped), torch.arange(len(block))):
-                self.model.run_pass(ids, Pass(swap=keep), logits=False)
+                self.model.run_pass(ids, ForwardHooks(swap=keep), logits=False)
         except _Read:
             return
         except _BREAKS as error:

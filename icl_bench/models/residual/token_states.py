@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from icl_bench.errors import NotMeasurable
-from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.prefix import Capture
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def token_states(
         if model.bos is not None:
             rows = torch.cat([torch.full_like(rows, model.bos), rows], 1)
         with Capture(wanted, stop=True).watching(model.runner) as capture:
-            model.run_pass(rows, Pass(), logits=False)
+            model.run_pass(rows, ForwardHooks(), logits=False)
         if set(capture.streams) != set(wanted):
             raise NotMeasurable("what enters the model's layers cannot be told")
         yield ids, {layer: s.residual[:, -1].float().cpu() for layer, s in capture.streams.items()}

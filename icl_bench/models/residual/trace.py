@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from icl_bench.models.attention.forward_hooks import Pass
+from icl_bench.models.attention.forward_hooks import ForwardHooks
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
@@ -68,8 +68,8 @@ def layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0] if args else kwargs.get("hidden_states")
 
 
-class _Noting(Pass):
-    """A pass that notes when the attention function is called."""
+class _CallNotingHooks(ForwardHooks):
+    """Hooks that note when the attention function is called."""
 
     note: Callable[[], None]
 
@@ -101,22 +101,22 @@ class Tracer:
         self._entered: Tensor | None = None
         self._names: dict[nn.Module, str] = {}
 
-    def run(self, ids: Tensor, work: Pass | None = None) -> Tensor:
+    def run(self, ids: Tensor, hooks: ForwardHooks | None = None) -> Tensor:
         """Run a batch and return its logits.
 
         Args:
             ids: (rows, length).
-            work: what else the pass does; only its ablation counts.
+            hooks: what else the pass does; only its ablation counts.
         """
-        noting = _Noting(ablation=None if work is None else work.ablation)
-        noting.note = self._note_attention
-        with self._hooks():
-            logits = self.model.run_pass(ids, noting)
+        own = _CallNotingHooks(ablation=None if hooks is None else hooks.ablation)
+        own.note = self._note_attention
+        with self._watching():
+            logits = self.model.run_pass(ids, own)
         assert logits is not None
         return logits
 
     @contextmanager
-    def _hooks(self) -> Iterator[None]:
+    def _watching(self) -> Iterator[None]:
         inside = {m for layer in self.layers for m in layer.modules()}
         with ExitStack() as stack:
             for index, layer in enumerate(self.layers):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, model_validator
 
 from icl_bench.errors import MeasurementError, NotMeasurable
-from icl_bench.probes import MetricInfo
 from icl_bench.probes.ablations.ablation_null import (
     NULL_METRICS,
     UNIFORM_METRICS,
@@ -24,6 +23,7 @@ from icl_bench.probes.design.head_selection import (
 from icl_bench.probes.design.replacement import Method, Patterns, prepare_replacement
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
+from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.record import Measurement, Metric
 
 if TYPE_CHECKING:
@@ -272,3 +272,6 @@ def _compare(
     else:
         why = f"the clean model gains nothing from repetition (gain {gain.value:.3g} nats)"
         result.unmeasured |= {"copying_lost": why, "icl_share": why}
+
+
+PROBE = Probe("ablation", Settings, METRICS, measure)

@@ -62,7 +62,7 @@ def eliminate(
         advance: called with the number of heads switched off.
     """
     from icl_bench.models.circuits.interventions import switch_off
-    from icl_bench.models.clean_run import run_base
+    from icl_bench.models.clean_run import HeadsOff, run_base_without
 
     kept, removed = model.every_head, list[Head]()
     effects: dict[Head, float] = {}
@@ -76,14 +76,9 @@ def eliminate(
         ranked = sorted(kept, key=rise.__getitem__)
         batch = max(1, int(share * len(kept)))
         while batch:
-            trial = run_base(
-                model,
-                base.input_ids,
-                base.targets,
-                range(model.layers),
-                off=[*removed, *ranked[:batch]],
-                replacement=replacement,
-            )
+            off = HeadsOff([*removed, *ranked[:batch]], replacement)
+            every = range(model.layers)
+            trial = run_base_without(model, base.input_ids, base.targets, off, every)
             if float(trial.losses.nll.double().mean()) <= limit:
                 break
             batch //= 2
@@ -117,6 +112,7 @@ def keep_only(
         size: how many are kept.
         replacement: what becomes of the others.
     """
-    from icl_bench.models.clean_run import run_base
+    from icl_bench.models.clean_run import HeadsOff, run_base_without
 
-    return run_base(model, input_ids, targets, off=order[size:], replacement=replacement)
+    off = HeadsOff(order[size:], replacement)
+    return run_base_without(model, input_ids, targets, off)

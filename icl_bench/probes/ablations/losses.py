@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from icl_bench.probes import MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.sequential import SequentialSettings
+from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.record import Measurement, Metric
 
 if TYPE_CHECKING:
@@ -99,3 +99,6 @@ def _rows(tokens: RepeatedTokens, nll: np.ndarray) -> list[dict[str, Any]]:
             row["loss_stderr"] = float(errors[column])
         rows.append(row)
     return rows
+
+
+PROBE = Probe("losses", Settings, METRICS, measure)

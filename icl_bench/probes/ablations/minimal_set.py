@@ -9,10 +9,11 @@ import numpy as np
 from pydantic import Field
 
 from icl_bench.errors import NotMeasurable
-from icl_bench.probes import MetricInfo
+from icl_bench.probes.ablations.report import report_minimal_set
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.replacement import prepare_replacement
 from icl_bench.probes.design.settings import TokenSettings, Writing
+from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.record import Measurement, Metric
 
 if TYPE_CHECKING:
@@ -249,3 +250,6 @@ def _measure_curve(
                 )
                 advance(1)
     return rows, kept
+
+
+PROBE = Probe("minimal_set", Settings, METRICS, measure, report=report_minimal_set)

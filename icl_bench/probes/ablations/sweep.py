@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from icl_bench.probes import MetricInfo
+from icl_bench.probes.ablations.report import report_sweep
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.replacement import prepare_replacement
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.design.settings import Writing
+from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.record import Measurement
 
 if TYPE_CHECKING:
@@ -152,3 +153,6 @@ def sweep_rows(sweep: Sweep) -> list[dict[str, Any]]:
         }
         for (layer, head), loss, delta, stderr, low, high, count in columns
     ]
+
+
+PROBE = Probe("sweep", Settings, METRICS, measure, report=report_sweep)

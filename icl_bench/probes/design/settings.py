@@ -69,6 +69,16 @@ class StrictSettings(BaseModel):
         return self
 
 
+def source_of_heads(settings: BaseModel) -> str | None:
+    """Return the name of the measurement that a measurement's heads are chosen from.
+
+    Args:
+        settings: any probe's.
+    """
+    heads = dict(settings).get("heads")
+    return heads.from_ if isinstance(heads, HeadSelection) else None
+
+
 class Threshold(StrictSettings):
     """Which scores qualify a head."""
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_validator
 
-from icl_bench.probes import MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.head_selection import (
     choose_heads,
@@ -15,6 +14,7 @@ from icl_bench.probes.design.head_selection import (
     tell_stream,
 )
 from icl_bench.probes.design.settings import HeadList, HeadSelection, TokenSettings, Writing
+from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.record import Measurement
 
 if TYPE_CHECKING:
@@ -245,3 +245,6 @@ def _report_answers(
         off = [number for number, one in enumerate(switches) if one.role == "induction"]
         place = every_setting(len(switches)).index(off)
         result.metrics[names[1]] = exact_metric(means[place], 1)
+
+
+PROBE = Probe("example", Settings, METRICS, measure, gives=("example_tokens",))

@@ -71,9 +71,9 @@ def try_switches(
     """
     import torch
 
-    from icl_bench.models.circuits.interventions import switch_off
+    from icl_bench.models.circuits.interventions import Interventions, switch_off
     from icl_bench.models.circuits.predictions import predict
-    from icl_bench.models.clean_run import run_base
+    from icl_bench.models.clean_run import HeadsOff, run_base_without
 
     offs = every_setting(len(switches))
     sets = [heads_off(switches, off) for off in offs]
@@ -96,19 +96,16 @@ def try_switches(
         for feeders, own in groups.items():
             # Random heads are compared with what the clean run starts.
             asked = own if feeders else [*own, *range(len(sets), len(every))]
-            start: dict[str, Any] = {
-                "off": heads_off(switches, feeders),
-                "replacement": how,
-                "advance": advance,
-            }
-            base = run_base(model, tokens.input_ids, targets, first, **start)
+            start = HeadsOff(heads_off(switches, feeders), how)
+            base = run_base_without(model, tokens.input_ids, targets, start, first, advance=advance)
             found = switch_off(model, base, [every[one] for one in asked], how, advance=advance)
             for place, one in enumerate(asked):
                 numbers[one] = _loss_row(tokens, found.nll[place], found.correct[place])
-            text = run_base(model, ids, places, first, **start)
+            text = run_base_without(model, ids, places, start, first, advance=advance)
             losses[feeders] = text.losses.nll[0].double().numpy()
             some = [sets[one] for one in own]
-            told = predict(model, text, some, example.asked, how, top=TOP, advance=advance)
+            off = Interventions(text, some, how)
+            told = predict(model, off, example.asked, top=TOP, advance=advance)
             for place, one in enumerate(own):
                 predictions[one] = _describe(model, example, told, place)
                 answers[one] = told.answers[place, 0].double().numpy()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from icl_bench.probes import MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.head_selection import (
     choose_heads,
@@ -17,6 +16,7 @@ from icl_bench.probes.design.head_selection import (
 )
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
+from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.record import Measurement
 
 if TYPE_CHECKING:
@@ -109,11 +109,11 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     """
     from icl_bench.measures import statistics as st
     from icl_bench.measures import tokens as tk
-    from icl_bench.models.attention.partial_forward import require_halfway
+    from icl_bench.models.attention.partial_forward import require_partial_forward
     from icl_bench.models.circuits.attention_attribution import attribute_attention
     from icl_bench.probes.heads.shares import LogitShares
 
-    require_halfway(model)
+    require_partial_forward(model)
     tokens = draw_unseen(model, settings, context.upstream)
     chosen = choose_heads(model, settings, context.upstream)
     result = Measurement(
@@ -176,3 +176,6 @@ def _summarize(result: Measurement, shares: LogitShares, confidence: float) -> N
         result.metrics[name] = st.share_metric(part, shares.total, confidence=confidence)
     lacking = METRICS.keys() - result.metrics.keys()
     result.unmeasured = dict.fromkeys(lacking, "no head lies below the chosen ones")
+
+
+PROBE = Probe("attention_attribution", Settings, METRICS, measure)

@@ -9,7 +9,6 @@ import numpy as np
 from pydantic import Field
 
 from icl_bench.errors import MeasurementError, NotMeasurable
-from icl_bench.probes import MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.head_selection import (
     check_numbers,
@@ -21,6 +20,7 @@ from icl_bench.probes.design.head_selection import (
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
 from icl_bench.probes.heads.path_effects import SIDES, Drops, Side, count_collapsed
+from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.record import Measurement, Metric
 
 if TYPE_CHECKING:
@@ -110,10 +110,10 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     """
     from icl_bench.measures import statistics as st
     from icl_bench.measures import tokens as tk
-    from icl_bench.models.attention.partial_forward import require_halfway
+    from icl_bench.models.attention.partial_forward import require_partial_forward
     from icl_bench.probes.design.replacement import prepare_replacement
 
-    require_halfway(model)
+    require_partial_forward(model)
     bos = model.choose_bos(settings.bos)
     tokens = draw_unseen(model, settings, context.upstream)
     receivers = choose_heads(model, settings, context.upstream)
@@ -293,3 +293,6 @@ def _explain_nothing(side: Side, metrics: dict[str, Metric], threshold: float) -
     if low > 0:
         return None
     return f"what the receivers write directly ({written.value:.2g} logits) is not surely above 0"
+
+
+PROBE = Probe("composition", Settings, METRICS, measure, gives=("composition",))

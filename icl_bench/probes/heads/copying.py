@@ -8,10 +8,10 @@ import numpy as np
 from pydantic import Field
 
 from icl_bench.errors import NotMeasurable
-from icl_bench.probes import MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
+from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.record import Measurement, Metric
 
 if TYPE_CHECKING:
@@ -193,3 +193,6 @@ def _metric(samples: np.ndarray, confidence: float) -> Metric:
     # The score lies in [-1, 1].
     ends = {"ci_low": max(-1.0, metric.ci_low), "ci_high": min(1.0, metric.ci_high)}
     return metric.model_copy(update=ends)
+
+
+PROBE = Probe("copying", Settings, METRICS, measure)

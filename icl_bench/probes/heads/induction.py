@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from icl_bench.probes import MetricInfo
 from icl_bench.probes.design.context import Advance, Context
 from icl_bench.probes.design.sequential import SequentialSettings
+from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.record import Measurement, Metric
 
 if TYPE_CHECKING:
@@ -209,3 +209,6 @@ def head_rows(
                     row["induction_ci_high"] = metric.ci_high
         rows.append(row)
     return rows
+
+
+PROBE = Probe("induction", Settings, METRICS, measure)

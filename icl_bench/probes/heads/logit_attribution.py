@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from icl_bench.probes import MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.head_selection import (
     choose_heads,
@@ -17,6 +16,7 @@ from icl_bench.probes.design.head_selection import (
 )
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
+from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.record import Measurement, Metric
 
 if TYPE_CHECKING:
@@ -158,3 +158,6 @@ def _head_rows(model: Model, written: np.ndarray) -> list[dict[str, Any]]:
             row["logit_stderr"] = metric.stderr
         rows.append(row)
     return rows
+
+
+PROBE = Probe("logit_attribution", Settings, METRICS, measure)

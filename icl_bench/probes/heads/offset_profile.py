@@ -8,7 +8,6 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from icl_bench.errors import MeasurementError
-from icl_bench.probes import MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.head_selection import (
     choose_heads,
@@ -18,6 +17,7 @@ from icl_bench.probes.design.head_selection import (
 )
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
+from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.record import Measurement, Metric
 
 if TYPE_CHECKING:
@@ -182,3 +182,6 @@ def _rows(heads: list[Head], offsets: list[int], attention: np.ndarray) -> list[
         for row, (layer, head) in enumerate(heads)
         for column, offset in enumerate(offsets)
     ]
+
+
+PROBE = Probe("offset_profile", Settings, METRICS, measure)

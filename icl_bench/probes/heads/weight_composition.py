@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from icl_bench.errors import NotMeasurable
-from icl_bench.probes import MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.settings import HeadList, HeadSelection, StrictSettings
+from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.record import Measurement
 
 if TYPE_CHECKING:
@@ -155,3 +155,6 @@ def _list_highest(
                 row |= {"sender_layer": best.sender[0], "sender_head": best.sender[1]}
                 rows.append({**row, "excess": best.excess})
     return rows
+
+
+PROBE = Probe("weight_composition", Settings, METRICS, measure)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from icl_bench.probes import MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.settings import HeadList, HeadSelection, StrictSettings
 from icl_bench.probes.prompts.encoding import encode_choices, pad
 from icl_bench.probes.prompts.scoring import Score, Sheet, lay_out, likelihoods_alone, score_choice
+from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.record import Measurement, Metric
 
 if TYPE_CHECKING:
@@ -261,3 +261,6 @@ def _summarize(settings: Settings, answers: list[dict[str, Any]]) -> dict[str, M
         "excess_accuracy": accuracy.model_copy(update={**shifted, "samples": None}),
         "margin": margin,
     }
+
+
+PROBE = Probe("choice", Settings, METRICS, measure)

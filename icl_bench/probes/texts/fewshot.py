@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from icl_bench.errors import MeasurementError
-from icl_bench.probes import MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.settings import HeadList, HeadSelection, StrictSettings
 from icl_bench.probes.prompts.examples import MOST_SHOTS, TaskNames, Template
 from icl_bench.probes.prompts.scoring import Score
+from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.probes.texts.fewshot_effects import (
     HEAD_METRICS,
     What,
@@ -20,6 +20,7 @@ from icl_bench.probes.texts.fewshot_effects import (
     report_effects,
     report_within_tasks,
 )
+from icl_bench.probes.texts.report import report_fewshot
 from icl_bench.records.record import Measurement, Metric
 from icl_bench.tasks import task_names
 
@@ -190,3 +191,6 @@ def _require_context(model: Model, length: int) -> None:
             f"a prompt of {length} tokens does not fit into the model's context of "
             f"{model.context}; lower the shots"
         )
+
+
+PROBE = Probe("fewshot", Settings, METRICS, measure, report=report_fewshot)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from icl_bench.errors import NotMeasurable
-from icl_bench.probes import MetricInfo
+from icl_bench.probes.protocol import MetricInfo
 from icl_bench.records.record import Measurement, Metric
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from icl_bench.probes import MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.settings import StrictSettings
 from icl_bench.probes.prompts.encoding import encode, encode_choices, pad
@@ -23,6 +22,7 @@ from icl_bench.probes.prompts.examples import (
     write_prompt,
 )
 from icl_bench.probes.prompts.scoring import Sheet, lay_out
+from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.record import Measurement
 from icl_bench.tasks import load_task, task_names
 
@@ -231,3 +231,6 @@ def _encode(model: Model, settings: Settings, query: Query) -> tuple[list[list[i
 def _probabilities(sheet: Sheet, nll: Tensor) -> np.ndarray:
     """Probability of each prompt's answer, (prompts,)."""
     return np.array([float(parts[0].sum().exp()) for parts in sheet.log_likelihoods(nll)])
+
+
+PROBE = Probe("function_vectors", Settings, METRICS, measure)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from icl_bench.errors import NotMeasurable
-from icl_bench.probes import MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.sequential import PoolSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
+from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.record import Measurement, Metric
 from icl_bench.tasks import load_fuzzy_items
 
@@ -229,3 +229,6 @@ def _switch_off(
         for name, found in (("ablated", ablated[query]), ("lost", lost)):
             metric = mean_metric(found, confidence=settings.confidence)
             result.metrics[f"{query}_effect_{name}"] = metric
+
+
+PROBE = Probe("fuzzy", Settings, METRICS, measure)

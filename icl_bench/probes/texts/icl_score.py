@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from icl_bench.errors import NotMeasurable
-from icl_bench.probes import MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.sequential import PoolSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
@@ -20,6 +19,8 @@ from icl_bench.probes.prompts.corpus import (
     read_files,
     read_reference,
 )
+from icl_bench.probes.protocol import MetricInfo, Probe
+from icl_bench.probes.texts.report import report_icl_score
 from icl_bench.probes.texts.text_rows import score_previous, tabulate_documents, tabulate_positions
 from icl_bench.records.record import Measurement
 
@@ -295,3 +296,6 @@ def _require_known(model: Model, input_ids: Tensor, corpus: Corpus) -> None:
         raise NotMeasurable(
             f"the tokenizer does not know {share:.0%} of the words of {corpus.source}"
         )
+
+
+PROBE = Probe("icl_score", Settings, METRICS, measure, report=report_icl_score)

@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import Field
 
 from icl_bench.errors import NotMeasurable
-from icl_bench.probes import MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.settings import StrictSettings
+from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.probes.training.change_points import ABSENT, Changes
 from icl_bench.probes.training.phase_curves import (
     QUANTITIES,
@@ -288,3 +288,6 @@ def _add_training_loss(result: Measurement, changes: Changes, losses: Mapping[in
         return
     known = Metric(value=bump.step, stderr=0.0, ci_low=bump.step, ci_high=bump.step)
     result.metrics[names[2]] = doublings_between(known, changes.find("induction").midpoint)
+
+
+PROBE = Probe("phase_change", Settings, METRICS, None, measure_series, SOURCES)

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from icl_bench.records.record import Measurement, RunRecord
 from icl_bench.render import circuits, tables
+from icl_bench.render.content import read_rows, should_have
 from icl_bench.render.writing import numbers
 
 THRESHOLD = 0.4
@@ -67,18 +68,17 @@ def find_circuit(record: RunRecord) -> Circuit | None:
     found = Circuit(drawn[0], drawn[1])
     found.unlisted = {name: len(heads) - MOST for name, heads in able.items() if len(heads) > MOST}
     for key, one in record.measurements.items():
-        if one.probe == "composition" and one.tables.get("composition"):
+        if read_rows(one, "composition"):
             found.composed, found.remark = key, None
             _add_edges(found, one)
             break
-        if one.probe == "composition" and found.composed is None:
+        if found.composed is None and should_have(one, "composition"):
             found.composed, found.remark = key, one.reason or "no heads were compared"
     for one in record.measurements.values():
-        if one.probe == "logit_attribution":
-            for row in one.heads:
-                head = _head(row)
-                if head in found.scores and row.get("logit") is not None:
-                    found.written.setdefault(head, float(row["logit"]))
+        for row in one.heads:
+            head = _head(row)
+            if head in found.scores and row.get("logit") is not None:
+                found.written.setdefault(head, float(row["logit"]))
     return found
 
 
@@ -109,8 +109,7 @@ def _other_compositions(record: RunRecord, found: Circuit) -> list[str]:
     return [
         key
         for key, one in record.measurements.items()
-        if one.probe == "composition"
-        and one.tables.get("composition", []) not in ([], *drawn.values())
+        if read_rows(one, "composition") not in ([], *drawn.values())
     ]
 
 

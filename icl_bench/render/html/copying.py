@@ -6,7 +6,8 @@ import statistics
 from typing import Any
 
 from icl_bench.records.record import Measurement, RunRecord
-from icl_bench.render import sweeps
+from icl_bench.render.ablations import list_switched_off
+from icl_bench.render.content import is_ablation, read_rows
 from icl_bench.render.details import ABLATED
 from icl_bench.render.html.example import find_example
 from icl_bench.render.html.panels import panel, series
@@ -21,7 +22,7 @@ def section(record: RunRecord) -> dict[str, Any] | None:
     panels = [one for one in (_by_position(record), *_clean_losses(record)) if one][:1]
     ablations: list[dict[str, Any]] = []
     for key, one in record.measurements.items():
-        if one.probe == "ablation" and one.metrics:
+        if is_ablation(one):
             told = {"keys": [key], **_ablation(one)}
             # Two suites that ask for the same share one measurement.
             same = next((other for other in ablations if {**other, "keys": [key]} == told), None)
@@ -67,8 +68,8 @@ def _by_position(record: RunRecord) -> dict[str, Any] | None:
 def _clean_losses(record: RunRecord) -> list[dict[str, Any] | None]:
     made = []
     for key, one in record.measurements.items():
-        if one.probe == "losses" and one.tables.get("positions"):
-            line = series("clean", one.tables["positions"], "position", "loss", "loss_stderr")
+        if rows := read_rows(one, "positions", "copy"):
+            line = series("clean", rows, "position", "loss", "loss_stderr")
             title = f"Loss by position on repeated random tokens ({key})"
             made.append(panel(title, "position", "loss (nats)", [line]))
     return made
@@ -85,7 +86,7 @@ def _ablation(one: Measurement) -> dict[str, Any]:
         if metric := one.metrics.get(name):
             interval = bounds(metric.ci_low, metric.ci_high)
             effects.append((name, estimate(metric), interval))
-    switched, method = sweeps.list_switched_off(one), sweeps.describe_method(one)
+    switched, method = list_switched_off(one), one.method
     if switched and method:
         switched += f" ({method})"
     chart, words = _null(one)

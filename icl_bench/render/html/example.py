@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.render.content import read_rows, should_have
 from icl_bench.render.html.circuit import find_circuit
 from icl_bench.render.writing import numbers
 
@@ -32,9 +33,7 @@ def find_example(record: RunRecord) -> tuple[str, Measurement] | None:
 
 def _examples(record: RunRecord) -> list[tuple[str, Measurement]]:
     found = [
-        (key, one)
-        for key, one in record.measurements.items()
-        if one.probe == "example" and one.tables.get("example_tokens")
+        (key, one) for key, one in record.measurements.items() if read_rows(one, "example_tokens")
     ]
     return sorted(
         found,
@@ -138,7 +137,7 @@ def _strength(row: dict[str, Any]) -> float:
 
 def _why_missing(record: RunRecord) -> str:
     for measurement in record.measurements.values():
-        if measurement.probe == "example" and measurement.reason:
+        if measurement.reason and should_have(measurement, "example_tokens"):
             return measurement.reason
     return _MISSING
 

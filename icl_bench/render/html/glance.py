@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from icl_bench.records.record import Check, Measurement, RunRecord, Verdict
-from icl_bench.render import sweeps
+from icl_bench.records.rows import list_heads
 from icl_bench.render.html.checks import anchor, verdict_cell
 from icl_bench.render.steps import describe_steps
 from icl_bench.render.writing import numbers
@@ -22,8 +22,8 @@ _STATUS = {
     "interrupted": "the run did not end by itself; what it had measured is kept",
 }
 _SCORES = (
-    ("induction", "induction_max", "strongest induction head"),
-    ("induction", "previous_token_max", "strongest previous-token head"),
+    ("induction_max", "strongest induction head"),
+    ("previous_token_max", "strongest previous-token head"),
 )
 _MOST_HEADS = 4
 """Heads that a tile names; more are counted."""
@@ -89,15 +89,17 @@ def _missed(record: RunRecord, check: Check) -> dict[str, Any]:
 def _tiles(record: RunRecord) -> Iterator[dict[str, str]]:
     """The numbers that stand large at the top; those about an ablation are all of one."""
     measured = list(record.measurements.values())
-    for probe, name, words in _SCORES:
-        yield from _tile(_first(measured, probe, name), name, words)
+    for name, words in _SCORES:
+        yield from _tile(_first(measured, name), name, words)
     main = _main_ablation(record)
-    gained = main or _first(measured, "ablation", "gain") or _first(measured, "losses", "gain")
+    gained = (
+        main or _first(measured, "gain_ablated", "gain") or _first(measured, "first_loss", "gain")
+    )
     yield from _tile(gained, "gain", "nats gained by repetition")
     if main:
         yield from _tile(main, "copying_lost", f"of that lost without {_without(main)}")
         yield from _tile(main, "null_p_value", "p, against random heads")
-    change = _first(measured, "phase_change", "midpoint_step")
+    change = _first(measured, "midpoint_step")
     yield from _tile(change, "midpoint_step", "step at which half of induction is there")
 
 
@@ -108,8 +110,8 @@ def _tile(one: Measurement | None, name: str, words: str) -> Iterator[dict[str, 
         yield {"value": numbers.number(metric.value), "interval": interval, "words": words}
 
 
-def _first(measured: list[Measurement], probe: str, name: str) -> Measurement | None:
-    return next((one for one in measured if one.probe == probe and name in one.metrics), None)
+def _first(measured: list[Measurement], *names: str) -> Measurement | None:
+    return next((one for one in measured if one.metrics.keys() >= {*names}), None)
 
 
 def _main_ablation(record: RunRecord) -> Measurement | None:
@@ -118,8 +120,7 @@ def _main_ablation(record: RunRecord) -> Measurement | None:
     found = [
         (_by_induction(one), "null_p_value" in one.metrics, key in asked, one)
         for key, one in record.measurements.items()
-        if one.probe == "ablation"
-        and "copying_lost" in one.metrics
+        if "copying_lost" in one.metrics
         and one.tables.get("ablated_heads")
         and one.settings.get("method") != "edge_knockout"
         and not any(one.settings.get(name) for name in ("mlps", "layers", "keep_only"))
@@ -139,7 +140,7 @@ def _without(one: Measurement) -> str:
         return "induction heads"
     heads = one.tables["ablated_heads"]
     more = len(heads) - _MOST_HEADS
-    return sweeps.list_heads(heads[:_MOST_HEADS]) + (f" and {more} more heads" if more > 0 else "")
+    return list_heads(heads[:_MOST_HEADS]) + (f" and {more} more heads" if more > 0 else "")
 
 
 def _single(record: RunRecord) -> bool:

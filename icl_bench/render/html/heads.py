@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from icl_bench.probes import report_of
+from icl_bench.records.blocks import HeadGrid
 from icl_bench.records.record import RunRecord
 from icl_bench.render import tables
+from icl_bench.render.content import scores_heads
 from icl_bench.render.html.packing import pack_grid
 
 LABELS = {
@@ -71,37 +74,43 @@ def section(record: RunRecord) -> dict[str, Any] | None:
 def _scores(record: RunRecord) -> Iterator[dict[str, Any]]:
     """Each score once per set of values: the first measurement that has it gives it its name.
 
-    Those of the probe `induction` come first: the page opens on them.
+    Induction scores come first: the page opens on them.
     """
     seen: dict[str, list[dict[Head, float]]] = {}
     for key, measurement in sorted(
-        record.measurements.items(), key=lambda item: item[1].probe != "induction"
+        record.measurements.items(), key=lambda item: not scores_heads(item[1], "induction")
     ):
-        names = dict.fromkeys(
-            name
-            for row in measurement.heads
-            for name in row
-            if name not in _NOT_SCORES and not name.endswith(_ENDS)
-        )
-        for name in names:
-            values = _column(measurement.heads, name)
+        blocks = report_of(measurement)
+        grids = {block.score: block for block in blocks if isinstance(block, HeadGrid)}
+        found = (name for row in measurement.heads for name in row if not name.endswith(_ENDS))
+        for name in dict.fromkeys((*found, *grids)):
+            if name in _NOT_SCORES:
+                continue
+            grid = grids.get(name)
+            rows = grid.rows if grid else measurement.heads
+            values = _column(rows, name)
             if not values or values in seen.get(name, []):
                 continue
             again = bool(seen.setdefault(name, []))
             seen[name].append(values)
-            label = LABELS.get(name, name)
+            label = _label(grid) if grid else LABELS.get(name, name)
             yield {
                 "name": f"{name} · {key}" if again else name,
                 "label": f"{label} ({key})" if again else label,
                 "from": key,
                 "values": values,
-                "stderr": _column(measurement.heads, f"{name}_stderr"),
-                "low": _column(measurement.heads, f"{name}_ci_low"),
-                "high": _column(measurement.heads, f"{name}_ci_high"),
+                "stderr": _column(rows, f"{name}_stderr"),
+                "low": _column(rows, f"{name}_ci_low"),
+                "high": _column(rows, f"{name}_ci_high"),
             }
 
 
-def _column(rows: list[dict[str, Any]], name: str) -> dict[Head, float]:
+def _label(grid: HeadGrid) -> str:
+    title = grid.title or grid.score
+    return f"{title} ({grid.unit})" if grid.unit else title
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> dict[Head, float]:
     found: dict[Head, float] = {}
     for row in rows:
         value, layer, head = row.get(name), row.get("layer"), row.get("head")

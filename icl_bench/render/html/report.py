@@ -7,7 +7,7 @@ from typing import Any
 
 from icl_bench.records.record import RunRecord
 from icl_bench.render.html import (
-    behaviour,
+    blocks,
     checks,
     circuit,
     copying,
@@ -29,7 +29,7 @@ SECTIONS: dict[str, tuple[str, Callable[[RunRecord], dict[str, Any] | None]]] = 
     "copying": ("Copying", copying.section),
     "switches": ("Break it", example.switches_section),
     "training": ("Training", training.section),
-    "behaviour": ("Behaviour", behaviour.section),
+    "behaviour": ("Behaviour", blocks.section),
     "quiz": ("Quiz", quiz.section),
     "measurements": ("All numbers", tables.measurements_section),
     "provenance": ("Provenance", tables.provenance_section),

@@ -61,6 +61,8 @@ def _measurement(key: str, one: Measurement) -> dict[str, Any]:
         (name, cut(json.dumps(value, ensure_ascii=False, default=str), _LONGEST_SETTING))
         for name, value in one.settings.items()
     ]
+    if one.package:
+        settings.append(("package", one.package))
     if one.seconds is not None:
         when = " (in the run that took it, from the cache)" if one.cached else ""
         settings.append(("seconds", numbers.number(one.seconds) + when))

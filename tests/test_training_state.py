@@ -15,7 +15,7 @@ from trained import differences, state_of, write_suite
 import icl_bench
 from icl_bench.errors import ModelError, SettingsError, TrainingGateError, UnsupportedModel
 from icl_bench.integrations import Reaches, TrainingGate, probe_training
-from icl_bench.integrations.untouched import left_as_it_was
+from icl_bench.integrations.training_state import left_as_it_was
 from icl_bench.integrations.unwrapping import find_module
 
 
@@ -120,7 +120,7 @@ def test_a_buffer_that_is_written_into_is_put_back_or_told_of(monkeypatch):
     with left_as_it_was(model):
         model.counting.seen += 1
     assert float(model.counting.seen.sum()) == 0
-    monkeypatch.setattr("icl_bench.integrations.untouched._SMALL", 3)
+    monkeypatch.setattr("icl_bench.integrations.training_state._SMALL", 3)
     with (
         pytest.raises(ModelError, match="wrote into its buffer Counting.seen"),
         left_as_it_was(model),

@@ -1,0 +1,43 @@
+"""What probes state for reports: text, and a picture or a table for each block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from icl_bench.records.blocks import Block, Curve, HeadGrid, Text
+from icl_bench.records.record import RunRecord
+from icl_bench.render.blocks import as_table, shown, stated
+from icl_bench.render.html.panels import panel, series
+
+
+def section(record: RunRecord) -> dict[str, Any] | None:
+    """Return texts, panels and tables; grids of heads are in the heat map."""
+    texts: list[dict[str, str]] = []
+    panels: list[dict[str, Any]] = []
+    tables: list[dict[str, Any]] = []
+    for key, block in stated(record):
+        if isinstance(block, HeadGrid):
+            continue
+        title = _title(key, block)
+        if isinstance(block, Text):
+            texts.append({"title": title, "text": block.text, "words": block.note})
+        if isinstance(block, Curve):
+            lines = [
+                series(line.name, line.rows, line.x, line.y, f"{line.y}_stderr", line.dash)
+                for line in block.lines
+            ]
+            drawn = panel(title, block.x, block.y, lines, log=block.log)
+            panels += [drawn] if drawn else []
+        made = as_table(block)
+        if made is not None and made.rows:
+            header, rows = shown(made)
+            tables.append({"title": title, "header": header, "rows": rows, "words": block.note})
+    if not texts and not panels and not tables:
+        return None
+    return {"texts": texts, "panels": panels, "tables": tables, "data": {"panels": panels}}
+
+
+def _title(key: str, block: Block) -> str:
+    """The title, the measurement, and how heads were switched off where any were."""
+    named = f"{key}, {block.method} ablation" if block.method else key
+    return f"{block.title} ({named})" if block.title else key
