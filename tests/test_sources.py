@@ -17,6 +17,7 @@ from distributions import Install, install
 from test_house import FILES
 
 import icl_bench
+from icl_bench import provenance
 from icl_bench.cli import main
 from icl_bench.errors import SpecError
 from icl_bench.models.opening.loading import load_parts
@@ -29,7 +30,6 @@ from icl_bench.models.sources.source import OPERATIONS, Found, LoadedParts, Open
 from icl_bench.models.sources.spec import OPEN, ModelSpec
 from icl_bench.models.sources.table import SOURCES, get_source
 from icl_bench.options import RunOptions
-from icl_bench.provenance import module_version
 
 __all__ = ["install"]
 
@@ -351,7 +351,8 @@ def test_what_was_measured_by_other_code_of_a_source_is_measured_again(
 
     assert [is_cached(), is_cached()] == [False, True]
     file.write_text(f"{THEIRS}# changed")
-    module_version.cache_clear()
+    provenance.package_version.cache_clear()
+    provenance.module_version.cache_clear()
     assert [is_cached(), is_cached()] == [False, True]
     assert openings == ["theirs:handwired"] * 2
 

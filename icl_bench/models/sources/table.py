@@ -19,7 +19,7 @@ from icl_bench.errors import IclError, SpecError
 from icl_bench.models.module.weights import explain_failure
 from icl_bench.models.sources.source import OPERATIONS, Source
 from icl_bench.models.sources.spec import OPEN
-from icl_bench.provenance import module_version
+from icl_bench.provenance import package_version
 
 SOURCES: dict[str, str] = {
     "builtin": "icl_bench.models.sources.builtin:SOURCE",
@@ -105,7 +105,7 @@ def failing_in(name: str) -> Iterator[None]:
 
 
 def source_version(name: str) -> list[str | None] | None:
-    """Return package, version and a digest of the code of another package's source, else None.
+    """Return package, version and a digest of the files of another package's source, else None.
 
     Args:
         name: a spec's `kind`.
@@ -113,7 +113,7 @@ def source_version(name: str) -> list[str | None] | None:
     found = None if name in SOURCES or name == OPEN else _find(name)
     if found is None:
         return None
-    return [found.package, found.version, module_version(found.where.partition(":")[0])]
+    return [found.package, found.version, package_version(found.where.partition(":")[0])]
 
 
 def _load(name: str) -> extensions.Extension:
