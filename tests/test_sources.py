@@ -357,6 +357,16 @@ def test_what_was_measured_by_other_code_of_a_source_is_measured_again(
     assert openings == ["theirs:handwired"] * 2
 
 
+@pytest.mark.parametrize("identity", ["1 / 0", "return object()"])
+def test_a_model_whose_identity_breaks_is_measured_with_a_warning(
+    install: Install, suite: Path, identity: str
+) -> None:
+    install_theirs(install, THEIRS.replace("return spec.target", identity))
+    with pytest.warns(UserWarning, match="cannot be told .*their-models 1.2 broke: [ZT]"):
+        record = icl_bench.run([suite], model="theirs:handwired")
+    assert record.checks[0].verdict == "pass"
+
+
 def test_looking_for_other_packages_costs_nothing_where_no_name_asks_for_it(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:

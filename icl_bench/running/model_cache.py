@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from icl_bench.errors import IclError
+from icl_bench.errors import IclError, SpecError
 from icl_bench.models.sources.checking import check_one
 from icl_bench.models.sources.identity import identify
 from icl_bench.models.sources.spec import ModelSpec
@@ -62,7 +62,10 @@ class ModelCache:
         if found is None and get_source(self._spec.kind).remote:
             with contextlib.suppress(IclError):  # loading will meet it again, and say it
                 found = check_one(self._spec, allow_pickle=self._options.allow_pickle)
-        self._identity = identify(self._spec, self._options, found)
+        try:
+            self._identity = identify(self._spec, self._options, found)
+        except SpecError as error:  # of another package; the model can be measured all the same
+            self._trouble = str(error)
         return found
 
     def load_known(self) -> KnownModel | None:
@@ -168,7 +171,7 @@ class ModelCache:
         return taken.status == "measured" or (taken.status == "skipped" and headless)
 
     def _key(self, planned: Planned) -> str | None:
-        if self._known is None or self._known.conditions is None:
+        if self._known is None or self._known.conditions is None or self._trouble:
             return None
         if isinstance(planned.settings, StrictSettings) and not planned.settings.pinned:
             return None  # what it reads may be something else tomorrow

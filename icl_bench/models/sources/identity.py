@@ -32,29 +32,32 @@ def identify(spec: ModelSpec, options: RunOptions, found: Found | None) -> str |
 
     Returns:
         the digest, or None for what can change without a trace: callables, code from elsewhere.
+
+    Raises:
+        SpecError: another package's source broke.
     """
-    try:
-        with failing_in(spec.kind):
-            named = get_source(spec.kind).identity(spec, Opening(options, found))
-    except (OSError, IclError):
-        return None
-    if named is None:
-        return None
     version = source_version(spec.kind)
-    return digest(
-        {
-            "kind": spec.kind,
-            "named": named,
-            **({} if version is None else {"source": version}),
-            "device": options.device,
-            "dtype": options.dtype,
-            "trust_remote_code": options.trust_remote_code,
-            "allow_pickle": options.allow_pickle,
-            "accelerators": None if options.device == "cpu" else _accelerators(),
-            "libraries": library_versions(readers=True),
-            "code": code_version(),
-        }
-    )
+    with failing_in(spec.kind):
+        try:
+            named = get_source(spec.kind).identity(spec, Opening(options, found))
+        except (OSError, IclError):
+            return None
+        if named is None:
+            return None
+        return digest(
+            {
+                "kind": spec.kind,
+                "named": named,
+                **({} if version is None else {"source": version}),
+                "device": options.device,
+                "dtype": options.dtype,
+                "trust_remote_code": options.trust_remote_code,
+                "allow_pickle": options.allow_pickle,
+                "accelerators": None if options.device == "cpu" else _accelerators(),
+                "libraries": library_versions(readers=True),
+                "code": code_version(),
+            }
+        )
 
 
 def _accelerators() -> list[Any] | None:

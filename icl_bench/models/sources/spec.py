@@ -78,8 +78,9 @@ class ModelSpec:
         if self.kind == OPEN:
             return None
         text = os.path.realpath(self.target) if self.is_local else self.target
-        if self.text.startswith(f"{self.kind}:"):
-            text = f"{self.kind}:{text}"
+        prefix = f"{self.kind}:"
+        if self.text.startswith(prefix):
+            text = prefix + text.removeprefix(prefix)
         selection = self.series if self.is_local else self.series or self.revision
         if selection is not None:
             text = f"{text}@{selection}"

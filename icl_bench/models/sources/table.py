@@ -73,7 +73,7 @@ def suggest_source(text: str) -> str:
         text: a model spec.
     """
     match = _PREFIX.match(text)
-    if match is None:
+    if match is None or match[1] in SOURCES:
         return ""
     names = ["builtin", *extensions.names(extensions.SOURCES)]
     close = difflib.get_close_matches(match[1], names, n=1, cutoff=0.6)
