@@ -31,6 +31,7 @@ from icl_bench.records.record import Measurement, RunRecord
 from icl_bench.running.cache import open_cache
 from icl_bench.running.model_run import ModelRun
 from icl_bench.running.series_run import SeriesRun, start_run
+from icl_bench.running.setup import Setup
 from icl_bench.suite import load_suite
 from icl_bench.suite.plan import make_plan
 
@@ -84,8 +85,8 @@ def run(text: str = "runs@*", **options: Any) -> RunRecord:
 def make_run(text: str = "runs@*", progress: RunProgress | None = None) -> Any:
     spec, options = parse_spec(text), RunOptions()
     plan = make_plan([load_suite("small.yaml")])
-    told = {"cache": open_cache(options), "progress": progress}
-    return start_run(spec, "slug", plan, options, check_spec(spec), **told)
+    setup = Setup(plan, options, progress or RunProgress(), open_cache(options))
+    return start_run(spec, "slug", setup, check_spec(spec))
 
 
 def spoil(folder: Path) -> None:
@@ -573,6 +574,6 @@ def test_checkpoints_that_vanish_are_errors_and_the_rest_is_measured() -> None:
     assert record.model.steps == [1, 3]
     shutil.rmtree("runs")
     found = parse_spec("./runs@*")
-    gone = SeriesRun(found, "slug", make_plan([load_suite("small.yaml")]), RunOptions())
+    gone = SeriesRun(found, "slug", Setup(make_plan([load_suite("small.yaml")])))
     (reason,) = {check.reason for check in gone.run().checks if check.verdict == "error"}
     assert reason is not None and reason.startswith("model './runs@*': there is no folder ")

@@ -14,6 +14,7 @@ from icl_bench.options import RunOptions
 from icl_bench.records.record import RunRecord
 from icl_bench.running.series_run import SeriesRun
 from icl_bench.running.series_steps import Part, StepResult, measure_steps
+from icl_bench.running.setup import Setup
 from icl_bench.suite import find_suite
 from icl_bench.suite.plan import make_plan
 
@@ -27,13 +28,13 @@ def series() -> tuple[SeriesRun, list[str]]:
     found = check_spec(spec)
     assert isinstance(found, tuple)
     plan = make_plan([find_suite("phase-change")])
-    run = SeriesRun(spec, "series", plan, OPTIONS, checkpoints=found)
+    run = SeriesRun(spec, "series", Setup(plan, OPTIONS), found)
     return run, plan.on_each_model(run.wanted())
 
 
 def deal(run: SeriesRun, keys: list[str], *places: int) -> Part:
     steps = tuple(run.checkpoints[place] for place in places)
-    return Part(run.slug, run.plan, run.options, steps, tuple(keys))
+    return Part(run.slug, run.plan, OPTIONS, steps, tuple(keys))
 
 
 def content(record: RunRecord) -> object:
@@ -52,7 +53,7 @@ def test_parts_measured_in_other_processes_make_the_record_of_a_serial_run(serie
     with ProcessPoolExecutor(1, mp_context=context) as executor:
         dealt = [result for results in executor.map(measure_steps, parts) for result in results]
     assert sorted(result.step for result in dealt) == [1, 500, 2000]
-    again = SeriesRun(run.spec, run.slug, run.plan, OPTIONS, checkpoints=run.checkpoints)
+    again = SeriesRun(run.spec, run.slug, run.setup, run.checkpoints)
     for result in dealt:
         again.take(result)
     assert again.missing(keys) == []
@@ -62,7 +63,7 @@ def test_parts_measured_in_other_processes_make_the_record_of_a_serial_run(serie
 
 def test_what_is_missing_is_told_by_checkpoint(series) -> None:
     run, keys = series
-    fresh = SeriesRun(run.spec, run.slug, run.plan, OPTIONS, checkpoints=run.checkpoints)
+    fresh = SeriesRun(run.spec, run.slug, run.setup, run.checkpoints)
     assert fresh.missing(keys) == [(one, tuple(keys)) for one in run.checkpoints]
     [result] = measure_steps(deal(run, keys[:1], 0))
     fresh.take(result)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from icl_bench.ci.publishing import publish
 from icl_bench.errors import IclError, SettingsError
@@ -28,10 +28,12 @@ from icl_bench.running.baseline import Baseline, read_baseline
 from icl_bench.running.cache import open_cache
 from icl_bench.running.earlier import earlier_seconds
 from icl_bench.running.judging import CheckedRun
+from icl_bench.running.lazy_model import LazyModel
 from icl_bench.running.model_run import ModelRun
 from icl_bench.running.request import Request
 from icl_bench.running.results import counts_as_failure, explain_undecided
 from icl_bench.running.series_run import start_run
+from icl_bench.running.setup import Setup
 from icl_bench.suite.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -198,17 +200,19 @@ class Job:
             progress: is told what is going on.
             before_opening: called before a model is opened.
         """
-        told: dict[str, Any] = {
-            "progress": progress,
-            "cache": self.cache,
-            "before_opening": before_opening,
-        }
+        setup = Setup(
+            self.plan,
+            self.request.options,
+            progress or RunProgress(),
+            self.cache,
+            before_opening,
+        )
         for name, spec in self.specs.items():
             model = self.models.get(name)
             self.runs[name] = (
-                start_run(spec, name, self.plan, self.request.options, self.found.get(name), **told)
+                start_run(spec, name, setup, self.found.get(name))
                 if model is None
-                else ModelRun(spec, name, self.plan, self.request.options, model=model, **told)
+                else ModelRun(LazyModel(spec, name, setup, model=model), setup)
             )
 
     def steps_of(self, name: str) -> int:

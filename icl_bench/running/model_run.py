@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from icl_bench.errors import IclError, ModelError
-from icl_bench.models.sources.spec import ModelSpec
-from icl_bench.options import RunOptions
+from icl_bench.errors import IclError
 from icl_bench.probes import get_probe
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.sequential import LookSettings
-from icl_bench.progress import RunProgress
 from icl_bench.records.record import Measurement
-from icl_bench.running.cache import Cache, KnownModel
+from icl_bench.running.cache import KnownModel
 from icl_bench.running.checks import all_decided
 from icl_bench.running.description import describe_again, describe_environment, describe_model
-from icl_bench.running.judging import CheckedRun, attempt, name_place, settings_of, timed
+from icl_bench.running.judging import CheckedRun, attempt, settings_of, timed
+from icl_bench.running.lazy_model import LazyModel
 from icl_bench.running.model_cache import ModelCache
-from icl_bench.suite.plan import Plan, Planned
+from icl_bench.running.setup import Setup
+from icl_bench.suite.plan import Planned
 
 if TYPE_CHECKING:
     from icl_bench.models.clean_run import BaseRun
     from icl_bench.models.model import Model
-    from icl_bench.models.sources.hub import HubModel
 
-Opener = Callable[..., "Model"]
-"""Opens a model, given spec, slug, options and where a hub id was found."""
 NEEDS_SERIES = "needs a series of checkpoints: --icl-model=...@*"
 
 
@@ -36,44 +32,19 @@ class ModelRun(CheckedRun):
     """One model under one plan.
 
     Args:
-        spec: which model.
-        slug: its name in ids and folders.
-        plan: what to measure and check.
-        options: how to open it.
-        progress: is told what is going on.
-        model: an open model to use instead of opening `spec`.
-        found: where a hub id was found, when it has been asked for.
-        cache: where measurements are kept and found again; None to do without.
-        before_opening: called before the model is opened.
-        opener: opens the model; None for the ordinary way.
+        lazy: the model, opened when its first measurement is asked for.
+        setup: what to measure and check, and how to open it.
         keys: the measurements that will be asked for; None for those that the checks need.
     """
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        slug: str,
-        plan: Plan,
-        options: RunOptions,
-        *,
-        progress: RunProgress | None = None,
-        model: Model | None = None,
-        found: HubModel | None = None,
-        cache: Cache | None = None,
-        before_opening: Callable[[], None] | None = None,
-        opener: Opener | None = None,
-        keys: Collection[str] | None = None,
-    ) -> None:
-        super().__init__(spec, slug, plan, options, progress)
-        self._model = model
-        self._given = model is not None
-        self._failure: str | None = None
+    def __init__(self, lazy: LazyModel, setup: Setup, keys: Collection[str] | None = None) -> None:
+        super().__init__(lazy.spec, lazy.slug, setup)
+        self.lazy, self._keys = lazy, keys
         self._by_digest: dict[str, Measurement] = {}
         self._runs: dict[str, BaseRun] = {}
-        self._found, self._before_opening = found, before_opening
-        self._model_cache = ModelCache(cache, spec, options) if cache else None
-        self._opener, self._keys = opener, keys
-        self._looked_back = self._learned = self._handed_out = False
+        cache = setup.cache
+        self._model_cache = ModelCache(cache, lazy.spec, setup.options) if cache else None
+        self._looked_back = self._described = self._handed_out = False
         self._announced = False
 
     @property
@@ -83,36 +54,20 @@ class ModelRun(CheckedRun):
         Raises:
             IclError: it cannot be opened; asked again, the same error comes at once.
         """
-        if self._failure is not None:
-            raise ModelError(self._failure)
-        if self._model is None:
-            if self._before_opening:
-                self._before_opening()
-            if self._model_cache:
-                self._found = self._model_cache.identify(self._found)
-            from icl_bench.models.opening import opening
-
-            opener = self._opener or opening.open_model
-            try:
-                with self.progress.opening(self.slug, self.spec.public):
-                    self._model = opener(self.spec, self.slug, self.options, self._found)
-            except IclError as error:
-                self._failure = str(error)
-                raise
-            except Exception as error:
-                self._failure = f"model {self.spec.text!r}: opening it broke: {name_place(error)}"
-                raise ModelError(self._failure) from error
-        if not self._learned:
-            conditions = self._model_cache.describe(self._model) if self._model_cache else None
+        if self.lazy.will_open and self._model_cache:
+            self.lazy.found = self._model_cache.identify(self.lazy.found)
+        model = self.lazy.open()
+        if not self._described:
+            conditions = self._model_cache.describe(model) if self._model_cache else None
             weights = conditions["weights"] if conditions else None
             self.record_identity(
                 KnownModel(
                     conditions=conditions,
-                    model=describe_model(self._model, self.spec, self.slug, weights),
-                    environment=describe_environment(self._model),
+                    model=describe_model(model, self.spec, self.slug, weights),
+                    environment=describe_environment(model),
                 )
             )
-        return self._model
+        return model
 
     def open_for_caller(self) -> Model:
         """Return the open model to a test, which may change it."""
@@ -130,15 +85,14 @@ class ModelRun(CheckedRun):
         """
         changed = self._model_cache.record_identity(known) if self._model_cache else False
         if changed and any(taken.cached for taken in self.results.measurements.values()):
-            self._failure = (
+            raise self.lazy.give_up(
                 f"model {self.spec.text!r} changed while it was tested: results from the cache "
                 "that checks have used are not those of the model that is there now; run again"
             )
-            raise ModelError(self._failure)
         if changed:
             self._by_digest.clear()
         self.results.model, self.results.environment = known.model, known.environment
-        self._learned = True
+        self._described = True
 
     def _reclaim(self) -> Model:
         """The open model as it was opened: anew, if a test has changed what it was given."""
@@ -162,9 +116,9 @@ class ModelRun(CheckedRun):
         if self._looked_back or self._model_cache is None:
             return
         self._looked_back = True
-        if self._model is not None:
+        if self.lazy.is_open:
             return
-        self._found = self._model_cache.identify(self._found)
+        self.lazy.found = self._model_cache.identify(self.lazy.found)
         known = self._model_cache.load_known()
         if known is None:
             return
@@ -200,11 +154,10 @@ class ModelRun(CheckedRun):
         Returns:
             whether there was anything to let go of.
         """
-        if self._given or self._model is None:
+        if not self.lazy.close():
             return False
-        self._model = None
         self._runs.clear()
-        self._learned = False
+        self._described = False
         return True
 
     def measure(self, key: str) -> Measurement:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import IclError
 from icl_bench.models.sources.series import Checkpoint, find_steps, read_training_loss
 from icl_bench.models.sources.spec import ModelSpec
-from icl_bench.options import RunOptions
 from icl_bench.probes import PROBES, get_probe
 from icl_bench.probes.design.context import Context
-from icl_bench.progress import RunProgress
 from icl_bench.provenance import code_version, digest, library_versions, module_version
 from icl_bench.records.record import Measurement
 from icl_bench.records.steps import Series, align, explain_broken, explain_too_few, summarize
-from icl_bench.running.cache import Cache
 from icl_bench.running.judging import CheckedRun, attempt, settings_of, timed
+from icl_bench.running.lazy_model import LazyModel
 from icl_bench.running.model_run import ModelRun
 from icl_bench.running.series_steps import StepMeasurer, StepResult
-from icl_bench.suite.plan import Plan, Planned
+from icl_bench.running.setup import Setup
+from icl_bench.suite.plan import Planned
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
     from icl_bench.models.sources.hub import HubModel
+
+    Found = HubModel | tuple[Checkpoint, ...] | None
 
 
 class SeriesRun(CheckedRun):
@@ -36,36 +37,20 @@ class SeriesRun(CheckedRun):
     Args:
         spec: which series.
         slug: its name in ids and folders.
-        plan: what to measure and check.
-        options: how to open checkpoints.
-        progress: is told what is going on.
+        setup: what to measure and check, and how to open checkpoints.
         checkpoints: what the series consists of; None to look.
-        cache: where measurements are kept and found again; None to do without.
-        before_opening: called before a checkpoint is opened.
     """
 
     def __init__(
         self,
         spec: ModelSpec,
         slug: str,
-        plan: Plan,
-        options: RunOptions,
-        *,
-        progress: RunProgress | None = None,
+        setup: Setup,
         checkpoints: tuple[Checkpoint, ...] | None = None,
-        cache: Cache | None = None,
-        before_opening: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(spec, slug, plan, options, progress)
-        self._checkpoints, self._cache = checkpoints, cache
-        self._measurer = StepMeasurer(
-            slug,
-            plan,
-            options,
-            progress=self.progress,
-            cache=cache,
-            before_opening=before_opening,
-        )
+        super().__init__(spec, slug, setup)
+        self._checkpoints, self._cache = checkpoints, setup.cache
+        self._measurer = StepMeasurer(slug, setup)
         self._taken: dict[int, dict[str, Measurement]] = {}
         self._opened: dict[int, StepResult] = {}
         self._done: set[str] = set()
@@ -258,29 +243,19 @@ class SeriesRun(CheckedRun):
         )
 
 
-def start_run(
-    spec: ModelSpec,
-    slug: str,
-    plan: Plan,
-    options: RunOptions,
-    found: HubModel | tuple[Checkpoint, ...] | None = None,
-    **more: Any,
-) -> ModelRun | SeriesRun:
+def start_run(spec: ModelSpec, slug: str, setup: Setup, found: Found = None) -> CheckedRun:
     """Return the run of what a spec names, one model or a series.
 
     Args:
         spec: which model or series.
         slug: its name in ids and folders.
-        plan: what to measure and check.
-        options: how to open it.
+        setup: what to measure and check, and how to open it.
         found: what `check_spec` returned.
-        more: `progress`, `cache` and `before_opening` of the run.
     """
     if spec.series is not None:
-        checkpoints = found if isinstance(found, tuple) else None
-        return SeriesRun(spec, slug, plan, options, checkpoints=checkpoints, **more)
+        return SeriesRun(spec, slug, setup, found if isinstance(found, tuple) else None)
     place = None if isinstance(found, tuple) else found
-    return ModelRun(spec, slug, plan, options, found=place, **more)
+    return ModelRun(LazyModel(spec, slug, setup, found=place), setup)
 
 
 def _key_of(planned: Planned, series: Series) -> str | None:

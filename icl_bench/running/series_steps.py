@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from icl_bench.models.sources.series import Checkpoint
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.options import RunOptions
-from icl_bench.progress import RunProgress
 from icl_bench.records.record import Environment, Measurement, ModelInfo
-from icl_bench.running.cache import Cache, open_cache
+from icl_bench.running.cache import open_cache
+from icl_bench.running.lazy_model import LazyModel
 from icl_bench.running.model_run import ModelRun
+from icl_bench.running.setup import Setup
 from icl_bench.suite.plan import Plan
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def measure_steps(part: Part) -> list[StepResult]:
         part: which checkpoints, and what.
     """
     cache = open_cache(part.options)
-    steps = StepMeasurer(part.slug, part.plan, part.options, cache=cache)
+    steps = StepMeasurer(part.slug, Setup(part.plan, part.options, cache=cache))
     results: list[StepResult] = []
     if cache:
         cache.begin()
@@ -88,25 +89,11 @@ class StepMeasurer:
 
     Args:
         slug: the series' name in ids and folders.
-        plan: what the measurements are.
-        options: how to open checkpoints.
-        progress: is told what is going on.
-        cache: where measurements are kept and found again; None to do without.
-        before_opening: called before a checkpoint is opened.
+        setup: what the measurements are, and how to open checkpoints.
     """
 
-    def __init__(
-        self,
-        slug: str,
-        plan: Plan,
-        options: RunOptions,
-        *,
-        progress: RunProgress | None = None,
-        cache: Cache | None = None,
-        before_opening: Callable[[], None] | None = None,
-    ) -> None:
-        self._slug, self._plan, self._options = slug, plan, options
-        self._progress, self._cache, self._before_opening = progress, cache, before_opening
+    def __init__(self, slug: str, setup: Setup) -> None:
+        self._slug, self._setup = slug, setup
         self._stream: CheckpointStream | None = None
 
     def measure(
@@ -152,17 +139,9 @@ class StepMeasurer:
             keys: `SUITE/NAME` of what will be measured.
             alone: whether it gets a module of its own.
         """
-        return ModelRun(
-            checkpoint.spec,
-            self._slug,
-            self._plan,
-            self._options,
-            progress=self._progress,
-            cache=self._cache,
-            before_opening=self._before_opening,
-            opener=None if alone else self._open,
-            keys=keys,
-        )
+        opener = None if alone else self._open
+        lazy = LazyModel(checkpoint.spec, self._slug, self._setup, opener=opener)
+        return ModelRun(lazy, self._setup, keys)
 
     def close(self) -> bool:
         """Let go of the module in memory.
