@@ -193,26 +193,15 @@ def _patch(
     values: Any,
 ) -> tuple[list[PathEffect], dict[str, str]]:
     """Return the effects, and metric -> why it is not measured for the sides left out."""
-    from icl_bench.measures.copying import repeated_targets
-    from icl_bench.measures.tokens import induction_pairs
-    from icl_bench.models.circuits.patching import patch_paths
+    from icl_bench.models.circuits.patching import Paths, Scored, patch_paths
 
     layers = sorted({layer for layer, _ in receivers})
     count = sum(own < layer for layer in layers for own, _ in senders) * settings.sequences
 
     def patch(sides: Sequence[Side]) -> list[PathEffect]:
         with context.task("paths between heads", count) as advance:
-            return patch_paths(
-                model,
-                tokens.input_ids,
-                induction_pairs(tokens),
-                repeated_targets(tokens),
-                layers,
-                [(head,) for head in senders],
-                sides,
-                values=values,
-                advance=advance,
-            )
+            paths = Paths(layers, [(head,) for head in senders], sides, values)
+            return patch_paths(model, Scored.repeats(tokens), paths, advance)
 
     sides = [side for side in SIDES if side in settings.sides]
     lacking = _explain(set(SIDES) - set(sides), "the suite leaves this side out")
