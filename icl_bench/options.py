@@ -1,40 +1,161 @@
-"""How models are opened and run: what the command line and the Python API have in common."""
+"""The options of a run, in one table: pytest's, the command's, and how models are opened and run.
+
+`--icl-NAME` of pytest is `--NAME` of `icl-bench run`, and `NAME` with underscores in Python.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from icl_bench.errors import SettingsError
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 """How a URL begins; `Path` leaves one of its slashes. One letter is a drive of Windows."""
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([kmgt])(i?))?b?", re.IGNORECASE)
 
 
-def refuse_url(path: str | os.PathLike[str], option: str) -> None:
-    """Refuse a URL where a local folder or file is needed: it would become a folder `s3:`.
+Kind = Literal["text", "list", "flag"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option, wherever it is given.
 
     Args:
-        path: what was given.
-        option: the option that it was given for, or what it is, with a space at its end.
-
-    Raises:
-        SettingsError: it is a URL.
+        name: without what its surroundings put before it.
+        help: one line, without `%`.
+        metavar: what stands for its value in help.
+        default: what it is when not given.
+        choices: the values it may have; empty for any.
+        kind: `list` may be given several times, `flag` has no value.
     """
-    found = _URL.match(os.fspath(path))
-    if found:
-        text = os.fspath(path)
-        url = text if "://" in text else f"{found[1]}://{text[found.end() :]}"
-        given = option if option.endswith(" ") else f"{option}="
-        raise SettingsError(
-            f"{given}{url}: a URL; reports, baselines and the cache are local files, so give a "
-            "path on this machine and copy from there"
-        )
+
+    name: str
+    help: str
+    metavar: str | None = None
+    default: str | None = None
+    choices: tuple[str, ...] = ()
+    kind: Kind = "text"
+
+    @property
+    def dest(self) -> str:
+        """Its name as a Python identifier."""
+        return self.name.replace("-", "_")
+
+    def keywords(self) -> dict[str, Any]:
+        """Return what `argparse` and pytest's parser have to know of it."""
+        told = {"help": self.help.replace("%", "%%"), "default": self.default}
+        if self.kind == "flag":
+            return {"help": told["help"], "action": "store_true"}
+        metavar = self.metavar or "|".join(self.choices)
+        action = {"action": "append"} if self.kind == "list" else {}
+        return {**told, **action, "metavar": metavar}
 
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([kmgt])(i?))?b?", re.IGNORECASE)
+OPTIONS = {
+    option.name: option
+    for option in (
+        Option(
+            "model",
+            "model to test: builtin:NAME, hub id (with @REVISION), local folder, FILE.gguf, or "
+            "package.module:callable; with @* all checkpoints of a training run; NAME=SPEC to name "
+            "it yourself",
+            "SPEC",
+            kind="list",
+        ),
+        Option(
+            "suite",
+            "suite to run: the name of a shipped one (icl-bench list suites), or a file; "
+            "repeatable (default: core)",
+            "NAME|PATH",
+            kind="list",
+        ),
+        Option("report-dir", "default: reports/", "DIR", "reports"),
+        Option(
+            "plotly",
+            "where HTML pages have their charting script: inline (default, each page works alone) "
+            "or shared (one file in the report folder)",
+            default="inline",
+            choices=("inline", "shared"),
+        ),
+        Option(
+            "baseline",
+            "record to compare this run with; what got worse fails the run (one model)",
+            "FILE",
+        ),
+        Option("save-baseline", "write this run there, as a baseline", "FILE"),
+        Option(
+            "limit",
+            "change for the worse that the baseline allows: a number, N%, or noise (default); "
+            "repeatable",
+            "METRIC=AMOUNT",
+            kind="list",
+        ),
+        Option("code-quality", "write GitLab's Code Quality report there", "FILE"),
+        Option(
+            "openmetrics",
+            "write every checked metric there as OpenMetrics text, for GitLab's metrics reports",
+            "FILE",
+        ),
+        Option(
+            "device",
+            "auto (default), cpu, cuda, cuda:N, split (over all)",
+            "DEVICE",
+            "auto",
+        ),
+        Option(
+            "dtype",
+            "auto (default: float32 on CPU, else the model's), float32, bfloat16, float16",
+            "DTYPE",
+            "auto",
+        ),
+        Option("batch-size", "rows per forward pass (default: auto)", "N", "auto"),
+        Option("seed", "seed of all draws (default: the suite's, 0)", "N"),
+        Option(
+            "inconclusive",
+            "what to do when an interval reaches across a threshold (default: fail)",
+            default="fail",
+            choices=("fail", "warn"),
+        ),
+        Option(
+            "cache-dir",
+            "where measurements and float copies of GGUF files are kept (default: "
+            "$ICL_BENCH_CACHE, else ~/.cache/icl_bench)",
+            "DIR",
+        ),
+        Option(
+            "cache-limit",
+            "what measurements may take there, as 500MB or 2GiB (default: a tenth of the free "
+            "disk, at least 1GiB); at its end a run removes those used longest ago, none of its "
+            "own",
+            "SIZE",
+        ),
+        Option("no-cache", "measure everything anew, and keep nothing of it", kind="flag"),
+        Option("trust-remote-code", "run code that a model brings (default: refuse)", kind="flag"),
+        Option(
+            "allow-pickle",
+            "read weights stored as pickles (default: refuse; a pickle can run code)",
+            kind="flag",
+        ),
+    )
+}
+"""Name -> option of a run, in the order in which help lists them."""
+
+
+def declare(add: Callable[..., Any], prefix: str, names: Iterable[str] = OPTIONS) -> dict[str, Any]:
+    """Declare options, and return name -> what `add` returned for it.
+
+    Args:
+        add: `add_argument` of argparse, or pytest's `addoption`.
+        prefix: what stands before the names: `--icl-` or `--`.
+        names: which.
+    """
+    return {name: add(f"{prefix}{name}", **OPTIONS[name].keywords()) for name in names}
 
 
 @dataclass(frozen=True)
@@ -63,6 +184,35 @@ class RunOptions:
     allow_pickle: bool = False
     cache: bool = True
     cache_limit: int | None = None
+
+    @classmethod
+    def read(cls, get: Callable[[str], Any], prefix: str) -> RunOptions:
+        """Read and check the options that say how models are opened and run.
+
+        Args:
+            get: returns what was given for the `dest` of an option.
+            prefix: what stands before the options' names, for messages.
+
+        Raises:
+            SettingsError: a value cannot be used.
+        """
+        batch, seed = get("batch_size"), get("seed")
+        folder, limit = get("cache_dir"), get("cache_limit")
+        if folder:
+            refuse_url(folder, f"{prefix}cache-dir")
+        options = cls(
+            device=get("device"),
+            dtype=get("dtype"),
+            batch_size=None if batch in (None, "auto") else read_int(batch, f"{prefix}batch-size"),
+            seed=None if seed is None else read_int(seed, f"{prefix}seed"),
+            cache_dir=Path(folder) if folder else None,
+            trust_remote_code=bool(get("trust_remote_code")),
+            allow_pickle=bool(get("allow_pickle")),
+            cache=not get("no_cache"),
+            cache_limit=None if limit is None else read_size(limit, f"{prefix}cache-limit"),
+        )
+        options.validate()
+        return options
 
     def validate(self) -> None:
         """Check values that can be judged without a model.
@@ -96,3 +246,57 @@ def read_size(text: str, option: str) -> int:
     number, unit, binary = match.groups()
     power = "kmgt".index(unit.lower()) + 1 if unit else 0
     return round(float(number) * (1024 if binary else 1000) ** power)
+
+
+def read_int(text: str, option: str) -> int:
+    """Return a whole number.
+
+    Args:
+        text: what was given.
+        option: what it was given for, as the message names it.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise SettingsError(f"{option}={text}: a whole number is needed") from None
+
+
+def check_choice(name: str, text: str, prefix: str) -> str:
+    """Return the value of an option that has a few, if it is one of them.
+
+    Args:
+        name: of the option.
+        text: what was given.
+        prefix: what stands before the options' names, for the message.
+
+    Raises:
+        SettingsError: it is another.
+    """
+    choices = OPTIONS[name].choices
+    if text not in choices:
+        raise SettingsError(f"{prefix}{name}={text}: use {' or '.join(choices)}")
+    return text
+
+
+def refuse_url(path: str | os.PathLike[str], option: str) -> None:
+    """Refuse a URL where a local folder or file is needed: it would become a folder `s3:`.
+
+    Args:
+        path: what was given.
+        option: the option that it was given for, or what it is, with a space at its end.
+
+    Raises:
+        SettingsError: it is a URL.
+    """
+    found = _URL.match(os.fspath(path))
+    if found:
+        text = os.fspath(path)
+        url = text if "://" in text else f"{found[1]}://{text[found.end() :]}"
+        given = option if option.endswith(" ") else f"{option}="
+        raise SettingsError(
+            f"{given}{url}: a URL; reports, baselines and the cache are local files, so give a "
+            "path on this machine and copy from there"
+        )

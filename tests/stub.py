@@ -103,7 +103,8 @@ def log(*words: object) -> None:
 
 def open_stub(run: ModelRun) -> Model:
     """Stand in for `ModelRun.model`."""
-    if run._model is None:
+    lazy = run.lazy
+    if lazy._model is None:
         name = run.spec.target.removeprefix("stub:")
         log("opened", name)
         if name == "deadly":
@@ -111,8 +112,8 @@ def open_stub(run: ModelRun) -> Model:
                 os._exit(9)
         if name == "broken":
             raise ModelError("model 'stub:broken': calling 'broken' failed: no such luck")
-        run._model = Model(name)  # type: ignore[assignment]
-        OPEN.add(run._model)  # type: ignore[arg-type]
+        lazy._model = Model(name)  # type: ignore[assignment]
+        OPEN.add(lazy._model)  # type: ignore[arg-type]
         if len(OPEN) > 1:
             log("held", *sorted(model.name for model in OPEN))
         if weights := os.environ.get("STUB_WEIGHTS"):
@@ -120,8 +121,10 @@ def open_stub(run: ModelRun) -> Model:
             info = ModelInfo(spec=run.spec.public, slug=run.slug, fingerprint=weights)
             environment = Environment(python="3", platform="here")
             conditions = {"weights": weights}
-            run.learn(KnownModel(conditions=conditions, model=info, environment=environment))
-    return run._model  # type: ignore[return-value]
+            run.record_identity(
+                KnownModel(conditions=conditions, model=info, environment=environment)
+            )
+    return lazy._model  # type: ignore[return-value]
 
 
 def install() -> None:

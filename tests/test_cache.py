@@ -52,13 +52,13 @@ def test_what_is_kept_is_found_to_the_last_digit_and_marked(cache: Cache) -> Non
 
 
 def test_what_is_known_of_a_model_comes_back_as_it_was(cache: Cache) -> None:
-    assert cache.recall(KEY) is None
-    cache.remember(KEY, KNOWN)
-    assert cache.recall(KEY) == KNOWN
+    assert cache.load_known(KEY) is None
+    cache.save_known(KEY, KNOWN)
+    assert cache.load_known(KEY) == KNOWN
 
 
 def test_looking_makes_no_folder(cache: Cache) -> None:
-    assert cache.find(KEY) is None and cache.recall(KEY) is None
+    assert cache.find(KEY) is None and cache.load_known(KEY) is None
     assert not cache.folder.exists()
 
 
@@ -69,10 +69,10 @@ def test_looking_makes_no_folder(cache: Cache) -> None:
 )
 def test_a_broken_entry_counts_as_absent_and_is_replaced(cache: Cache, content: bytes) -> None:
     cache.keep(KEY, TAKEN)
-    cache.remember(KEY, KNOWN)
+    cache.save_known(KEY, KNOWN)
     for path in (entry(cache), cache.folder / "models" / f"{KEY}.json"):
         path.write_bytes(content)
-    assert cache.find(KEY) is None and cache.recall(KEY) is None
+    assert cache.find(KEY) is None and cache.load_known(KEY) is None
     cache.keep(KEY, TAKEN)
     assert cache.find(KEY) is not None
 
@@ -101,8 +101,8 @@ def test_a_folder_that_cannot_be_written_is_one_warning(tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
         cache.keep(KEY, TAKEN)
-        cache.remember(KEY, KNOWN)
-    assert raised == [] and cache.find(KEY) is None and cache.recall(KEY) is None
+        cache.save_known(KEY, KNOWN)
+    assert raised == [] and cache.find(KEY) is None and cache.load_known(KEY) is None
 
 
 def test_where_warnings_are_errors_measuring_goes_on(

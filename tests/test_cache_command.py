@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     """A cache with four measurements, a known model and two float copies."""
     folder = tmp_path / "cache"
     fill(folder)
-    Cache(folder).remember("5" * 64, KNOWN)
+    Cache(folder).save_known("5" * 64, KNOWN)
     os.utime(folder / "models" / f"{'5' * 64}.json", (5, 5))
     for name, size in ((COPY, 3000), (f"{OTHER}.part-x", 500)):
         (folder / "gguf" / name).mkdir(parents=True)

@@ -76,14 +76,14 @@ def test_within_the_limit_everything_stays(folder: Path) -> None:
 
 
 def test_what_this_run_wrote_or_read_stays_beyond_the_limit(folder: Path) -> None:
-    Cache(folder).remember("1" * 64, KNOWN)
-    Cache(folder).remember("2" * 64, KNOWN)
+    Cache(folder).save_known("1" * 64, KNOWN)
+    Cache(folder).save_known("2" * 64, KNOWN)
     for path in (folder / "models").iterdir():
         os.utime(path, (1, 1))
     with Cache(folder, limit=0) as cache:
         cache.keep("8" * 64, TAKEN)
-        cache.remember("8" * 64, KNOWN)
-        assert cache.find("1" * 64) and cache.recall("1" * 64)
+        cache.save_known("8" * 64, KNOWN)
+        assert cache.find("1" * 64) and cache.load_known("1" * 64)
         removed = cache.trim()
     assert removed is not None and removed.entries == 4
     assert kept(folder) == "18" and kept(folder, "models") == "18"

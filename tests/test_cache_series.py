@@ -123,13 +123,15 @@ def test_a_check_that_is_asked_for_alone_measures_what_it_needs_alone(
 ) -> None:
     suite.write_text(suite.read_text() + "  - {id: now, on: losses, metric: gain, above: -9}\n")
     from icl_bench.models.sources.parsing import parse_spec
-    from icl_bench.options import RunOptions
+    from icl_bench.running.lazy_model import LazyModel
     from icl_bench.running.model_run import ModelRun
+    from icl_bench.running.setup import Setup
     from icl_bench.suite import load_suite
     from icl_bench.suite.plan import make_plan
 
     spec = parse_spec(f"{MODEL}@700")
-    run = ModelRun(spec, "slug", make_plan([load_suite(suite)]), RunOptions())
+    setup = Setup(make_plan([load_suite(suite)]))
+    run = ModelRun(LazyModel(spec, "slug", setup), setup)
     run.expect({("phase-change", "now")})
     assert run.wanted() == {"phase-change/losses"}
     run.expect({("phase-change", "induction-forms")})

@@ -112,7 +112,7 @@ def test_list_names_suites_models_and_metrics(capsys: pytest.CaptureFixture[str]
         (["list", "suits"], "did you mean 'suites'?"),
         (["compare", "a", "b", "c"], "'c' is one argument too many"),
         (["compare", "a"], "the following arguments are required: RECORD"),
-        (["run", "x", "--seed=y"], "invalid int value: 'y'"),
+        (["run", "x", "--seed=y"], "--seed=y: a whole number is needed"),
         (["run", "x", "::error::y", "--sed"], "did you mean '--seed'?"),
         (["\n::error::y"], "no command is called"),
     ],

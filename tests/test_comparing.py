@@ -94,7 +94,7 @@ def test_on_the_same_tokens_the_interval_is_that_of_paired_differences():
     assert change.paired and (change.ci_low, change.ci_high) == pytest.approx((low, high))
     assert change.state == "regressed" and of(found, "induction_control").state == "regressed"
     assert not found.passes()
-    # Judged are the metrics that checks read, and no others.
+    # CheckedRun are the metrics that checks read, and no others.
     assert {one.metric for one in found.metrics} == {"induction_max", "induction_control"}
 
 

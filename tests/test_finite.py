@@ -34,6 +34,9 @@ def metric(**fields: Any) -> Measurement:
     return Measurement(probe="induction", metrics={"gain": Metric(**{"value": 1, **fields})})
 
 
+MADE = f"(test_finite.py:{metric.__code__.co_firstlineno + 1})"
+
+
 def head(**scores: Any) -> Measurement:
     rows = [{"layer": 0, "head": 0, "induction": 0.5}, {"layer": 1, "head": 0, **scores}]
     return Measurement(probe="induction", heads=rows)
@@ -69,11 +72,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "no value": (
         lambda: metric(value=None),
-        "Metric.value is None (Input should be a valid number) (test_finite.py:34)",
+        f"Metric.value is None (Input should be a valid number) {MADE}",
     ),
     "a value of several numbers": (
         lambda: metric(value=torch.ones(2)),
-        "Metric.value is tensor([1., 1.]) (Input should be a valid number) (test_finite.py:34)",
+        f"Metric.value is tensor([1., 1.]) (Input should be a valid number) {MADE}",
     ),
     "a score": (lambda: head(induction=NAN), "head 1.0: induction is nan"),
     "a score's error": (lambda: head(induction_stderr=INF), "head 1.0: induction_stderr is inf"),

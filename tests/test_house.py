@@ -56,17 +56,18 @@ FLOORS: dict[str, str] = {
         "probes.design probes.prompts records tasks"
     ),
     "running": (
-        "__init__ comparing errors models.module models.opening models.sources options probes "
-        "probes.design progress provenance records render render.writing reports suite"
+        "__init__ ci comparing errors models.module models.opening models.sources naming "
+        "options probes probes.design progress provenance records render render.writing "
+        "reports suite"
     ),
     "api": (
         "errors measures models models.attention models.circuits models.module models.opening "
-        "models.sources naming options probes.ablations probes.design probes.heads records "
-        "running suite"
+        "models.sources naming options probes.ablations probes.design probes.heads progress "
+        "records running suite"
     ),
     "commands": (
-        "__init__ ci comparing errors models.opening models.sources naming options probes "
-        "progress ranking records reference render render.writing reports running suite"
+        "__init__ ci comparing errors models.opening models.sources options probes progress "
+        "ranking records reference render render.writing reports running suite"
     ),
     "integrations": (
         "errors measures models.module models.opening models.sources naming options probes "
@@ -74,8 +75,8 @@ FLOORS: dict[str, str] = {
     ),
     "cli": "__init__ commands errors render.writing",
     "plugin": (
-        "api ci errors models.opening models.sources naming options progress records render "
-        "render.writing reports running suite"
+        "api ci errors models.sources naming options progress records render render.writing "
+        "running suite"
     ),
 }
 """Room -> rooms it may import, all of them above it in this table. A folder is a room, and so is a

@@ -122,7 +122,7 @@ MISTAKES = {
     ),
     "a cache folder that is a URL": (
         [GOOD, "mine.yaml", "--icl-cache-dir=gs://bucket/cache"],
-        "cache folder=gs://bucket/cache: a URL; *",
+        "--icl-cache-dir=gs://bucket/cache: a URL; *",
     ),
     "a baseline that is a URL": (
         [GOOD, "mine.yaml", "--icl-baseline=https://host/good.json"],

@@ -10,10 +10,11 @@ import pytest
 import icl_bench
 from icl_bench.errors import InputError, MeasurementError, ModelError, NotMeasurable
 from icl_bench.models.sources.parsing import parse_spec
-from icl_bench.options import RunOptions
 from icl_bench.records.record import Measurement, Metric
+from icl_bench.running.lazy_model import LazyModel
 from icl_bench.running.model_run import ModelRun
 from icl_bench.running.results import counts_as_failure
+from icl_bench.running.setup import Setup
 from icl_bench.suite import load_suite
 from icl_bench.suite.plan import make_plan
 
@@ -42,7 +43,8 @@ def make_suite(tmp_path):
 
 
 def make_run(plan, text="builtin:handwired"):
-    return ModelRun(parse_spec(text), "slug", plan, RunOptions())
+    setup = Setup(plan)
+    return ModelRun(LazyModel(parse_spec(text), "slug", setup), setup)
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from icl_bench.records.record import Measurement, RunRecord
 from icl_bench.running.cache import open_cache
 from icl_bench.running.model_run import ModelRun
 from icl_bench.running.series_run import SeriesRun, start_run
+from icl_bench.running.setup import Setup
 from icl_bench.suite import load_suite
 from icl_bench.suite.plan import make_plan
 
@@ -81,10 +82,11 @@ def run(text: str = "runs@*", **options: Any) -> RunRecord:
     return icl_bench.run(["small.yaml"], text, **options)
 
 
-def make_run(text: str = "runs@*") -> Any:
+def make_run(text: str = "runs@*", progress: RunProgress | None = None) -> Any:
     spec, options = parse_spec(text), RunOptions()
     plan = make_plan([load_suite("small.yaml")])
-    return start_run(spec, "slug", plan, options, check_spec(spec), cache=open_cache(options))
+    setup = Setup(plan, options, progress or RunProgress(), open_cache(options))
+    return start_run(spec, "slug", setup, check_spec(spec))
 
 
 def spoil(folder: Path) -> None:
@@ -251,8 +253,7 @@ def test_progress_says_which_step_it_is() -> None:
         def clear(self) -> None:
             pass
 
-    series = make_run()
-    series.progress = RunProgress([series.slug], Display())
+    series = make_run(progress=RunProgress(["slug"], Display()))
     series.run()
     heads = "attention of every head"
     assert [one for one in said if one[3] in ("opening runs@step1", heads)][:2] == [
@@ -500,11 +501,11 @@ def test_a_test_is_lent_the_last_checkpoint_that_opens() -> None:
     folders = write_series(3)
     spoil(folders[2])
     series = make_run()
-    model = series.lend()
+    model = series.open_for_caller()
     assert model.fingerprint == load_model("runs@2").fingerprint
     with torch.no_grad():
         model.model.lm_head.weight.zero_()
-    assert series.lend() is model
+    assert series.open_for_caller() is model
     record = series.run()
     assert record.model.steps == [1, 2]
     assert record.checks == run(cache=False).checks
@@ -540,7 +541,7 @@ def test_what_another_process_died_of_is_left_out_at_every_step(opened: list[str
     write_series(3)
     series = make_run()
     failed = Measurement(probe="ablation", status="error", reason="not run: a process died")
-    series.recall({"small/off": failed}, [])
+    series.adopt({"small/off": failed}, [])
     record = series.run()
     told = {check.id: (check.verdict, check.reason) for check in record.checks}
     assert told["whole"] == ("error", "not run: a process died")
@@ -560,7 +561,7 @@ def test_of_a_series_that_kills_nothing_is_opened_again(opened: list[str]) -> No
         key: Measurement(probe=planned.probe, status="error", reason="not run: a process died")
         for key, planned in series.plan.measurements.items()
     }
-    series.recall(failed, [])
+    series.adopt(failed, [])
     assert {check.reason for check in series.run().checks} == {"not run: a process died"}
     assert opened == []
 
@@ -573,6 +574,6 @@ def test_checkpoints_that_vanish_are_errors_and_the_rest_is_measured() -> None:
     assert record.model.steps == [1, 3]
     shutil.rmtree("runs")
     found = parse_spec("./runs@*")
-    gone = SeriesRun(found, "slug", make_plan([load_suite("small.yaml")]), RunOptions())
+    gone = SeriesRun(found, "slug", Setup(make_plan([load_suite("small.yaml")])))
     (reason,) = {check.reason for check in gone.run().checks if check.verdict == "error"}
     assert reason is not None and reason.startswith("model './runs@*': there is no folder ")

@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from icl_bench.api.ablations import ablation_sweep, minimal_set, token_losses
-from icl_bench.errors import SettingsError
+from icl_bench.errors import IclError, SettingsError
 from icl_bench.measures.tokens import RepeatedTokens, draw_repeated
 from icl_bench.models.model import Model
 from icl_bench.models.opening.opening import open_model, wrap
 from icl_bench.models.sources.checking import check_spec
 from icl_bench.models.sources.parsing import parse_spec
-from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.naming import plain_name
 from icl_bench.options import RunOptions, read_size
 from icl_bench.probes.design.replacement import Method
 from icl_bench.records.record import RunRecord
-from icl_bench.suite.plan import make_plan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,52 +124,79 @@ def run(
     suites: Sequence[str | Path],
     model: Model | str,
     *,
+    device: str = "auto",
+    dtype: str = "auto",
+    batch_size: int | None = None,
     seed: int | None = None,
+    report_dir: str | Path | None = None,
     cache: bool = True,
     cache_dir: str | Path | None = None,
     cache_limit: int | str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> RunRecord:
-    """Run suites on a model and return the record; no report is written.
+    """Run suites on a model and return the record.
+
+    On a terminal, progress is shown on standard error.
 
     Args:
         suites: names of shipped suites, or paths.
         model: an open model, or a spec; `PATH@*` and its like are a series of checkpoints.
+        device: auto, cpu, cuda, cuda:N, or split; of no effect on an open model, as the next two.
+        dtype: auto, float32, bfloat16 or float16.
+        batch_size: rows of a forward pass; None to choose.
         seed: overrides the suites' seeds.
+        report_dir: folder for the reports, one folder to a model in it; None to write none.
         cache: keep measurements, and take from the cache what was measured before.
         cache_dir: folder for that; None for the default.
         cache_limit: bytes that measurements may take there, also as "500MB" or "2GiB"; at its end
             a run removes older ones beyond it, and none that it has used. None to go by the free
             disk space.
+        trust_remote_code: run code that the model brings.
+        allow_pickle: read weights that are stored as pickles.
 
     Raises:
-        InputError: a suite or the spec is wrong.
+        InputError: a suite, the spec or an argument is wrong.
+        IclError: the reports could not be written.
+        KeyboardInterrupt: it was interrupted; reports hold what was measured by then.
     """
-    from icl_bench.running.cache import open_cache, warn
-    from icl_bench.running.model_run import ModelRun
-    from icl_bench.running.series_run import SeriesRun, start_run
+    from icl_bench.progress.bars import terminal_progress
+    from icl_bench.running.cache import warn
+    from icl_bench.running.job import Job
+    from icl_bench.running.request import Request
     from icl_bench.suite import find_suite
 
-    plan = make_plan([find_suite(str(name)) for name in suites], seed=seed)
-    folder = None if cache_dir is None else Path(cache_dir)
     limit = None if cache_limit is None else read_size(str(cache_limit), "cache_limit")
-    options = RunOptions(seed=seed, cache=cache, cache_dir=folder, cache_limit=limit)
+    options = RunOptions(
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        seed=seed,
+        cache=cache,
+        cache_dir=None if cache_dir is None else Path(cache_dir),
+        cache_limit=limit,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+    )
     options.validate()
-    kept = open_cache(options)
-    started: ModelRun | SeriesRun
-    if isinstance(model, str):
-        spec = parse_spec(model)
-        found = check_spec(spec)
-        started = start_run(spec, plain_name(spec), plan, options, found, cache=kept)
-    else:
-        spec = ModelSpec(model.spec, "object", model.spec, model.revision)
-        started = ModelRun(spec, model.slug, plan, options, model=model, cache=kept)
-    if kept is None:
-        return started.run()
-    with kept:
-        record = started.run()
-        if removed := kept.trim():
-            warn(removed.describe("cache_limit"))
-    return record
+    request = Request(
+        models=[model],
+        suites=[find_suite(str(name)) for name in suites],
+        options=options,
+        report_dir=None if report_dir is None else str(report_dir),
+        prefix="",
+        tells_ci=False,
+    )
+    job = Job(request)
+    job.check()
+    outcome = job.run(terminal_progress(job.names, job.earlier_seconds()))
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    if outcome.removed:
+        warn(outcome.removed)
+    if outcome.troubles:
+        raise IclError("; ".join(outcome.troubles))
+    return outcome.records[0]
 
 
 class Bench:

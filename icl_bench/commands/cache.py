@@ -7,7 +7,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl_bench.commands.parsing import OK, add_cache, add_command
+from icl_bench.commands.parsing import OK, add_command, add_options
 from icl_bench.errors import IclError, SettingsError
 from icl_bench.render.writing.logs import defuse
 
@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
     parser = add_command(
         commands, "cache", "show or clear what earlier runs have kept", DESCRIPTION
     )
-    add_cache(parser)
+    add_options(parser, "cache-dir", "cache-limit")
     parser.add_argument(
         "--clear", action="store_true", help="remove all measurements and float copies"
     )

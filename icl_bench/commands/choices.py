@@ -5,11 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-SPEC_HELP = (
-    "model: builtin:NAME, hub id (with @REVISION), local folder, FILE.gguf or "
-    "package.module:callable; with @* all checkpoints of a training run; NAME=SPEC names it"
-)
-
 
 def complete_models(prefix: str = "", **rest: Any) -> Sequence[str]:
     """Return built-in models and the files that a spec may name.

@@ -24,7 +24,7 @@ needed.
 
 A metric is worse when it changed for the worse by more than its limit allows and by more than
 noise: on the same tokens sample by sample, else by both standard errors; the intervals of all
-metrics hold together, and what rounding alone can make is no difference. Judged are the metrics
+metrics hold together, and what rounding alone can make is no difference. CheckedRun are the metrics
 that the baseline's checks read, and those that a --limit names without '*'. A check that was judged
 before and is gone or skipped now fails, and so does a head that fell below the threshold.
 

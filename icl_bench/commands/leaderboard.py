@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from icl_bench.commands.parsing import FAILED, OK, add_color, add_command, add_plotly
+from icl_bench.commands.parsing import FAILED, OK, add_color, add_command, add_options
 from icl_bench.render.writing.logs import defuse
 from icl_bench.reports.leaderboard import FORMATS, write_leaderboard
 
@@ -59,7 +59,7 @@ def add_parser(commands: Any) -> None:
         metavar="DIR",
         help="folder for the files (default: the first folder given); all four when none is named",
     )
-    add_plotly(parser)
+    add_options(parser, "plotly")
     add_color(parser)
     parser.set_defaults(command=run)
 

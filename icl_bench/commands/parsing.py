@@ -6,8 +6,10 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from icl_bench.commands.choices import complete_suites
 from icl_bench.commands.helping import HelpFormatter
 from icl_bench.errors import nearest
+from icl_bench.options import OPTIONS, declare
 from icl_bench.render.writing.logs import defuse
 
 OK, FAILED, INTERRUPTED, INTERNAL, USAGE = range(5)
@@ -144,23 +146,19 @@ def names_of(*names: str) -> Completer:
     return lambda **_: names
 
 
-def add_cache(parser: argparse.ArgumentParser) -> None:
-    """Add `--cache-dir` and `--cache-limit` to a command.
+def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add options of a run to a command.
 
     Args:
         parser: of the command.
+        names: which, as the table of options calls them.
     """
-    parser.add_argument(
-        "--cache-dir",
-        metavar="DIR",
-        help="where measurements are kept (default: $ICL_BENCH_CACHE, else ~/.cache/icl_bench)",
-    )
-    parser.add_argument(
-        "--cache-limit",
-        metavar="SIZE",
-        help="what measurements may take there, as 500MB or 2GiB (default: a tenth of the free "
-        "disk, at least 1GiB); those used longest ago go first",
-    )
+    for name, action in declare(parser.add_argument, "--", names).items():
+        if values := OPTIONS[name].choices:
+            action.type = one_of(*values)
+            completed_by(action, names_of(*values))
+        if name == "suite":
+            completed_by(action, complete_suites)
 
 
 def add_color(parser: argparse.ArgumentParser) -> None:
@@ -177,20 +175,3 @@ def add_color(parser: argparse.ArgumentParser) -> None:
         help="auto (default: on a terminal, unless NO_COLOR is set), yes or no",
     )
     completed_by(action, names_of("auto", "yes", "no"))
-
-
-def add_plotly(parser: argparse.ArgumentParser) -> None:
-    """Add `--plotly` to a command that writes HTML pages.
-
-    Args:
-        parser: of the command.
-    """
-    action = parser.add_argument(
-        "--plotly",
-        metavar="inline|shared",
-        type=one_of("inline", "shared"),
-        default="inline",
-        help="where HTML pages have their charting script: inline (default, each page works "
-        "alone) or shared (one file in the report folder)",
-    )
-    completed_by(action, names_of("inline", "shared"))

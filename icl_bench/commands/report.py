@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from icl_bench.commands.parsing import FAILED, OK, USAGE, add_command, add_plotly
+from icl_bench.commands.parsing import FAILED, OK, USAGE, add_command, add_options
 from icl_bench.errors import IclError, RecordError
 from icl_bench.render.writing.logs import defuse
 
@@ -37,7 +37,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--output", metavar="DIR", help="write to DIR/SLUG/ (default: beside each record)"
     )
-    add_plotly(parser)
+    add_options(parser, "plotly")
     parser.set_defaults(command=run)
 
 

@@ -7,8 +7,16 @@ import sys
 from typing import Any
 
 from icl_bench.commands import choices
-from icl_bench.commands.parsing import OK, add_color, add_command, completed_by, names_of
+from icl_bench.commands.parsing import (
+    OK,
+    add_color,
+    add_command,
+    add_options,
+    completed_by,
+    names_of,
+)
 from icl_bench.errors import IclError, SettingsError
+from icl_bench.options import OPTIONS
 
 DESCRIPTION = """\
 Switch every attention head off on its own, on repeated random tokens, and list those whose loss
@@ -27,7 +35,7 @@ def add_parser(commands: Any) -> None:
     parser = add_command(
         commands, "sweep", "switch every head off on its own and list what that does", DESCRIPTION
     )
-    model = parser.add_argument("model", metavar="SPEC", help=choices.SPEC_HELP)
+    model = parser.add_argument("model", metavar="SPEC", help=OPTIONS["model"].help)
     completed_by(model, choices.complete_models)
     parser.add_argument("--adaptive", action="store_true", help="few tokens for most heads")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="default: 10")
@@ -39,10 +47,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--period", type=int, default=50, metavar="N", help="default: 50")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     parser.add_argument("--csv", metavar="FILE", help="write every head's row there")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N, split")
-    parser.add_argument(
-        "--dtype", default="auto", help="auto (default), float32, bfloat16, float16"
-    )
+    add_options(parser, "device", "dtype")
     add_color(parser)
     parser.set_defaults(command=run)
 

@@ -99,7 +99,7 @@ def allowances(
 ) -> dict[Way, float]:
     """Return how far a metric may change, for each way that is judged, in its own unit.
 
-    Judged is the metric's own way for the worse, both where it has none, and beside it each way
+    CheckedRun is the metric's own way for the worse, both where it has none, and beside it each way
     that a limit with a sign names. Of several limits of one way the last counts.
 
     Args:

@@ -204,13 +204,15 @@ class TrainingGate:
 
     def _measure(self, step: int) -> RunRecord:
         from icl_bench.integrations.untouched import left_as_it_was
+        from icl_bench.running.lazy_model import LazyModel
         from icl_bench.running.model_run import ModelRun
+        from icl_bench.running.setup import Setup
 
         spec = ModelSpec(f"{self.name}@{step}", "object", self.name)
-        options = RunOptions(seed=self.seed, cache=False)
+        setup = Setup(self.plan, RunOptions(seed=self.seed, cache=False))
+        lazy = LazyModel(spec, plain_name(spec), setup, model=self._model)
         with left_as_it_was(self._module):
-            run = ModelRun(spec, plain_name(spec), self.plan, options, model=self._model)
-            record = run.run()
+            record = ModelRun(lazy, setup).run()
         return record.model_copy(update={"step": step})
 
     def _judge(self, history: Sequence[RunRecord]) -> list[GateVerdict]:

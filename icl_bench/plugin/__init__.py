@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from icl_bench.options import declare
 from icl_bench.plugin.ids import NAMES, SESSION
 
 if TYPE_CHECKING:
@@ -28,87 +29,7 @@ are refused, for a gate that compares nothing must not be green."""
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options; fires once at start-up."""
     group = parser.getgroup("icl_bench", "icl_bench: tests for in-context learning circuits")
-    add = group.addoption
-    add(
-        "--icl-model",
-        action="append",
-        metavar="SPEC",
-        help="model to test: builtin:NAME, hub id (with @REVISION), local folder, FILE.gguf, or "
-        "package.module:callable; with @* all checkpoints of a training run; NAME=SPEC to name it "
-        "yourself; repeatable",
-    )
-    add(
-        "--icl-suite",
-        action="append",
-        metavar="NAME|PATH",
-        help="suite to run: the name of a shipped one, or a file; repeatable (default: core)",
-    )
-    add("--icl-report-dir", metavar="DIR", default="reports", help="default: reports/")
-    add(
-        "--icl-plotly",
-        choices=("inline", "shared"),
-        default="inline",
-        help="where HTML pages have their charting script: inline (default, each page works alone) "
-        "or shared (one file in the report folder)",
-    )
-    add(
-        "--icl-baseline",
-        metavar="FILE",
-        help="record to compare this run with; what got worse fails the run (one model)",
-    )
-    add("--icl-save-baseline", metavar="FILE", help="write this run there, as a baseline")
-    add(
-        "--icl-limit",
-        action="append",
-        metavar="METRIC=AMOUNT",
-        help="change for the worse that the baseline allows: a number, N%%, or noise (default)",
-    )
-    add("--icl-code-quality", metavar="FILE", help="write GitLab's Code Quality report there")
-    add(
-        "--icl-openmetrics",
-        metavar="FILE",
-        help="write every checked metric there as OpenMetrics text, for GitLab's metrics reports",
-    )
-    add("--icl-device", default="auto", help="auto (default), cpu, cuda, cuda:N, split (over all)")
-    add(
-        "--icl-dtype",
-        default="auto",
-        help="auto (default: float32 on CPU, else the model's), float32, bfloat16, float16",
-    )
-    add("--icl-batch-size", default="auto", metavar="N", help="rows per forward pass")
-    add("--icl-seed", metavar="N", help="seed of all draws (default: the suite's, 0)")
-    add(
-        "--icl-inconclusive",
-        default="fail",
-        metavar="fail|warn",
-        help="what to do when an interval reaches across a threshold (default: fail)",
-    )
-    add(
-        "--icl-cache-dir",
-        metavar="DIR",
-        help="where measurements and float copies of GGUF files are kept",
-    )
-    add(
-        "--icl-cache-limit",
-        metavar="SIZE",
-        help="what measurements may take there, as 500MB or 2GiB (default: a tenth of the free "
-        "disk, at least 1GiB); at its end a run removes those used longest ago, none of its own",
-    )
-    add(
-        "--icl-no-cache",
-        action="store_true",
-        help="measure everything anew, and keep nothing of it",
-    )
-    add(
-        "--icl-trust-remote-code",
-        action="store_true",
-        help="run code that a model brings (default: refuse)",
-    )
-    add(
-        "--icl-allow-pickle",
-        action="store_true",
-        help="read weights stored as pickles (default: refuse; a pickle can run code)",
-    )
+    declare(group.addoption, "--icl-")
 
 
 @pytest.hookimpl(trylast=True)
@@ -146,7 +67,11 @@ def _names_suite(config: pytest.Config) -> bool:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say which models and suites this run is about."""
     session = config.stash.get(SESSION, None)
-    return session.header() if session else []
+    if session is None:
+        return []
+    from icl_bench.plugin.summary import header
+
+    return header(session)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -209,11 +134,11 @@ class _Gathering:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker of xdist what the models are called; fires before it starts."""
-        node.workerinput[NAMES] = self._icl.names
+        node.workerinput[NAMES] = self._icl.job.names
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what an item measured; fires for every phase of every item, also of workers."""
-        self._icl.gather(report)
+        self._icl.gathering.take(report)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -240,19 +165,25 @@ class _Describing:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Add what is known of the models; fires before pytest writes its file."""
+        from icl_bench.ci.junit import file_properties
+
         for plugin in session.config.pluginmanager.get_plugins():
             # pytest's own fixture for this does nothing under xdist.
             add = getattr(plugin, "add_global_property", None)
             if callable(add):
-                for name, value in self._icl.file_properties():
+                for name, value in file_properties(self._icl.gathering.judged()):
                     add(name, value)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the tables after the last item."""
     icl = config.stash.get(SESSION, None)
-    if icl is not None and icl.has_news:
-        icl.print_summary(terminalreporter)
+    if icl is None:
+        return
+    from icl_bench.plugin.summary import has_news, print_summary
+
+    if has_news(icl.job.outcome):
+        print_summary(icl.job.outcome, terminalreporter)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -291,6 +222,6 @@ def icl(icl_model: Any, request: pytest.FixtureRequest) -> Any:
     """The Python API with the model already filled in: `icl.head_scores(tokens)` ..."""
     from icl_bench.api import Bench
 
-    options = request.config.stash[SESSION].options
+    options = request.config.stash[SESSION].job.request.options
     limit = options.cache_limit
     return Bench(icl_model, cache=options.cache, cache_dir=options.cache_dir, cache_limit=limit)

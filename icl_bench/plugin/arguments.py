@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from icl_bench.errors import SettingsError, nearest
-from icl_bench.models.opening.loading import check_device, check_dtype
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.naming import may_be_called
-from icl_bench.options import RunOptions, read_size
 from icl_bench.suite import Suite, find_suite, is_suite, load_suite, shipped_suites
 
 DEFAULT_SUITE = "core"
@@ -108,42 +106,6 @@ def check_ids(config: pytest.Config, suites: Sequence[Suite], known: Sequence[st
         if bracket and slug.removesuffix("]") not in known:
             hint = nearest(slug, known) if known else "give it with --icl-model=SPEC"
             raise SettingsError(f"{argument}: that model is not part of this run; {hint}")
-
-
-def read_options(config: pytest.Config) -> RunOptions:
-    """Read and check the options that say how models are opened and run.
-
-    Raises:
-        SettingsError: an option has a value that cannot be used.
-    """
-    check_device(config.getoption("icl_device"))
-    check_dtype(config.getoption("icl_dtype"))
-    inconclusive = config.getoption("icl_inconclusive")
-    if inconclusive not in ("fail", "warn"):
-        raise SettingsError(f"--icl-inconclusive={inconclusive}: use fail or warn")
-    batch = config.getoption("icl_batch_size")
-    seed = config.getoption("icl_seed")
-    limit = config.getoption("icl_cache_limit")
-    options = RunOptions(
-        device=config.getoption("icl_device"),
-        dtype=config.getoption("icl_dtype"),
-        batch_size=None if batch == "auto" else _read_int("--icl-batch-size", batch),
-        seed=None if seed is None else _read_int("--icl-seed", seed),
-        cache_dir=Path(cache) if (cache := config.getoption("icl_cache_dir")) else None,
-        trust_remote_code=config.getoption("icl_trust_remote_code"),
-        allow_pickle=config.getoption("icl_allow_pickle"),
-        cache=not config.getoption("icl_no_cache"),
-        cache_limit=None if limit is None else read_size(limit, "--icl-cache-limit"),
-    )
-    options.validate()
-    return options
-
-
-def _read_int(option: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise SettingsError(f"{option}={text}: a whole number is needed") from None
 
 
 def _without_repeats(suites: list[Suite], known: Sequence[Suite] = ()) -> list[Suite]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from icl_bench.plugin.ids import REASON
 from icl_bench.progress.run import OPENING
 from icl_bench.records.record import Measurement
 from icl_bench.running.judging import settings_of
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 CHANNEL = "icl_bench_doings"
 """Name of a worker's channel in what xdist hands to it."""
-REASON = "icl_bench_reason"
-"""Attribute of a report: what the record says of a check that gave no result."""
 ADVICE = (
     "usually it ran out of memory; try a smaller --icl-batch-size, or fewer workers (-n), and see "
     "the system's log"
@@ -118,7 +117,7 @@ class Crashes:
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
         """Note what is left after deselection; fires for every worker."""
-        self._icl.select(ids)
+        self._icl.gathering.select(ids)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -150,7 +149,7 @@ class Crashes:
 
     def _blame(self, slug: str, nodeid: str, doing: str, end: str) -> str:
         """The cause in words; what died is noted for the worker that gets the rest."""
-        plan, gathered = self._icl.plan.measurements, self._icl.gathered[slug]
+        plan, gathered = self._icl.job.plan.measurements, self._icl.gathering.results[slug]
         key = next((key for key, planned in plan.items() if planned.digest == doing), None)
         if doing == OPENING:
             did, dead = "opened it", set(plan)
@@ -160,7 +159,7 @@ class Crashes:
             key, did, dead = needed, f"was to measure {needed}", {needed}
         else:
             did, dead = f"ran {nodeid}", set()
-        public = self._icl.specs[slug].public
+        public = self._icl.job.specs[slug].public
         cause = f"model {public!r}: the process that {did} died ({end}): {ADVICE}"
         if doing == OPENING:
             self._refused[slug] = f"not run: {cause}"
@@ -176,12 +175,12 @@ class Crashes:
 
     def _unmeasured(self, slug: str, nodeid: str) -> str | None:
         """The measurement that an item's check needs and that is not there; None for none."""
-        check = self._icl.check_of(nodeid)
-        if check is None or check in self._icl.gathered[slug].checks:
+        check = self._icl.gathering.check_of(nodeid)
+        if check is None or check in self._icl.gathering.results[slug].checks:
             return None
-        suite, spec = self._icl.plan.find(*check)
+        suite, spec = self._icl.job.plan.find(*check)
         key = f"{suite.name}/{spec.on}"
-        return None if key in self._icl.gathered[slug].measurements else key
+        return None if key in self._icl.gathering.results[slug].measurements else key
 
     def brief(self, node: Any, slug: str) -> None:
         """Tell a worker what came of a model so far, before it gets checks of it.
@@ -192,7 +191,7 @@ class Crashes:
         """
         if not self._ends:
             return  # nobody else had it
-        plan, gathered = self._icl.plan.measurements, self._icl.gathered[slug]
+        plan, gathered = self._icl.job.plan.measurements, self._icl.gathering.results[slug]
         known = dict(gathered.measurements)
         for key, why in self._dead[slug].items():
             if key not in known or known[key].status == "error":
@@ -214,9 +213,9 @@ class Crashes:
         cause = self._causes.pop(crashitem, None)
         if cause is not None:
             report.longrepr = cause
-            if self._icl.check_of(crashitem):
+            if self._icl.gathering.check_of(crashitem):
                 _complete(report, cause)
-        elif self._icl.check_of(crashitem) and hasattr(report.node, "workeroutput"):
+        elif self._icl.gathering.check_of(crashitem) and hasattr(report.node, "workeroutput"):
             report.outcome = "skipped"
             report.longrepr = (crashitem, None, INTERRUPTED)  # type: ignore[assignment]
             _complete(report, INTERRUPTED)
@@ -235,7 +234,7 @@ class Crashes:
         while dsession is not None and not dsession.queue.empty():
             event, given = dsession.queue.get()
             if event == "testreport":
-                self._icl.gather(given["rep"])
+                self._icl.gathering.take(given["rep"])
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, Any, None]:

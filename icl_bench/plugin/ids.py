@@ -19,6 +19,8 @@ NAMES = "icl_bench_names"
 """Key under which xdist's workers are told what the models are called."""
 PAYLOAD = "icl_bench_payload"
 """Attribute of a test report that carries results from a worker to the process that reports."""
+REASON = "icl_bench_reason"
+"""Attribute of a test report: what the record says of a check that gave no result."""
 
 
 def node_id(path: Path, rootdir: Path) -> str:

@@ -111,7 +111,7 @@ class CheckItem(pytest.Item):
             return
         self.check = self.icl.run_of(self.slug).check(self.suite.name, self.spec.id)
         self._payload = self.icl.pack(self.slug, self.check)
-        public = self.icl.specs[self.slug].public
+        public = self.icl.job.specs[self.slug].public
         self.user_properties += case_properties(self.check, public)
         if self.check.verdict == "skipped":
             pytest.skip(printable(self.check.reason or "skipped"))
@@ -121,7 +121,7 @@ class CheckItem(pytest.Item):
     def runtest(self) -> None:
         """Pass or fail by the verdict."""
         assert self.check is not None
-        if self.check.verdict == "inconclusive" and self.icl.warn_inconclusive:
+        if self.check.verdict == "inconclusive" and not self.icl.job.request.strict:
             warning = InconclusiveWarning(printable(f"{self.name}: {self.check.reason}"))
             warnings.warn_explicit(warning, None, str(self.path), 1)
         elif self.check.verdict in ("fail", "inconclusive"):
@@ -158,7 +158,7 @@ class CheckItem(pytest.Item):
     def command(self) -> str:
         """The command that runs this check alone, under the options that can change a number."""
         assert self.slug is not None
-        words = ["pytest", f"--icl-model={self.icl.specs[self.slug].given}"]
+        words = ["pytest", f"--icl-model={self.icl.job.specs[self.slug].given}"]
         for option in ("device", "dtype", "seed"):
             value = self.config.getoption(f"icl_{option}")
             if value not in (None, "auto"):

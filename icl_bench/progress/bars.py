@@ -106,3 +106,15 @@ def command_progress(
     log = not redraws(stream)
     display: Display = Log(write) if log else Bars(stream, wants_color(stream, color))
     return RunProgress(models, display, earlier, write if log else None)
+
+
+def terminal_progress(
+    models: Sequence[str], earlier: Callable[[str], Mapping[str, float]] | None = None
+) -> RunProgress:
+    """Return progress that is shown on standard error if that is a terminal, and nowhere else.
+
+    Args:
+        models: names of the models, in their order.
+        earlier: as for `RunProgress`.
+    """
+    return command_progress(models, earlier=earlier) if redraws(sys.stderr) else RunProgress()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from icl_bench.comparing import Comparison, Limit, check_limits, compare, parse_limit
 from icl_bench.errors import IclError, SettingsError
@@ -97,19 +97,6 @@ class Baseline:
             )
         record.write(self._target)
         self._lines.append(f"saved as a baseline: {self._target}")
-
-    def print_section(self, terminalreporter: Any, outlet: Outlet) -> None:
-        """Print what the comparison found, in a section of its own.
-
-        Args:
-            terminalreporter: pytest's.
-            outlet: what text for the terminal has to keep to.
-        """
-        terminalreporter.section("icl_bench: baseline")
-        for text in self.texts(outlet):
-            terminalreporter.write_line(text)
-        if self._trouble:
-            terminalreporter.write_line(printable(self._trouble), red=True)
 
     def texts(self, outlet: Outlet) -> list[str]:
         """Return what the comparison found and where things were written, for a terminal.

@@ -162,7 +162,7 @@ class Cache:
         with contextlib.suppress(ValueError, TypeError):
             self._write(self._path("measurements", key), content)
 
-    def recall(self, identity: str) -> KnownModel | None:
+    def load_known(self, identity: str) -> KnownModel | None:
         """Return what is known of the model with this identity, or None."""
         path = self._path("models", identity)
         entry = self._read(path)
@@ -175,7 +175,7 @@ class Cache:
         self._use(path)
         return known
 
-    def remember(self, identity: str, known: KnownModel) -> None:
+    def save_known(self, identity: str, known: KnownModel) -> None:
         """Keep what is known of a model, in place of what was.
 
         Args:

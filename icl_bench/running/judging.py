@@ -13,41 +13,30 @@ from pydantic import BaseModel, ValidationError
 
 from icl_bench.errors import IclError, NotMeasurable
 from icl_bench.models.sources.spec import ModelSpec
-from icl_bench.options import RunOptions
 from icl_bench.probes import Probe, get_probe
-from icl_bench.progress import RunProgress
 from icl_bench.records.record import Check, Measurement, ModelInfo, RunRecord, settle
 from icl_bench.records.rows import explain
 from icl_bench.running.checks import applies, evaluate
 from icl_bench.running.results import DESELECTED, INTERRUPTED, Results, assemble
-from icl_bench.suite.plan import Plan
+from icl_bench.running.setup import Setup
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
     from icl_bench.suite import CheckSpec, QuizSpec, Suite
 
 
-class Judged(ABC):
+class CheckedRun(ABC):
     """What a spec names, under one plan.
 
     Args:
         spec: which model, or series of checkpoints.
         slug: its name in ids and folders.
-        plan: what to measure and check.
-        options: how to open it.
-        progress: is told what is going on.
+        setup: what to measure and check, and how to open it.
     """
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        slug: str,
-        plan: Plan,
-        options: RunOptions,
-        progress: RunProgress | None,
-    ) -> None:
-        self.spec, self.slug, self.plan, self.options = spec, slug, plan, options
-        self.progress = progress or RunProgress()
+    def __init__(self, spec: ModelSpec, slug: str, setup: Setup) -> None:
+        self.spec, self.slug, self.setup = spec, slug, setup
+        self.plan, self.progress = setup.plan, setup.progress
         self.results = Results(ModelInfo(**spec.describe(slug)))
         self._expected: Collection[tuple[str, str]] | None = None
         self._judged_elsewhere: set[tuple[str, str]] = set()
@@ -60,7 +49,7 @@ class Judged(ABC):
         """
 
     @abstractmethod
-    def lend(self) -> Model:
+    def open_for_caller(self) -> Model:
         """Return an open model to a test, which may change it."""
 
     @abstractmethod
@@ -71,7 +60,7 @@ class Judged(ABC):
             whether there was anything to let go of.
         """
 
-    def recall(
+    def adopt(
         self, measurements: Mapping[str, Measurement], checks: Iterable[tuple[str, str]]
     ) -> None:
         """Take in what another process did, which is not done again.

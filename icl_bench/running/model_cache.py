@@ -28,7 +28,7 @@ FORMAT = 1
 """Changes when entries of the cache come to mean something else."""
 
 
-class Memory:
+class ModelCache:
     """The cache as one model under one set of options sees it.
 
     Nothing is found or kept before it is known which model this is: by its identity, from a run
@@ -67,10 +67,10 @@ class Memory:
         self._identity = identify(self._spec, self._options, found)
         return found
 
-    def recall(self) -> KnownModel | None:
+    def load_known(self) -> KnownModel | None:
         """Return what a run that opened this model knew of it, or None."""
         if self._identity is not None:
-            self._known = self._cache.recall(self._identity)
+            self._known = self._cache.load_known(self._identity)
         return self._known
 
     def describe(self, model: Model) -> dict[str, Any] | None:
@@ -97,7 +97,7 @@ class Memory:
         known = self._known.conditions if self._known else None
         return known is not None and self.describe(model) != known
 
-    def learn(self, known: KnownModel) -> bool:
+    def record_identity(self, known: KnownModel) -> bool:
         """Take in what is true of the model that has just been opened.
 
         Args:
@@ -108,7 +108,7 @@ class Memory:
         """
         before, self._known = self._known, known
         if known.conditions is not None and self._identity is not None and before != known:
-            self._cache.remember(self._identity, known)
+            self._cache.save_known(self._identity, known)
         return before is not None and before.conditions != known.conditions
 
     def find(self, planned: Planned, enough: Enough | None = None) -> Measurement | None:

@@ -4,77 +4,48 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from icl_bench.errors import IclError, ModelError
-from icl_bench.models.sources.spec import ModelSpec
-from icl_bench.options import RunOptions
+from icl_bench.errors import IclError
 from icl_bench.probes import get_probe
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.sequential import LookSettings
 from icl_bench.probes.design.settings import source_of_heads
-from icl_bench.progress import RunProgress
 from icl_bench.records.record import Measurement
-from icl_bench.running.cache import Cache, KnownModel
+from icl_bench.running.cache import KnownModel
 from icl_bench.running.checks import all_decided
 from icl_bench.running.description import describe_again, describe_environment, describe_model
-from icl_bench.running.judging import Judged, attempt, name_place, settings_of, timed
-from icl_bench.running.model_cache import Memory
-from icl_bench.suite.plan import Plan, Planned
+from icl_bench.running.judging import CheckedRun, attempt, settings_of, timed
+from icl_bench.running.lazy_model import LazyModel
+from icl_bench.running.model_cache import ModelCache
+from icl_bench.running.setup import Setup
+from icl_bench.suite.plan import Planned
 
 if TYPE_CHECKING:
     from icl_bench.models.clean_run import BaseRun
     from icl_bench.models.model import Model
-    from icl_bench.models.sources.hub import HubModel
 
-Opener = Callable[..., "Model"]
-"""Opens a model, given spec, slug, options and where a hub id was found."""
 NEEDS_SERIES = "needs a series of checkpoints: --icl-model=...@*"
 
 
-class ModelRun(Judged):
+class ModelRun(CheckedRun):
     """One model under one plan.
 
     Args:
-        spec: which model.
-        slug: its name in ids and folders.
-        plan: what to measure and check.
-        options: how to open it.
-        progress: is told what is going on.
-        model: an open model to use instead of opening `spec`.
-        found: where a hub id was found, when it has been asked for.
-        cache: where measurements are kept and found again; None to do without.
-        before_opening: called before the model is opened.
-        opener: opens the model; None for the ordinary way.
+        lazy: the model, opened when its first measurement is asked for.
+        setup: what to measure and check, and how to open it.
         keys: the measurements that will be asked for; None for those that the checks need.
     """
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        slug: str,
-        plan: Plan,
-        options: RunOptions,
-        *,
-        progress: RunProgress | None = None,
-        model: Model | None = None,
-        found: HubModel | None = None,
-        cache: Cache | None = None,
-        before_opening: Callable[[], None] | None = None,
-        opener: Opener | None = None,
-        keys: Collection[str] | None = None,
-    ) -> None:
-        super().__init__(spec, slug, plan, options, progress)
-        self._model = model
-        self._given = model is not None
-        self._failure: str | None = None
+    def __init__(self, lazy: LazyModel, setup: Setup, keys: Collection[str] | None = None) -> None:
+        super().__init__(lazy.spec, lazy.slug, setup)
+        self.lazy, self._keys = lazy, keys
         self._by_digest: dict[str, Measurement] = {}
         self._runs: dict[str, BaseRun] = {}
-        self._found, self._before_opening = found, before_opening
-        self._memory = Memory(cache, spec, options) if cache else None
-        self._opener, self._keys = opener, keys
-        self._looked_back = self._learned = self._lent = False
+        cache = setup.cache
+        self._model_cache = ModelCache(cache, lazy.spec, setup.options) if cache else None
+        self._looked_back = self._described = self._handed_out = False
         self._announced = False
 
     @property
@@ -84,43 +55,27 @@ class ModelRun(Judged):
         Raises:
             IclError: it cannot be opened; asked again, the same error comes at once.
         """
-        if self._failure is not None:
-            raise ModelError(self._failure)
-        if self._model is None:
-            if self._before_opening:
-                self._before_opening()
-            if self._memory:
-                self._found = self._memory.identify(self._found)
-            from icl_bench.models.opening import opening
-
-            opener = self._opener or opening.open_model
-            try:
-                with self.progress.opening(self.slug, self.spec.public):
-                    self._model = opener(self.spec, self.slug, self.options, self._found)
-            except IclError as error:
-                self._failure = str(error)
-                raise
-            except Exception as error:
-                self._failure = f"model {self.spec.text!r}: opening it broke: {name_place(error)}"
-                raise ModelError(self._failure) from error
-        if not self._learned:
-            conditions = self._memory.describe(self._model) if self._memory else None
+        if self.lazy.will_open and self._model_cache:
+            self.lazy.found = self._model_cache.identify(self.lazy.found)
+        model = self.lazy.open()
+        if not self._described:
+            conditions = self._model_cache.describe(model) if self._model_cache else None
             weights = conditions["weights"] if conditions else None
-            self.learn(
+            self.record_identity(
                 KnownModel(
                     conditions=conditions,
-                    model=describe_model(self._model, self.spec, self.slug, weights),
-                    environment=describe_environment(self._model),
+                    model=describe_model(model, self.spec, self.slug, weights),
+                    environment=describe_environment(model),
                 )
             )
-        return self._model
+        return model
 
-    def lend(self) -> Model:
+    def open_for_caller(self) -> Model:
         """Return the open model to a test, which may change it."""
-        self._lent = True
+        self._handed_out = True
         return self.model
 
-    def learn(self, known: KnownModel) -> None:
+    def record_identity(self, known: KnownModel) -> None:
         """Take in what is true of the open model.
 
         Args:
@@ -129,23 +84,27 @@ class ModelRun(Judged):
         Raises:
             ModelError: it is not the model that results of this run came from.
         """
-        changed = self._memory.learn(known) if self._memory else False
+        changed = self._model_cache.record_identity(known) if self._model_cache else False
         if changed and any(taken.cached for taken in self.results.measurements.values()):
-            self._failure = (
+            raise self.lazy.give_up(
                 f"model {self.spec.text!r} changed while it was tested: results from the cache "
                 "that checks have used are not those of the model that is there now; run again"
             )
-            raise ModelError(self._failure)
         if changed:
             self._by_digest.clear()
         self.results.model, self.results.environment = known.model, known.environment
-        self._learned = True
+        self._described = True
 
     def _reclaim(self) -> Model:
-        """The open model as it was opened: anew, if a test has changed what it was lent."""
+        """The open model as it was opened: anew, if a test has changed what it was given."""
         model = self.model
-        if self._lent and self._memory and self._memory.differs(model) and self.close():
-            self._lent = False
+        if (
+            self._handed_out
+            and self._model_cache
+            and self._model_cache.differs(model)
+            and self.close()
+        ):
+            self._handed_out = False
             model = self.model
         return model
 
@@ -155,18 +114,18 @@ class ModelRun(Judged):
         Where something is missing, the model is opened at once: whether it is still the one that
         the rest was measured on is to be known before any of it is used.
         """
-        if self._looked_back or self._memory is None:
+        if self._looked_back or self._model_cache is None:
             return
         self._looked_back = True
-        if self._model is not None:
+        if self.lazy.is_open:
             return
-        self._found = self._memory.identify(self._found)
-        known = self._memory.recall()
+        self.lazy.found = self._model_cache.identify(self.lazy.found)
+        known = self._model_cache.load_known()
         if known is None:
             return
         described = describe_again(known, self.spec, self.slug)
         self.results.model, self.results.environment = described
-        kept = self._memory.find_all(self.plan, self.wanted(), is_enough)
+        kept = self._model_cache.find_all(self.plan, self.wanted(), is_enough)
         if kept is not None:
             self._by_digest |= kept
             for digest, taken in kept.items():
@@ -196,11 +155,10 @@ class ModelRun(Judged):
         Returns:
             whether there was anything to let go of.
         """
-        if self._given or self._model is None:
+        if not self.lazy.close():
             return False
-        self._model = None
         self._runs.clear()
-        self._learned = False
+        self._described = False
         return True
 
     def measure(self, key: str) -> Measurement:
@@ -242,19 +200,19 @@ class ModelRun(Judged):
             self._by_digest[planned.digest] = taken
         taken = known[key] = _named_as(planned, self._by_digest[planned.digest])
         # At once, for an interruption to lose nothing.
-        if self._memory and not shared and not taken.cached and not planned.looks:
-            self._memory.keep(planned, taken)
+        if self._model_cache and not shared and not taken.cached and not planned.looks:
+            self._model_cache.keep(planned, taken)
         return taken
 
     def _obtain(self, planned: Planned, upstream: Measurement | None) -> Measurement:
         """The measurement, kept or taken; with several looks, the first that decides the checks."""
         if not planned.looks:
-            kept = self._memory.find(planned) if self._memory else None
+            kept = self._model_cache.find(planned) if self._model_cache else None
             return kept or self._take(planned, upstream)
         for look in planned.looks:
             taken = self._obtain(look, upstream)
-            if self._memory and not taken.cached:
-                self._memory.keep(look, taken)
+            if self._model_cache and not taken.cached:
+                self._model_cache.keep(look, taken)
             if taken.status != "measured" or is_enough(planned, taken):
                 break
         return taken
@@ -267,7 +225,7 @@ class ModelRun(Judged):
         def measure() -> Measurement:
             model = self._reclaim()
             # A model that had to be opened to know which one it is may have been measured before.
-            if self._memory and (kept := self._memory.find(planned)):
+            if self._model_cache and (kept := self._model_cache.find(planned)):
                 return kept
             context = Context(upstream, self.progress.task, self._runs)
             return timed(probe, lambda: take(model, planned.settings, context))
@@ -303,7 +261,7 @@ def _named_as(planned: Planned, taken: Measurement) -> Measurement:
     return taken.model_copy(update={"settings": renamed})
 
 
-def close_others(runs: Mapping[str, Judged], slug: str) -> None:
+def close_others(runs: Mapping[str, CheckedRun], slug: str) -> None:
     """Let go of every open model but one, so that a process holds one model at a time."""
     closed = [run.close() for name, run in runs.items() if name != slug]
     if any(closed) and "torch" in sys.modules:

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import IclError
 from icl_bench.models.sources.series import Checkpoint, find_steps, read_training_loss
 from icl_bench.models.sources.spec import ModelSpec
-from icl_bench.options import RunOptions
 from icl_bench.probes import get_probe
 from icl_bench.probes.design.context import Context
-from icl_bench.progress import RunProgress
 from icl_bench.provenance import code_version, digest, library_versions
 from icl_bench.records.record import Measurement
 from icl_bench.records.steps import Series, align, explain_broken, explain_too_few, summarize
-from icl_bench.running.cache import Cache
-from icl_bench.running.judging import Judged, attempt, settings_of, timed
-from icl_bench.running.model_run import ModelRun, Opener
-from icl_bench.running.results import Results
-from icl_bench.suite.plan import Plan, Planned
+from icl_bench.running.judging import CheckedRun, attempt, settings_of, timed
+from icl_bench.running.lazy_model import LazyModel
+from icl_bench.running.model_run import ModelRun
+from icl_bench.running.series_steps import StepMeasurer, StepResult
+from icl_bench.running.setup import Setup
+from icl_bench.suite.plan import Planned
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
-    from icl_bench.models.opening.streaming import CheckpointStream
     from icl_bench.models.sources.hub import HubModel
 
+    Found = HubModel | tuple[Checkpoint, ...] | None
 
-class SeriesRun(Judged):
+
+class SeriesRun(CheckedRun):
     """The checkpoints of one training run under one plan.
 
     All that is wanted of a checkpoint is measured before the next one is opened. Every
@@ -37,34 +37,24 @@ class SeriesRun(Judged):
     Args:
         spec: which series.
         slug: its name in ids and folders.
-        plan: what to measure and check.
-        options: how to open checkpoints.
-        progress: is told what is going on.
+        setup: what to measure and check, and how to open checkpoints.
         checkpoints: what the series consists of; None to look.
-        cache: where measurements are kept and found again; None to do without.
-        before_opening: called before a checkpoint is opened.
     """
 
     def __init__(
         self,
         spec: ModelSpec,
         slug: str,
-        plan: Plan,
-        options: RunOptions,
-        *,
-        progress: RunProgress | None = None,
+        setup: Setup,
         checkpoints: tuple[Checkpoint, ...] | None = None,
-        cache: Cache | None = None,
-        before_opening: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(spec, slug, plan, options, progress)
-        self._checkpoints = checkpoints
-        self._cache, self._before_opening = cache, before_opening
+        super().__init__(spec, slug, setup)
+        self._checkpoints, self._cache = checkpoints, setup.cache
+        self._measurer = StepMeasurer(slug, setup)
         self._taken: dict[int, dict[str, Measurement]] = {}
-        self._opened: dict[int, Results] = {}
+        self._opened: dict[int, StepResult] = {}
         self._done: set[str] = set()
-        self._stream: CheckpointStream | None = None
-        self._lent: ModelRun | None = None
+        self._for_caller: ModelRun | None = None
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
@@ -77,23 +67,23 @@ class SeriesRun(Judged):
             self._checkpoints = find_steps(self.spec)
         return self._checkpoints
 
-    def lend(self) -> Model:
+    def open_for_caller(self) -> Model:
         """Return the last checkpoint that can be opened, for a test, which may change it.
 
         Raises:
             IclError: none of them can be opened.
         """
-        if self._lent is not None:
-            return self._lent.lend()
+        if self._for_caller is not None:
+            return self._for_caller.open_for_caller()
         for checkpoint in reversed(self.checkpoints):
-            run = self._make_run(checkpoint, (), opener=None)
+            run = self._measurer.make_run(checkpoint, (), alone=True)
             try:
-                run.lend()
+                run.open_for_caller()
             except IclError as error:
                 failure = error
                 continue
-            self._lent = run
-            return run.lend()
+            self._for_caller = run
+            return run.open_for_caller()
         raise failure
 
     def close(self) -> bool:
@@ -102,12 +92,8 @@ class SeriesRun(Judged):
         Returns:
             whether there was anything to let go of.
         """
-        lent, self._lent = self._lent, None
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-            return True
-        return lent is not None and lent.close()
+        held, self._for_caller = self._for_caller, None
+        return self._measurer.close() or (held is not None and held.close())
 
     def _keep(self, measurements: Mapping[str, Measurement]) -> None:
         for key in self.wanted() & set(measurements):
@@ -145,56 +131,44 @@ class SeriesRun(Judged):
             self._done |= wanted
         return self.results.measurements[key]
 
+    def missing(self, keys: Sequence[str]) -> list[tuple[Checkpoint, tuple[str, ...]]]:
+        """Return what is left to be measured: checkpoints, with what is missing of `keys` at each.
+
+        Args:
+            keys: `SUITE/NAME` of the measurements that are wanted at every checkpoint.
+        """
+        left = [
+            (checkpoint, tuple(key for key in keys if key not in self._step(checkpoint.step)))
+            for checkpoint in self.checkpoints
+        ]
+        return [(checkpoint, needed) for checkpoint, needed in left if needed]
+
+    def _step(self, step: int) -> dict[str, Measurement]:
+        return self._taken.get(step, {})
+
+    def take(self, result: StepResult) -> None:
+        """Take in what was measured at one checkpoint, in this process or another.
+
+        Args:
+            result: of that checkpoint.
+        """
+        self._taken.setdefault(result.step, {}).update(result.measurements)
+        if result.environment is not None:
+            self._opened[result.step] = result
+
     def _go_through(self, keys: list[str]) -> None:
         """Measure at every step what has not been measured there."""
+        places = {one.step: place for place, one in enumerate(self.checkpoints, start=1)}
         try:
-            for place, checkpoint in enumerate(self.checkpoints, start=1):
-                known = self._taken.setdefault(checkpoint.step, {})
-                missing = [key for key in keys if key not in known]
-                if not missing:
-                    continue
+            for checkpoint, needed in self.missing(keys):
                 self.progress.enter(self.slug, {})
-                self.progress.at_step(checkpoint.step, place, len(self.checkpoints))
-                run = self._make_run(checkpoint, missing, self._open)
-                try:
-                    for key in missing:
-                        run.measure(key)
-                finally:
-                    known |= {
-                        key: _without_name(taken, checkpoint)
-                        for key, taken in run.results.measurements.items()
-                    }
-                    if run.results.environment:
-                        self._opened[checkpoint.step] = run.results
-                    run.close()
+                self.progress.at_step(
+                    checkpoint.step, places[checkpoint.step], len(self.checkpoints)
+                )
+                self._measurer.measure([checkpoint], needed, self.take)
         finally:
             self.progress.at_step(None)
             self.close()
-
-    def _make_run(
-        self, checkpoint: Checkpoint, keys: Collection[str], opener: Opener | None
-    ) -> ModelRun:
-        return ModelRun(
-            checkpoint.spec,
-            self.slug,
-            self.plan,
-            self.options,
-            progress=self.progress,
-            cache=self._cache,
-            before_opening=self._before_opening,
-            opener=opener,
-            keys=keys,
-        )
-
-    def _open(
-        self, spec: ModelSpec, slug: str, options: RunOptions, found: HubModel | None
-    ) -> Model:
-        if self._stream is None:
-            # Not before something has to be opened: it brings torch.
-            from icl_bench.models.opening.streaming import CheckpointStream
-
-            self._stream = CheckpointStream()
-        return self._stream.open(spec, slug, options, found)
 
     def _by_step(self, key: str) -> dict[int, Measurement]:
         """Step -> what was measured there, for the steps that the run has come to."""
@@ -271,29 +245,19 @@ class SeriesRun(Judged):
         )
 
 
-def start_run(
-    spec: ModelSpec,
-    slug: str,
-    plan: Plan,
-    options: RunOptions,
-    found: HubModel | tuple[Checkpoint, ...] | None = None,
-    **more: Any,
-) -> ModelRun | SeriesRun:
+def start_run(spec: ModelSpec, slug: str, setup: Setup, found: Found = None) -> CheckedRun:
     """Return the run of what a spec names, one model or a series.
 
     Args:
         spec: which model or series.
         slug: its name in ids and folders.
-        plan: what to measure and check.
-        options: how to open it.
+        setup: what to measure and check, and how to open it.
         found: what `check_spec` returned.
-        more: `progress`, `cache` and `before_opening` of the run.
     """
     if spec.series is not None:
-        checkpoints = found if isinstance(found, tuple) else None
-        return SeriesRun(spec, slug, plan, options, checkpoints=checkpoints, **more)
+        return SeriesRun(spec, slug, setup, found if isinstance(found, tuple) else None)
     place = None if isinstance(found, tuple) else found
-    return ModelRun(spec, slug, plan, options, found=place, **more)
+    return ModelRun(LazyModel(spec, slug, setup, found=place), setup)
 
 
 def _key_of(planned: Planned, series: Series) -> str | None:
@@ -321,11 +285,3 @@ def _key_of(planned: Planned, series: Series) -> str | None:
         )
     except ValueError:  # a number that is none: it is not kept
         return None
-
-
-def _without_name(taken: Measurement, checkpoint: Checkpoint) -> Measurement:
-    """A measurement whose reason does not repeat which checkpoint it is about."""
-    prefix = f"model {checkpoint.spec.text!r}: "
-    if taken.reason is None or prefix not in taken.reason:
-        return taken
-    return taken.model_copy(update={"reason": taken.reason.replace(prefix, "")})

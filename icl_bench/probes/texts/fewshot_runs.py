@@ -83,7 +83,7 @@ class LaidOut:
 
 
 @dataclass
-class Judged:
+class CheckedRun:
     """Which queries of one task and one number of shots were answered rightly.
 
     Args:
@@ -95,7 +95,7 @@ class Judged:
     first: np.ndarray
 
 
-ByShots = dict[int, Judged]
+ByShots = dict[int, CheckedRun]
 
 
 @dataclass
@@ -195,7 +195,7 @@ def run_task(
         alone = likelihoods_alone(model, [text for texts in task.texts for text in texts])
     found = Answers(matched=[{} for _ in sets.matched], uniform=[{} for _ in sets.uniform])
 
-    def judge(sheet: Sheet, losses: TokenLosses, place: int | None = None) -> Judged:
+    def judge(sheet: Sheet, losses: TokenLosses, place: int | None = None) -> CheckedRun:
         nll, correct = losses.nll, losses.correct
         if place is not None:
             nll, correct = nll[place], correct[place]
@@ -208,7 +208,7 @@ def run_task(
             rights.append(scores[0] > max(scores[1:]))
             row, start, _ = places[0]
             firsts.append(bool(correct[row, start, 0]))
-        return Judged(np.array(rights, np.float64), np.array(firsts, np.float64))
+        return CheckedRun(np.array(rights, np.float64), np.array(firsts, np.float64))
 
     for shots, sheet in task.sheets.items():
         compared = bool(sets.chosen) and shots in task.compared()
