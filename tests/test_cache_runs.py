@@ -77,7 +77,7 @@ def test_another_model_and_other_weights_are_measured(
 
 
 def test_a_changed_probe_is_measured(kept: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icl_bench.running.model_cache.module_version", lambda name: "other")
+    monkeypatch.setattr("icl_bench.probes.package_version", lambda name: "other")
     assert new(kept) == ["good", "good second"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -281,3 +282,20 @@ def test_every_row_of_the_probe_table_is_a_probe():
         assert (probe.measure is None) == probe.is_series
     with pytest.raises(SettingsError, match="did you mean 'induction'"):
         get_probe("inducton")
+
+
+def test_notes_name_files_that_are_there():
+    root = PACKAGE.parent
+    notes = [
+        *PACKAGE.rglob("NOTES.md"),
+        root / "docs" / "architecture.md",
+        root / "CONTRIBUTING.md",
+    ]
+    assert len(notes) > 2
+    for note in notes:
+        text = note.read_text()
+        for name in re.findall(r"`([\w/]+\.(?:py|yaml|md))`", text):
+            places = [base / name for base in (note.parent, PACKAGE, root)]
+            assert any(place.exists() for place in places), f"{note.name}: {name}"
+        for target in re.findall(r"\]\(([^)#:]+)[^)]*\)", text):
+            assert (note.parent / target).exists(), f"{note}: {target}"

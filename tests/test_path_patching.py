@@ -12,7 +12,7 @@ import icl_bench
 from icl_bench.api import Bench
 from icl_bench.errors import NotMeasurable, SettingsError
 from icl_bench.measures.tokens import draw_repeated, draw_varied
-from icl_bench.models.circuits.patching import patch_paths
+from icl_bench.models.circuits.patching import Paths, Scored, patch_paths
 from icl_bench.reference.handwired import handwired
 
 PERIOD = 6
@@ -196,9 +196,8 @@ def test_pairs_may_differ_from_sequence_to_sequence():
     model = icl_bench.wrap(families.build("llama"))
     ids, pairs = draw_varied(model.vocabulary, sequences=3, period=PERIOD, bos=model.bos)
     everything = [(head,) for head in HEADS]
-    effects = patch_paths(
-        model, ids, pairs, torch.arange(1, 3), [1, 2], everything, ("query", "key")
-    )
+    scored = Scored(ids, pairs, torch.arange(1, 3))
+    effects = patch_paths(model, scored, Paths([1, 2], everything, ("query", "key")))
     assert [(e.layer, e.side, len(e.senders)) for e in effects] == [
         (1, "query", 4),
         (1, "key", 4),
@@ -206,10 +205,8 @@ def test_pairs_may_differ_from_sequence_to_sequence():
         (2, "key", 8),
     ]
     for row in range(3):
-        own = pairs.rows(row, row + 1)
-        alone = patch_paths(
-            model, ids[row : row + 1], own, torch.arange(1, 3), [2], everything, ("key",)
-        )[0]
+        own = scored.rows(row, row + 1)
+        alone = patch_paths(model, own, Paths([2], everything, ("key",)))[0]
         assert torch.allclose(effects[3].patched[:, row], alone.patched[:, 0], atol=1e-6)
         assert torch.allclose(effects[3].clean[row], alone.clean[0], atol=1e-6)
 

@@ -9,12 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from icl_bench.errors import SettingsError, nearest
-from icl_bench.measures.copying import repeated_targets
-from icl_bench.measures.tokens import RepeatedTokens, induction_pairs
+from icl_bench.measures.tokens import RepeatedTokens
 from icl_bench.models.model import Model
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from icl_bench.models.circuits.patching import PathEffect
 
 Head = tuple[int, int]
 
@@ -79,41 +80,41 @@ def path_patching(
     """
     import pandas as pd
 
-    from icl_bench.models.circuits.patching import patch_paths
+    from icl_bench.models.circuits.patching import Paths, Scored, patch_paths
 
     sides = _check_sides(side)
     model.require_heads()
     targets = check_heads(model, receivers, "receivers")
     rows: list[dict[str, Any]] = []
     for layers, sets in _plan_senders(model, targets, senders, together):
-        effects = patch_paths(
-            model,
-            tokens.input_ids,
-            induction_pairs(tokens),
-            repeated_targets(tokens),
-            layers,
-            sets,
-            sides,
-            values=values,
-        )
-        for effect in effects:
-            drops = (effect.clean - effect.patched).double().numpy()
-            mean, error = drops.mean(1), sequence_error(drops)
-            clean = effect.clean.double().mean(0).numpy()
-            for place, heads in enumerate(effect.senders):
-                sender = heads[0] if not together else (None, None)
-                for layer, head in targets:
-                    if layer != effect.layer:
-                        continue
-                    patched = float(effect.patched[place, :, head].double().mean())
-                    spread = None if error is None else float(error[place, head])
-                    numbers = (float(clean[head]), patched, float(mean[place, head]), spread)
-                    row = (*sender, layer, head, effect.side, *numbers)
-                    rows.append(dict(zip(EFFECT_COLUMNS, row)))
+        paths = Paths(layers, sets, sides, values)
+        for effect in patch_paths(model, Scored.repeats(tokens), paths):
+            rows += _effect_rows(effect, targets, together)
     frame = pd.DataFrame(rows, columns=EFFECT_COLUMNS)
     if together:
         frame = frame.astype({"sender_layer": "Int64", "sender_head": "Int64"})
     return frame.astype({"drop_stderr": "float64"})
+
+
+def _effect_rows(
+    effect: PathEffect, receivers: Sequence[Head], together: bool
+) -> list[dict[str, Any]]:
+    """Return one row per sender and receiver of the effect's layer."""
+    drops = (effect.clean - effect.patched).double().numpy()
+    mean, error = drops.mean(1), sequence_error(drops)
+    clean = effect.clean.double().mean(0).numpy()
+    rows = []
+    for number, heads in enumerate(effect.senders):
+        sender = heads[0] if not together else (None, None)
+        for layer, head in receivers:
+            if layer != effect.layer:
+                continue
+            patched = float(effect.patched[number, :, head].double().mean())
+            spread = None if error is None else float(error[number, head])
+            numbers = (float(clean[head]), patched, float(mean[number, head]), spread)
+            row = (*sender, layer, head, effect.side, *numbers)
+            rows.append(dict(zip(EFFECT_COLUMNS, row)))
+    return rows
 
 
 def ov_copying(
@@ -160,8 +161,8 @@ def ov_copying(
     weights = ov_eigenvalues(model, states)
     columns["ov_eigenvalue"] = np.concatenate([weights[i].numpy() for i in sorted(weights)])
     if tokens is not None:
-        found = ov_behaviour(model, tokens)
-        samples = np.concatenate([found[layer].numpy() for layer in sorted(found)], 1)
+        shares = ov_behaviour(model, tokens)
+        samples = np.concatenate([shares[layer].numpy() for layer in sorted(shares)], 1)
         columns["ov_behaviour"] = samples.mean(0)
         error = sequence_error(samples[None])
         columns["ov_behaviour_stderr"] = np.nan if error is None else error[0]
@@ -207,8 +208,8 @@ def weight_composition(
     targets = check_heads(model, receivers, "receivers")
     ((_, sets),) = _plan_senders(model, targets, senders, False)
     rows = [
-        (*one.sender, *one.receiver, one.side, one.score, one.random, one.excess)
-        for one in compose_heads(model, targets, [heads[0] for heads in sets], sides, seed=seed)
+        (*pair.sender, *pair.receiver, pair.side, pair.score, pair.random, pair.excess)
+        for pair in compose_heads(model, targets, [heads[0] for heads in sets], sides, seed=seed)
     ]
     return pd.DataFrame(rows, columns=COMPOSITION_COLUMNS)
 
@@ -246,16 +247,16 @@ def check_heads(model: Model, heads: Sequence[Sequence[int]], what: str) -> list
     Raises:
         SettingsError: there are none, or the model has no such head.
     """
-    found = sorted({(int(layer), int(head)) for layer, head in heads})
-    if not found:
+    wanted = sorted({(int(layer), int(head)) for layer, head in heads})
+    if not wanted:
         raise SettingsError(f"no {what} are given")
-    for layer, head in found:
+    for layer, head in wanted:
         if not 0 <= head < model.heads.get(layer, 0):
             raise SettingsError(
                 f"the model has no head {layer}.{head}; layer {layer} has "
                 f"{model.heads.get(layer, 0)} heads"
             )
-    return found
+    return wanted
 
 
 def _plan_senders(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,64 +20,11 @@ from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from icl_bench.errors import ModelError
+from icl_bench.reference.configuration import IclReferenceConfig
 
 # transformers 4.x calls the argument `input_embeds` and wants `cache_position`; 5.x does not, and
 # from 5.24 on calls `past_key_values` `cache`.
 _MASK_ARGUMENTS = frozenset(inspect.signature(create_causal_mask).parameters)
-
-
-class IclReferenceConfig(PretrainedConfig):
-    """Shape of a reference model.
-
-    Args:
-        vocab_size: number of tokens.
-        hidden_size: width of the residual stream.
-        num_hidden_layers: number of attention layers.
-        num_attention_heads: heads per layer.
-        head_dim: width of a head; heads * head_dim need not be hidden_size.
-        max_position_embeddings: longest sequence, in tokens.
-        normalize: LayerNorm before each layer and before the unembedding.
-        layer_norm_eps: epsilon of these norms.
-        initializer_range: standard deviation of fresh weights.
-    """
-
-    model_type = "icl_reference"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
-
-    def __init__(
-        self,
-        vocab_size: int = 400,
-        hidden_size: int = 128,
-        num_hidden_layers: int = 2,
-        num_attention_heads: int = 8,
-        head_dim: int = 16,
-        max_position_embeddings: int = 256,
-        normalize: bool = True,
-        layer_norm_eps: float = 1e-5,
-        initializer_range: float = 0.02,
-        bos_token_id: int | None = 0,
-        eos_token_id: int | None = 3,
-        pad_token_id: int | None = 2,
-        **kwargs: Any,
-    ) -> None:
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.num_key_value_heads = num_attention_heads
-        self.head_dim = head_dim
-        self.max_position_embeddings = max_position_embeddings
-        self.normalize = normalize
-        self.layer_norm_eps = layer_norm_eps
-        self.initializer_range = initializer_range
-        kwargs.pop("num_key_value_heads", None)
-        kwargs.update(
-            bos_token_id=bos_token_id,
-            eos_token_id=eos_token_id,
-            pad_token_id=pad_token_id,
-            tie_word_embeddings=False,
-        )
-        super().__init__(**kwargs)
 
 
 def eager_attention_forward(
@@ -148,14 +95,7 @@ class IclReferenceAttention(nn.Module):
         elif self.config._attn_implementation != "eager":
             attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
         output, weights = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=0.0,
-            scaling=self.scaling,
-            **kwargs,
+            self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs
         )
         return self.o_proj(output.reshape(*shape, -1).contiguous()), weights
 
@@ -240,48 +180,41 @@ class IclReferenceModel(IclReferencePreTrainedModel):
             raise ModelError("give either input_ids or inputs_embeds to a reference model")
         if past_key_values is not None:
             raise ModelError("reference models have no key/value cache: leave past_key_values out")
-        if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
-        assert inputs_embeds is not None
+        embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        length, longest = embeds.shape[1], self.config.max_position_embeddings
+        if length > longest:
+            raise ModelError(
+                f"a sequence of {length} tokens is longer than the model's context of {longest}"
+            )
         if output_attentions is None:
             output_attentions = bool(getattr(self.config, "output_attentions", False))
         if output_hidden_states is None:
             output_hidden_states = bool(getattr(self.config, "output_hidden_states", False))
         if position_ids is None:
-            position_ids = _positions(inputs_embeds, attention_mask)
-        longest = self.config.max_position_embeddings
-        if inputs_embeds.shape[1] > longest:
-            raise ModelError(
-                f"a sequence of {inputs_embeds.shape[1]} tokens is longer than the model's "
-                f"context of {longest}"
-            )
-        mask = _causal_mask(self.config, inputs_embeds, attention_mask)
-
-        hidden_states = inputs_embeds + self.embed_positions(position_ids)
-        states = [hidden_states]
-        attentions: list[torch.Tensor | None] = []
+            position_ids = _positions(embeds, attention_mask)
         if output_attentions:
             # Attention functions that cannot return probabilities warn when they see this.
             kwargs["output_attentions"] = True
-        for layer in self.layers:
-            hidden_states = layer(
-                hidden_states,
-                attention_mask=mask,
-                attentions=attentions,
-                position_ids=position_ids,
-                **kwargs,
-            )
-            states.append(hidden_states)
-        hidden_states = self.norm(hidden_states)
-        states[-1] = hidden_states
-
-        available = [weights for weights in attentions if weights is not None]
-        complete = output_attentions and len(available) == len(self.layers)
+        kwargs["attention_mask"] = _causal_mask(self.config, embeds, attention_mask)
+        kwargs["position_ids"] = position_ids
+        states, attentions = self._run_layers(embeds + self.embed_positions(position_ids), kwargs)
+        complete = output_attentions and len(attentions) == len(self.layers)
         return BaseModelOutput(
-            last_hidden_state=hidden_states,
+            last_hidden_state=states[-1],
             hidden_states=tuple(states) if output_hidden_states else None,
-            attentions=tuple(available) if complete else None,
+            attentions=tuple(attentions) if complete else None,
         )
+
+    def _run_layers(
+        self, hidden_states: torch.Tensor, arguments: dict[str, Any]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Return the residual stream before each layer and at the end, and what attention gave."""
+        states = [hidden_states]
+        attentions: list[torch.Tensor | None] = []
+        for layer in self.layers:
+            states.append(layer(states[-1], attentions=attentions, **arguments))
+        states[-1] = self.norm(states[-1])
+        return states, [weights for weights in attentions if weights is not None]
 
 
 class IclReferenceForCausalLM(IclReferencePreTrainedModel):

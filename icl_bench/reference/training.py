@@ -71,12 +71,12 @@ def train(
     """
     model = _fresh_model(layers, seed)
     rates = _HeadRates(model, seed)
-    places = model.model.embed_positions.weight
-    others = [p for p in model.parameters() if p is not places]
+    positions = model.model.embed_positions.weight
+    others = [p for p in model.parameters() if p is not positions]
     optimizer = torch.optim.AdamW(
         [
             {"params": others, "factor": 1.0, "weight_decay": 0.01},
-            {"params": [places], "factor": _POSITION_RATE, "weight_decay": 0.0},
+            {"params": [positions], "factor": _POSITION_RATE, "weight_decay": 0.0},
         ],
         betas=(0.9, 0.98),
     )
@@ -133,51 +133,49 @@ def train_reference(
     if save_series:
         for folder in folders.values():
             _refuse_checkpoints(folder)
-    summary: dict[str, Any] = {}
-    for name, layers in MODELS.items():
-        folder = folders[name]
-        losses: dict[int, float] = {}
-        kept: dict[int, Path] = {}
+    return {
+        name: _train_one(layers, folders[name], seed, progress, steps, save_series)
+        for name, layers in MODELS.items()
+    }
 
-        def keep(
-            step: int,
-            model: IclReferenceForCausalLM,
-            loss: float,
-            folder: Path = folder,
-            losses: dict[int, float] = losses,
-            kept: dict[int, Path] = kept,
-        ) -> None:
-            losses[step] = loss
-            if save_series and (step in SERIES or step == steps):
-                kept[step] = folder / f"step-{step}"
-                _save_checkpoint(model, losses, kept[step])
 
-        started = time.monotonic()
-        model = train(layers, seed, steps, progress, keep)
-        seconds = time.monotonic() - started
-        save(model, folder)
-        summary[name] = {
-            "folder": str(folder),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "seconds": round(seconds, 1),
-            "scores": {key: round(value, 4) for key, value in evaluate(model).items()},
-            "losses": {
-                step: round(loss, 4)
-                for step, loss in losses.items()
-                if step % 50 == 0 or step == steps
-            },
-        }
-        if save_series:
-            packing.pack(kept, losses, folder)
-            summary[name]["checkpoints"] = list(kept)
+def _train_one(
+    layers: int, folder: Path, seed: int, progress: Progress | None, steps: int, save_series: bool
+) -> dict[str, Any]:
+    """Train one model, save it, and return what `train_reference` says of it."""
+    losses: dict[int, float] = {}
+    kept: dict[int, Path] = {}
+
+    def keep(step: int, model: IclReferenceForCausalLM, loss: float) -> None:
+        losses[step] = loss
+        if save_series and (step in SERIES or step == steps):
+            kept[step] = folder / f"step-{step}"
+            _save_checkpoint(model, losses, kept[step])
+
+    started = time.monotonic()
+    model = train(layers, seed, steps, progress, keep)
+    seconds = time.monotonic() - started
+    save(model, folder)
+    summary: dict[str, Any] = {
+        "folder": str(folder),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seconds": round(seconds, 1),
+        "scores": {key: round(value, 4) for key, value in evaluate(model).items()},
+        "losses": {
+            step: round(loss, 4) for step, loss in losses.items() if step % 50 == 0 or step == steps
+        },
+    }
+    if save_series:
+        packing.pack(kept, losses, folder)
+        summary["checkpoints"] = list(kept)
     return summary
 
 
 def _refuse_checkpoints(folder: Path) -> None:
-    found = sorted(path.name for path in folder.glob("step-*"))
-    if found:
+    present = sorted(path.name for path in folder.glob("step-*"))
+    if present:
         raise SettingsError(
-            f"{str(folder)!r} holds checkpoints of an earlier training ({found[0]} and others); "
+            f"{str(folder)!r} holds checkpoints of an earlier training ({present[0]} and others); "
             "give another folder, or remove them"
         )
 

@@ -101,9 +101,9 @@ def switched_off(anatomy: Anatomy, ablation: ComponentAblation) -> Iterator[None
     with ExitStack() as stack:
         for index, off in ablation.mlps.items():
             layer = anatomy.layers[index]
-            for place, module in enumerate(layer.mlps):
+            for number, module in enumerate(layer.mlps):
                 # Of two modules that write together, the first takes the stand-in for both.
-                share = 0.0 if place else 1 / layer.mlp_multipliers[0]
+                share = 0.0 if number else 1 / layer.mlp_multipliers[0]
                 hook = _replace_mlp(ablation, index, off, share)
                 stack.callback(module.register_forward_hook(hook).remove)
         for index, off in ablation.layers.items():
@@ -150,8 +150,8 @@ def _put_back(output: Any, changed: Tensor) -> Any:
     """Return a module's output with its first tensor replaced."""
     if isinstance(output, Tensor):
         return changed
-    place = next(i for i, value in enumerate(output) if isinstance(value, Tensor))
-    return type(output)([*output[:place], changed, *output[place + 1 :]])
+    first = next(i for i, value in enumerate(output) if isinstance(value, Tensor))
+    return type(output)([*output[:first], changed, *output[first + 1 :]])
 
 
 def mean_contributions(
@@ -176,12 +176,25 @@ def mean_contributions(
     rows, length = input_ids.shape
     model.require_context(length)
     sums: dict[Component, Tensor] = {}
-    size = 0
 
     def add(component: Component, contribution: Tensor) -> None:
-        per_row = contribution.reshape(size, -1, contribution.shape[-1])
+        per_row = contribution.reshape(-1, length, contribution.shape[-1])
         total = per_row[:, prefix:].double().sum((0, 1)).cpu()
         sums[component] = sums[component] + total if component in sums else total
+
+    with _watching(anatomy, components, add):
+        step = model.limit.rows(length)
+        for start in range(0, rows, step):
+            model.run_pass(input_ids[start : start + step], ForwardHooks(), logits=False)
+    count = rows * (length - prefix)
+    return {component: (total / count).float() for component, total in sums.items()}
+
+
+@contextmanager
+def _watching(
+    anatomy: Anatomy, components: Sequence[Component], add: Callable[[Component, Tensor], None]
+) -> Iterator[None]:
+    """Call `add` with what each component adds to the residual stream in the passes inside."""
 
     def watch_mlp(index: int, multiplier: float) -> Callable[..., None]:
         def watch(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -209,16 +222,10 @@ def mean_contributions(
                     hook = watch_mlp(index, multiplier)
                     stack.callback(module.register_forward_hook(hook).remove)
             else:
-                module = anatomy.modules[index]
-                handle = module.register_forward_hook(watch_layer(index), with_kwargs=True)
+                hook, module = watch_layer(index), anatomy.modules[index]
+                handle = module.register_forward_hook(hook, with_kwargs=True)
                 stack.callback(handle.remove)
-        step = model.limit.rows(length)
-        for start in range(0, rows, step):
-            batch = input_ids[start : start + step]
-            size = len(batch)
-            model.run_pass(batch, ForwardHooks(), logits=False)
-    count = rows * (length - prefix)
-    return {component: (total / count).float() for component, total in sums.items()}
+        yield
 
 
 def list_names(components: set[Component]) -> str:

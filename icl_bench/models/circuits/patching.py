@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from icl_bench.errors import NotMeasurable
-from icl_bench.measures.tokens import Pairs
+from icl_bench.measures.copying import repeated_targets
+from icl_bench.measures.tokens import Pairs, RepeatedTokens, induction_pairs
 from icl_bench.models.attention.ablation import Head
 from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.partial_forward import Left, enter_layer, require_partial_forward
@@ -57,6 +58,48 @@ class PathEffect:
     patched: Tensor
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Sequences, and what is read on them.
+
+    Args:
+        input_ids: (rows, length).
+        pairs: pairs whose attention is the score of the query and key sides.
+        targets: physical positions of the tokens that the value side's score is about.
+    """
+
+    input_ids: Tensor
+    pairs: Pairs
+    targets: Tensor
+
+    @classmethod
+    def repeats(cls, tokens: RepeatedTokens) -> Scored:
+        """Return repeated sequences with their induction pairs and predictable targets."""
+        return cls(tokens.input_ids, induction_pairs(tokens), repeated_targets(tokens))
+
+    def rows(self, start: int, stop: int) -> Scored:
+        """Return sequences start..stop-1."""
+        return Scored(self.input_ids[start:stop], self.pairs.rows(start, stop), self.targets)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Paths from earlier heads to one side of the input of later layers' heads.
+
+    Args:
+        layers: the receivers' layers.
+        senders: sets of heads to take out, each set together; a layer gets those that lie
+            wholly below it.
+        sides: which sides of the receivers' input are patched, each on its own.
+        values: what stands in for the senders' outputs, layer -> (heads, width); None for nothing.
+    """
+
+    layers: Sequence[int]
+    senders: Sequence[tuple[Head, ...]]
+    sides: Sequence[Side] = ("key",)
+    values: dict[int, Tensor] | None = None
+
+
 class _ReceiverHooks(ForwardHooks):
     """Hooks that keep what the heads of one layer give out, and end the pass there."""
 
@@ -68,29 +111,14 @@ class _ReceiverHooks(ForwardHooks):
 
 
 def patch_paths(
-    model: Model,
-    input_ids: Tensor,
-    pairs: Pairs,
-    targets: Tensor,
-    layers: Sequence[int],
-    senders: Sequence[tuple[Head, ...]],
-    sides: Sequence[Side] = ("key",),
-    *,
-    values: dict[int, Tensor] | None = None,
-    advance: Callable[[int], None] | None = None,
+    model: Model, scored: Scored, paths: Paths, advance: Callable[[int], None] | None = None
 ) -> list[PathEffect]:
     """Take senders out of one side of later heads' input and see what these heads read.
 
     Args:
         model: the model.
-        input_ids: (rows, length).
-        pairs: pairs whose attention is the score of the query and key sides.
-        targets: physical positions of the tokens that the value side's score is about.
-        layers: the receivers' layers.
-        senders: sets of heads to take out, each set together; a layer gets those that lie
-            wholly below it.
-        sides: which sides of the receivers' input are patched, each on its own.
-        values: what stands in for the senders' outputs, layer -> (heads, width); None for nothing.
+        scored: the sequences, and what is read.
+        paths: what is taken out, and where.
         advance: called with the number of (sender, row, layer) done.
 
     Returns:
@@ -100,22 +128,24 @@ def patch_paths(
         NotMeasurable: the model has no heads, its queries, keys and values cannot be replaced,
             or what its heads write is not known.
     """
-    _require(model, input_ids, layers, sides)
-    below = {layer: [s for s in senders if max(own for own, _ in s) < layer] for layer in layers}
+    rows, length = scored.input_ids.shape
+    _require(model, length, paths)
+    below = {
+        layer: [heads for heads in paths.senders if max(own for own, _ in heads) < layer]
+        for layer in paths.layers
+    }
     sending = sorted({own for sets in below.values() for heads in sets for own, _ in heads})
     model.anatomy.require_heads(sending)
-    rows, length = input_ids.shape
     kept: dict[tuple[int, Side], list[tuple[Tensor, Tensor]]] = {}
     step = model.limit.rows(length)
     for start in range(0, rows, step):
-        stop = min(rows, start + step)
-        batch = _Batch(model, input_ids[start:stop], pairs.rows(start, stop), targets, sides)
-        batch.run(layers, sending)
-        for layer in layers:
+        batch = _Batch(model, scored.rows(start, min(rows, start + step)), paths)
+        batch.run(sending)
+        for layer in paths.layers:
             if below[layer]:
-                found = batch.patch(layer, below[layer], values, advance)
-                for side, scores in found.items():
-                    kept.setdefault((layer, side), []).append(scores)
+                scores = batch.patch(layer, below[layer], advance)
+                for side, pair in scores.items():
+                    kept.setdefault((layer, side), []).append(pair)
     return [
         PathEffect(
             layer,
@@ -128,13 +158,13 @@ def patch_paths(
     ]
 
 
-def _require(model: Model, input_ids: Tensor, layers: Sequence[int], sides: Sequence[Side]) -> None:
+def _require(model: Model, length: int, paths: Paths) -> None:
     require_partial_forward(model)
-    model.require_context(input_ids.shape[1])
-    if "value" in sides:
+    model.require_context(length)
+    if "value" in paths.sides:
         model.anatomy.require_unembedding()
-        model.anatomy.require_heads(layers)
-        for layer in layers:
+        model.anatomy.require_heads(paths.layers)
+        for layer in paths.layers:
             if not model.anatomy.layers[layer].plain:
                 raise NotMeasurable(f"layer {layer} has a gate or norm between heads and W_O")
 
@@ -142,15 +172,14 @@ def _require(model: Model, input_ids: Tensor, layers: Sequence[int], sides: Sequ
 class _Batch:
     """Clean and patched runs of some rows."""
 
-    def __init__(
-        self, model: Model, ids: Tensor, pairs: Pairs, targets: Tensor, sides: Sequence[Side]
-    ) -> None:
-        self.model, self.ids, self.pairs = model, ids, pairs
-        self.targets, self.sides = targets, sides
+    def __init__(self, model: Model, scored: Scored, paths: Paths) -> None:
+        self.model, self.paths, self.sides = model, paths, paths.sides
+        self.ids, self.pairs, self.targets = scored.input_ids, scored.pairs, scored.targets
         self.read: dict[int, Tensor] = {}
 
-    def run(self, layers: Sequence[int], sending: Sequence[int]) -> None:
+    def run(self, sending: Sequence[int]) -> None:
         """Run the rows as they are and keep what patching needs."""
+        layers = self.paths.layers
         wanted = Wanted(heads=sending, entered=layers)
         clean = ForwardHooks(pairs={"pairs": self.pairs})
         self.clean: CleanRun = run_clean(self.model, self.ids, wanted, clean)
@@ -165,7 +194,6 @@ class _Batch:
         self,
         layer: int,
         senders: Sequence[tuple[Head, ...]],
-        values: dict[int, Tensor] | None,
         advance: Callable[[int], None] | None,
     ) -> dict[Side, tuple[Tensor, Tensor]]:
         """Return side -> (clean scores (rows, heads), patched scores (senders, rows, heads))."""
@@ -184,12 +212,12 @@ class _Batch:
         for first in range(0, len(senders), group):
             some = senders[first : first + group]
             patched = torch.cat(
-                [entered - self.clean.contribution(s, values).to(entered) for s in some]
+                [entered - self.clean.contribution(s, self.paths.values).to(entered) for s in some]
             )
             hooks = ForwardHooks(pairs={"pairs": self._repeat(len(some))}, swap=self._combine(own))
             after = self._attend(layer, patched, hooks)
-            for place, side in enumerate(self.sides):
-                scores = self._scores(side, layer, after, place, len(some))
+            for number, side in enumerate(self.sides):
+                scores = self._scores(side, layer, after, number, len(some))
                 results[side].append(scores.reshape(len(some), rows, -1).cpu())
             if advance:
                 advance(len(some) * rows)
@@ -210,9 +238,8 @@ class _Batch:
             times = len(q) // len(own[0])
             clean = [part.repeat(times, 1, 1, 1) for part in own]
             parts = []
-            for place, patched in enumerate((q, k, v)):
-                name = SIDES[place]
-                blocks = [patched if side == name else clean[place] for side in self.sides]
+            for name, patched, unchanged in zip(SIDES, (q, k, v), clean):
+                blocks = [patched if side == name else unchanged for side in self.sides]
                 parts.append(torch.cat(blocks))
             if mask is not None and mask.shape[0] == len(q) > 1:
                 mask = mask.repeat(len(self.sides), 1, 1, 1)
@@ -229,11 +256,11 @@ class _Batch:
         return Pairs(self.pairs.query.repeat(times, 1), self.pairs.key.repeat(times, 1), weight)
 
     def _scores(
-        self, side: Side, layer: int, hooks: _ReceiverHooks, place: int, times: int = 1
+        self, side: Side, layer: int, hooks: _ReceiverHooks, number: int, times: int = 1
     ) -> Tensor:
         """Return the scores (times * rows, heads) of one side's block of the batch."""
         count = times * len(self.ids)
-        block = slice(place * count, (place + 1) * count)
+        block = slice(number * count, (number + 1) * count)
         if side != "value":
             return next(iter(hooks.scores["pairs"].values()))[block]
         assert hooks.output is not None

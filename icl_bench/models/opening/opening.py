@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from icl_bench.errors import ModelError
+from icl_bench.models.handle import ModelName
 from icl_bench.models.model import Model
 from icl_bench.models.opening.loading import LoadedParts, load_parts
 from icl_bench.models.sources.source import Found
@@ -60,10 +61,7 @@ def make_model(parts: LoadedParts, spec: ModelSpec, slug: str, options: RunOptio
     return Model(
         parts.model,
         parts.tokenizer,
-        spec=spec.public,
-        slug=slug,
-        origin=spec.origin,
-        revision=parts.revision,
+        ModelName(spec.public, slug, spec.origin, parts.revision),
         batch_size=options.batch_size,
         tokenizer_note=parts.tokenizer_note,
     )

@@ -6,8 +6,8 @@ between attention and residual stream had on the clean run, times the residual m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -136,94 +136,118 @@ def run_clean(
     Raises:
         NotMeasurable: a norm does not do on this batch what it did on the tiny one.
     """
-    anatomy = model.anatomy
-    run = CleanRun(anatomy)
-    rows, length = ids.shape
+    recorder = _Recorder(model.anatomy, wanted, ids.shape)
+    with recorder.watching():
+        try:
+            model.run_pass(ids, hooks or ForwardHooks(), logits=False)
+        except NotLinear as error:
+            raise NotMeasurable(f"a norm's scale cannot be frozen: {error}") from None
+    return recorder.run
 
-    def keep(part: Tensor) -> Tensor:
+
+class _Recorder:
+    """Keeps what is wanted of a clean run while it passes through the modules.
+
+    Args:
+        anatomy: of the model.
+        wanted: what to keep.
+        shape: (rows, length) of the batch.
+
+    Attributes:
+        run: what was kept.
+    """
+
+    def __init__(self, anatomy: Anatomy, wanted: Wanted, shape: Sequence[int]) -> None:
+        self.anatomy, self.wanted, self.shape = anatomy, wanted, shape
+        self.run = CleanRun(anatomy)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch the passes inside the block."""
+        anatomy, wanted = self.anatomy, self.wanted
+        entered = set(wanted.entered) | ({0} if wanted.rest else set())
+        with ExitStack() as stack:
+
+            def after(module: nn.Module | None, hook: Callable[..., None], **options: bool) -> None:
+                assert module is not None
+                stack.callback(module.register_forward_hook(hook, **options).remove)
+
+            for index in wanted.heads:
+                layer = anatomy.layers[index]
+                after(layer.projection, self._keep_outputs(index))
+                if layer.norm_module is not None:
+                    after(layer.norm_module, self._keep_scale(index))
+            for index in entered:
+                hook = self._enter(index)
+                handle = anatomy.modules[index].register_forward_pre_hook(hook, with_kwargs=True)
+                stack.callback(handle.remove)
+            for index, module in enumerate(anatomy.modules):
+                after(module, self._leave(index), with_kwargs=True)
+                layer = anatomy.layers[index]
+                for part, multiplier in zip(layer.mlps, layer.mlp_multipliers):
+                    if wanted.rest and layer.heads:
+                        after(part, self._keep_mlp(index, multiplier))
+            unembedding = anatomy.unembedding
+            if wanted.final and unembedding is not None and unembedding.norm_module is not None:
+                after(unembedding.norm_module, self._keep_normed)
+            yield
+
+    def _keep(self, part: Tensor) -> Tensor:
         # Some families flatten rows and positions before their MLP.
-        part = part.reshape(rows, length, part.shape[-1])
-        return part if wanted.positions is None else part[:, wanted.positions.to(part.device)]
+        part, positions = part.reshape(*self.shape, part.shape[-1]), self.wanted.positions
+        return part if positions is None else part[:, positions.to(part.device)]
 
-    def keep_outputs(index: int) -> Callable[..., None]:
-        layer = anatomy.layers[index]
+    def _keep_outputs(self, index: int) -> Callable[..., None]:
+        layer = self.anatomy.layers[index]
 
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            kept = keep(args[0])
-            run.outputs[index] = kept.reshape(*kept.shape[:2], layer.heads, layer.width)
+            kept = self._keep(args[0])
+            outputs = kept.reshape(*kept.shape[:2], layer.heads, layer.width)
+            self.run.outputs[index] = outputs
 
         return hook
 
-    def keep_scale(index: int) -> Callable[..., None]:
-        norm = anatomy.layers[index].norm
+    def _keep_scale(self, index: int) -> Callable[..., None]:
+        norm = self.anatomy.layers[index].norm
         assert norm is not None
 
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            run.scales[index] = norm.fit_scale(keep(args[0]), keep(output))
+            self.run.scales[index] = norm.fit_scale(self._keep(args[0]), self._keep(output))
 
         return hook
 
-    def keep_mlp(index: int, multiplier: float) -> Callable[..., None]:
+    def _keep_mlp(self, index: int, multiplier: float) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            written = first_tensor(output)
+            written, rest = first_tensor(output), self.run.rest
             assert written is not None
-            part = keep(written).float() * multiplier
-            run.rest[index] = run.rest[index] + part if index in run.rest else part
+            part = self._keep(written).float() * multiplier
+            rest[index] = rest[index] + part if index in rest else part
 
         return hook
 
-    def enter(index: int) -> Callable[..., None]:
+    def _enter(self, index: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            run.entered[index] = layer_input(args, kwargs)
+            self.run.entered[index] = layer_input(args, kwargs)
 
         return hook
 
-    def leave(index: int) -> Callable[..., None]:
+    def _leave(self, index: int) -> Callable[..., None]:
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> None:
             after = first_tensor(output)
             assert after is not None
-            run.wrapped = isinstance(output, tuple)
-            if wanted.rest and not anatomy.layers[index].heads:
-                run.rest[index] = keep(after).float() - keep(layer_input(args, kwargs)).float()
-            if wanted.final and index == len(anatomy.modules) - 1:
-                run.last = keep(after)
+            self.run.wrapped = isinstance(output, tuple)
+            if self.wanted.rest and not self.anatomy.layers[index].heads:
+                before = self._keep(layer_input(args, kwargs)).float()
+                self.run.rest[index] = self._keep(after).float() - before
+            if self.wanted.final and index == len(self.anatomy.modules) - 1:
+                self.run.last = self._keep(after)
 
         return hook
 
-    def keep_normed(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        run.normed = keep(output)
-
-    entered = set(wanted.entered) | ({0} if wanted.rest else set())
-    with ExitStack() as stack:
-
-        def after(module: nn.Module | None, hook: Callable[..., None], **options: bool) -> None:
-            assert module is not None
-            stack.callback(module.register_forward_hook(hook, **options).remove)
-
-        for index in wanted.heads:
-            layer = anatomy.layers[index]
-            after(layer.projection, keep_outputs(index))
-            if layer.norm_module is not None:
-                after(layer.norm_module, keep_scale(index))
-        for index in entered:
-            module = anatomy.modules[index]
-            stack.callback(module.register_forward_pre_hook(enter(index), with_kwargs=True).remove)
-        for index, module in enumerate(anatomy.modules):
-            after(module, leave(index), with_kwargs=True)
-            layer = anatomy.layers[index]
-            for part, multiplier in zip(layer.mlps, layer.mlp_multipliers):
-                if wanted.rest and layer.heads:
-                    after(part, keep_mlp(index, multiplier))
-        unembedding = anatomy.unembedding
-        if wanted.final and unembedding is not None and unembedding.norm_module is not None:
-            after(unembedding.norm_module, keep_normed)
-        try:
-            model.run_pass(ids, hooks or ForwardHooks(), logits=False)
-        except NotLinear as error:
-            raise NotMeasurable(f"a norm's scale cannot be frozen: {error}") from None
-    return run
+    def _keep_normed(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        self.run.normed = self._keep(output)
 
 
 @dataclass

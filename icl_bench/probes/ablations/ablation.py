@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from icl_bench.measures.copying import CopyLosses
-    from icl_bench.models.attention.ablation import Component, Part
+    from icl_bench.measures.tokens import RepeatedTokens
+    from icl_bench.models.attention.ablation import Component, Part, Replacement
+    from icl_bench.models.clean_run import BaseRun
     from icl_bench.models.model import Model
 
 Head = tuple[int, int]
@@ -124,21 +126,15 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         NotMeasurable: the model has no attention heads, or they cannot be changed in this way.
         MeasurementError: a head does not exist, or the sequences do not fit the model.
     """
-    import torch
-
-    from icl_bench.measures import copying
     from icl_bench.measures import tokens as tk
-    from icl_bench.models.attention.ablation import layer_of
-    from icl_bench.models.circuits.interventions import require_support, switch_off
+    from icl_bench.models.circuits.interventions import require_support
 
     if settings.heads is not None:
         model.require_heads()
-    bos = model.choose_bos(settings.bos)
     tokens = draw_unseen(model, settings, context.upstream)
     chosen = choose_heads(model, settings, context.upstream)
-    heads = chosen
-    if settings.keep_only:
-        heads = [head for head in model.every_head if head not in set(chosen)]
+    rest = [head for head in model.every_head if head not in set(chosen)]
+    heads = rest if settings.keep_only else chosen
     components = _components(model, settings)
     parts: list[Part] = [*heads, *components]
     alone = bool(heads) and not settings.keep_only and len(parts) == len(heads)
@@ -148,22 +144,14 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         parts=[*parts, *(compared_heads(model, settings, heads) if alone else [])],
         sequences=settings.sequences,
         length=tokens.input_ids.shape[1],
-        bos=bos,
+        bos=model.choose_bos(settings.bos),
         seed=settings.seed,
         patterns=settings.patterns,
         edges=tk.induction_pairs(tokens),
     )
     replacement = prepared.replacement
     require_support(model, replacement)
-
-    targets = torch.cat([copying.first_targets(tokens), copying.repeated_targets(tokens)])
-    rows = settings.sequences * (2 if parts else 1)
-    with context.task("losses, clean and ablated", rows) as advance:
-        first = {min(map(layer_of, parts))} if parts else set()
-        run = context.base_run(model, tokens.input_ids, targets, first, advance)
-        if parts:
-            off = switch_off(model, run, [parts], replacement, advance=advance)
-    clean = copying.split_losses(tokens, run.losses.nll, run.losses.correct)
+    run, clean, ablated = _run(model, context, tokens, parts, replacement)
     result = Measurement(
         probe="ablation",
         settings=settings.model_dump(by_alias=True, exclude_none=True)
@@ -175,10 +163,9 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
             "chosen_heads": [{"layer": layer, "head": head} for layer, head in chosen],
         },
     )
-    if not parts:
+    if ablated is None:
         _report_nothing_ablated(result, clean, settings)
         return result
-    ablated = copying.split_losses(tokens, off.nll[0], off.correct[0])
     _compare(result, clean, ablated, settings.confidence)
     if not alone:
         why = "the null is made of heads that are switched off alone"
@@ -188,6 +175,32 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
             result, model, settings, context, tokens, heads, replacement, run, clean, ablated
         )
     return result
+
+
+def _run(
+    model: Model,
+    context: Context,
+    tokens: RepeatedTokens,
+    parts: list[Part],
+    replacement: Replacement,
+) -> tuple[BaseRun, CopyLosses, CopyLosses | None]:
+    """Return the clean run, its losses, and those without the parts; None if there are none."""
+    import torch
+
+    from icl_bench.measures import copying
+    from icl_bench.models.attention.ablation import layer_of
+    from icl_bench.models.circuits.interventions import switch_off
+
+    targets = torch.cat([copying.first_targets(tokens), copying.repeated_targets(tokens)])
+    rows = len(tokens.input_ids) * (2 if parts else 1)
+    with context.task("losses, clean and ablated", rows) as advance:
+        first = {min(map(layer_of, parts))} if parts else set()
+        run = context.base_run(model, tokens.input_ids, targets, first, advance)
+        clean = copying.split_losses(tokens, run.losses.nll, run.losses.correct)
+        if not parts:
+            return run, clean, None
+        off = switch_off(model, run, [parts], replacement, advance=advance)
+    return run, clean, copying.split_losses(tokens, off.nll[0], off.correct[0])
 
 
 def _components(model: Model, settings: Settings) -> list[Component]:

@@ -73,9 +73,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         MeasurementError: the sequences do not fit the model.
     """
     from icl_bench.measures import tokens as tk
-    from icl_bench.measures.draws import Draws
     from icl_bench.measures.statistics import exact_metric, mean_metric
-    from icl_bench.probes.heads.induction import score_heads
 
     model.require_heads()
     bos = model.choose_bos(settings.bos)
@@ -93,16 +91,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     )
     found = find_minimal_set(model, choose, settings.share, prepared.replacement, context)
     size, heads = len(found.kept), model.every_head
-    scores = score_heads(model, choose)["induction"].mean(axis=0)
-    orders = {
-        "elimination": found.order,
-        "effect": sorted(heads, key=lambda head: -found.effects[head]),
-        "induction": [heads[i] for i in np.argsort(-scores, kind="stable")],
-    }
-    for index in range(settings.random_orders):
-        order = Draws(settings.seed, "orders", index).choose(heads, len(heads))
-        orders[f"random {index + 1}"] = order
-
+    orders = _order_heads(model, settings, choose, found)
     known: dict[frozenset[Head], CopyLosses] = {}
 
     def losses(order: list[Head], count: int) -> CopyLosses:
@@ -114,32 +103,52 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
 
     clean = losses(heads, len(heads))
     rows, kept = _measure_curve(losses, orders, size, clean, context)
-    metrics = {
-        "heads": exact_metric(size),
-        "heads_share": exact_metric(size / len(heads)),
-        "gain": mean_metric(clean.gain),
-        "copying_kept": kept["elimination"],
-        "gain_kept": _gain_kept(clean, losses(found.order, size)),
-        "copying_kept_by_effect": kept["effect"],
-        "copying_kept_by_induction": kept["induction"],
-    }
-    randoms = [kept[name].value for name in orders if name.startswith("random")]
-    unmeasured = {}
-    if randoms:
-        metrics["copying_kept_random_max"] = exact_metric(max(randoms), len(randoms))
-    else:
-        unmeasured["copying_kept_random_max"] = "random_orders: 0 in the suite"
-    return Measurement(
+    kept_heads = [{"layer": layer, "head": head} for layer, head in found.kept]
+    result = Measurement(
         probe="minimal_set",
         settings=settings.model_dump(),
         tokens_sha256=tk.digest_tokens(choose.input_ids, test.input_ids, *prepared.batches),
-        metrics=metrics,
-        unmeasured=unmeasured,
-        tables={
-            "kept_heads": [{"layer": layer, "head": head} for layer, head in found.kept],
-            "curve": rows,
+        metrics={
+            "heads": exact_metric(size),
+            "heads_share": exact_metric(size / len(heads)),
+            "gain": mean_metric(clean.gain),
+            "copying_kept": kept["elimination"],
+            "gain_kept": _gain_kept(clean, losses(found.order, size)),
+            "copying_kept_by_effect": kept["effect"],
+            "copying_kept_by_induction": kept["induction"],
         },
+        tables={"kept_heads": kept_heads, "curve": rows},
     )
+    _compare_with_random(result, [kept[name].value for name in orders if name.startswith("random")])
+    return result
+
+
+def _compare_with_random(result: Measurement, kept: list[float]) -> None:
+    from icl_bench.measures.statistics import exact_metric
+
+    if kept:
+        result.metrics["copying_kept_random_max"] = exact_metric(max(kept), len(kept))
+    else:
+        result.unmeasured["copying_kept_random_max"] = "random_orders: 0 in the suite"
+
+
+def _order_heads(
+    model: Model, settings: Settings, choose: RepeatedTokens, found: Any
+) -> dict[str, list[Head]]:
+    """Return name -> all heads in the order in which they are kept."""
+    from icl_bench.measures.draws import Draws
+    from icl_bench.probes.heads.induction import score_heads
+
+    heads, scores = model.every_head, score_heads(model, choose)["induction"].mean(axis=0)
+    orders = {
+        "elimination": found.order,
+        "effect": sorted(heads, key=lambda head: -found.effects[head]),
+        "induction": [heads[i] for i in np.argsort(-scores, kind="stable")],
+    }
+    for index in range(settings.random_orders):
+        order = Draws(settings.seed, "orders", index).choose(heads, len(heads))
+        orders[f"random {index + 1}"] = order
+    return orders
 
 
 def find_minimal_set(

@@ -72,7 +72,6 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         NotMeasurable: the model has no attention heads.
         MeasurementError: the sequences do not fit the model.
     """
-    from icl_bench.measures import statistics as st
     from icl_bench.measures import tokens as tk
     from icl_bench.probes.ablations.sweeping import sweep_adaptively, sweep_exactly
 
@@ -103,12 +102,22 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
             sweep = sweep_adaptively(
                 model, tokens, prepared.replacement, settings.top, settings.seed, advance
             )
-    confidence = settings.confidence
-    metrics = {
-        "repeated_loss": st.mean_metric(sweep.clean, confidence=confidence),
-        "rows": st.exact_metric(sweep.counts.sum() / rows),
-    }
-    unmeasured = {}
+    result = Measurement(
+        probe="sweep",
+        settings=settings.model_dump(exclude_none=True),
+        tokens_sha256=tk.digest_tokens(tokens.input_ids, *prepared.batches),
+        heads=sweep_rows(sweep),
+    )
+    _summarize(result, sweep, settings, rows)
+    return result
+
+
+def _summarize(result: Measurement, sweep: Sweep, settings: Settings, rows: int) -> None:
+    from icl_bench.measures import statistics as st
+
+    confidence, metrics = settings.confidence, result.metrics
+    metrics["repeated_loss"] = st.mean_metric(sweep.clean, confidence=confidence)
+    metrics["rows"] = st.exact_metric(sweep.counts.sum() / rows)
     if sweep.full.all():
         deltas = sweep.deltas.T
         metrics["delta_max"] = st.mean_metric(st.cross_fitted_max(deltas), confidence=confidence)
@@ -118,15 +127,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         best = sweep.order()[0]
         metrics["delta_max"] = st.mean_metric(sweep.deltas[best], confidence=confidence)
         why = "exact: false in the suite: most heads were measured on few tokens"
-        unmeasured = dict.fromkeys(("delta_median", "heads_above"), why)
-    return Measurement(
-        probe="sweep",
-        settings=settings.model_dump(exclude_none=True),
-        tokens_sha256=tk.digest_tokens(tokens.input_ids, *prepared.batches),
-        metrics=metrics,
-        unmeasured=unmeasured,
-        heads=sweep_rows(sweep),
-    )
+        result.unmeasured = dict.fromkeys(("delta_median", "heads_above"), why)
 
 
 def sweep_rows(sweep: Sweep) -> list[dict[str, Any]]:

@@ -110,15 +110,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
 
     model.require_heads()
     example = encode_example(model, settings.text, settings.bos, settings.seed)
-    tokens = tk.draw_repeated(
-        model.vocabulary,
-        sequences=settings.sequences,
-        period=settings.period,
-        seed=settings.seed,
-        bos=model.choose_bos(settings.bos),
-        stream=name_stream(context.upstream),
-    )
-    model.require_context(tokens.input_ids.shape[1])
+    tokens = _draw(model, settings, context)
     switches = _make_switches(model, settings, context)
     ids = torch.tensor([example.ids])
     rows = pattern_rows(
@@ -141,12 +133,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         tokens_sha256=tk.digest_tokens(ids, tokens.input_ids, *settled.batches),
         tables={name: table for name, table in tables.items() if table},
     )
-    remarks = [missing] if missing else []
-    if not missing and not settled.random_rows:
-        remarks.append("the layers of the induction heads have no other heads to compare with")
-    if len(kept) < len(rows):
-        remarks.append(f"patterns of the {len(kept)} heads of {len(rows)} with the highest scores")
-    result.reason = "; ".join(remarks) or None
+    result.reason = _remark(missing, settled, len(kept), len(rows))
     if example.sources:
         best = max(row["induction"] for row in rows)
         result.metrics["example_induction_max"] = st.exact_metric(best, 1)
@@ -154,6 +141,31 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         result.unmeasured["example_induction_max"] = NO_REPEAT
     _report_answers(result, example, settled, switches, missing)
     return result
+
+
+def _draw(model: Model, settings: Settings, context: Context) -> RepeatedTokens:
+    from icl_bench.measures.tokens import draw_repeated
+
+    tokens = draw_repeated(
+        model.vocabulary,
+        sequences=settings.sequences,
+        period=settings.period,
+        seed=settings.seed,
+        bos=model.choose_bos(settings.bos),
+        stream=name_stream(context.upstream),
+    )
+    model.require_context(tokens.input_ids.shape[1])
+    return tokens
+
+
+def _remark(missing: str | None, settled: Settled, kept: int, heads: int) -> str | None:
+    """Return what is to be said of the example; None if nothing is."""
+    remarks = [missing] if missing else []
+    if not missing and not settled.random_rows:
+        remarks.append("the layers of the induction heads have no other heads to compare with")
+    if kept < heads:
+        remarks.append(f"patterns of the {kept} heads of {heads} with the highest scores")
+    return "; ".join(remarks) or None
 
 
 def _make_switches(model: Model, settings: Settings, context: Context) -> list[Switch]:

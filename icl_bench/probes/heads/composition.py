@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -129,9 +129,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     )
     if not senders:
         why = "no head lies below the chosen ones"
-        result.reason = why if receivers else describe_misfit(settings.heads) or "no head is chosen"
-        result.metrics["key_collapsed"] = st.exact_metric(0)
-        result.unmeasured = dict.fromkeys(METRICS.keys() - result.metrics.keys(), result.reason)
+        _report_nothing(result, why if receivers else describe_misfit(settings.heads))
         return result
     prepared = prepare_replacement(
         model,
@@ -144,15 +142,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     )
     values = prepared.replacement.values
     result.tokens_sha256 = tk.digest_tokens(tokens.input_ids, *prepared.batches)
-    pairs = {
-        "induction": tk.induction_pairs(tokens),
-        "previous_token": tk.previous_token_pairs(tokens),
-    }
-    scores = model.head_scores(tokens.input_ids, pairs)
-    clean, previous = (
-        np.stack([scores[name][layer][:, head].double().numpy() for layer, head in heads], 1)
-        for name, heads in (("induction", receivers), ("previous_token", senders))
-    )
+    clean, previous = _score(model, tokens, receivers, senders)
     effects, lacking = _patch(model, settings, context, tokens, receivers, senders, values)
     result.unmeasured |= lacking
     found: dict[Side, Drops] = {
@@ -165,6 +155,32 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     ]
     _summarize(result, settings, clean, previous, found)
     return result
+
+
+def _report_nothing(result: Measurement, why: str | None) -> None:
+    from icl_bench.measures.statistics import exact_metric
+
+    result.reason = why or "no head is chosen"
+    result.metrics["key_collapsed"] = exact_metric(0)
+    result.unmeasured = dict.fromkeys(METRICS.keys() - result.metrics.keys(), result.reason)
+
+
+def _score(
+    model: Model, tokens: RepeatedTokens, receivers: list[Head], senders: list[Head]
+) -> Iterator[np.ndarray]:
+    """Yield the receivers' induction scores and the senders' previous-token scores.
+
+    Both are (sequences, heads).
+    """
+    from icl_bench.measures import tokens as tk
+
+    pairs = {
+        "induction": tk.induction_pairs(tokens),
+        "previous_token": tk.previous_token_pairs(tokens),
+    }
+    scores = model.head_scores(tokens.input_ids, pairs)
+    for name, heads in (("induction", receivers), ("previous_token", senders)):
+        yield np.stack([scores[name][layer][:, head].double().numpy() for layer, head in heads], 1)
 
 
 def _find_senders(model: Model, settings: Settings, receivers: list[Head]) -> list[Head]:
@@ -193,26 +209,15 @@ def _patch(
     values: Any,
 ) -> tuple[list[PathEffect], dict[str, str]]:
     """Return the effects, and metric -> why it is not measured for the sides left out."""
-    from icl_bench.measures.copying import repeated_targets
-    from icl_bench.measures.tokens import induction_pairs
-    from icl_bench.models.circuits.patching import patch_paths
+    from icl_bench.models.circuits.patching import Paths, Scored, patch_paths
 
     layers = sorted({layer for layer, _ in receivers})
     count = sum(own < layer for layer in layers for own, _ in senders) * settings.sequences
 
     def patch(sides: Sequence[Side]) -> list[PathEffect]:
         with context.task("paths between heads", count) as advance:
-            return patch_paths(
-                model,
-                tokens.input_ids,
-                induction_pairs(tokens),
-                repeated_targets(tokens),
-                layers,
-                [(head,) for head in senders],
-                sides,
-                values=values,
-                advance=advance,
-            )
+            paths = Paths(layers, [(head,) for head in senders], sides, values)
+            return patch_paths(model, Scored.repeats(tokens), paths, advance)
 
     sides = [side for side in SIDES if side in settings.sides]
     lacking = _explain(set(SIDES) - set(sides), "the suite leaves this side out")

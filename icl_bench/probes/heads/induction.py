@@ -76,7 +76,6 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         NotMeasurable: the model has no attention heads.
         MeasurementError: the sequences do not fit the model or its vocabulary.
     """
-    from icl_bench.measures import statistics as st
     from icl_bench.measures import tokens as tk
 
     model.require_heads()
@@ -101,6 +100,30 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
             true_targets = {"induction_varied": varied_pairs}
             scores |= _flatten(model.head_scores(varied, true_targets, advance=advance))
             scores["induction_excess"] = scores["induction"] - scores["induction_control"]
+
+    metrics, unmeasured = _summarize(scores, settings, repeated)
+    return Measurement(
+        probe="induction",
+        settings=settings.model_dump(exclude_none=True),
+        tokens_sha256=tk.digest_tokens(*batches),
+        metrics=metrics,
+        unmeasured=unmeasured,
+        heads=head_rows(model, scores, settings.confidence),
+    )
+
+
+def _summarize(
+    scores: dict[str, np.ndarray], settings: Settings, repeated: RepeatedTokens
+) -> tuple[dict[str, Metric], dict[str, str]]:
+    """Return the metrics, and why some are absent.
+
+    Args:
+        scores: name -> (sequences, heads).
+        settings: the measurement's.
+        repeated: the sequences.
+    """
+    from icl_bench.measures import statistics as st
+    from icl_bench.measures import tokens as tk
 
     confidence = settings.confidence
 
@@ -133,14 +156,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     else:
         names = ("induction_control", "induction_excess_max", "induction_varied_max")
         unmeasured = dict.fromkeys(names, "control: false in the suite")
-    return Measurement(
-        probe="induction",
-        settings=settings.model_dump(exclude_none=True),
-        tokens_sha256=tk.digest_tokens(*batches),
-        metrics=metrics,
-        unmeasured=unmeasured,
-        heads=head_rows(model, scores, confidence),
-    )
+    return metrics, unmeasured
 
 
 def score_pairs(tokens: RepeatedTokens) -> dict[str, Pairs]:

@@ -73,7 +73,6 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         MeasurementError: an offset is no smaller than the period, a head does not exist, or the
             sequences do not fit the model.
     """
-    from icl_bench.measures import statistics as st
     from icl_bench.measures import tokens as tk
 
     model.require_heads()
@@ -113,7 +112,21 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         {"layer": layer, "head": head}
         for layer, head in chosen or [model.every_head[int(attention.mean(0).max(1).argmax())]]
     ]
-    confidence = settings.confidence
+    _summarize(result, profile, settings)
+    return result
+
+
+def _summarize(result: Measurement, profile: np.ndarray, settings: Settings) -> None:
+    """Report where and how high the profile's peak is.
+
+    Args:
+        result: gets the metrics.
+        profile: (sequences, offsets) attention.
+        settings: the measurement's.
+    """
+    from icl_bench.measures import statistics as st
+
+    offsets, confidence = settings.offsets, settings.confidence
     result.metrics["offset_peak"] = locate_peak(profile, offsets, confidence)
     height = st.cross_fitted_max(profile)
     result.metrics["peak_height"] = st.mean_metric(height, unit=True, confidence=confidence)
@@ -125,7 +138,6 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         result.metrics["height_at_one"] = st.mean_metric(at_one, unit=True, confidence=confidence)
     else:
         result.unmeasured["height_at_one"] = "1 is not among the offsets of the suite"
-    return result
 
 
 def locate_peak(profile: np.ndarray, offsets: list[int], confidence: float = 0.95) -> Metric:

@@ -141,13 +141,19 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     if heads:
         _compare(result, settings, answers, _answer(settings, sheet, off.nll[0], alone))
     else:
-        # What an empty ablation changes needs no measuring.
         result.reason = explain_empty(settings.heads)
-        lost = ("accuracy_lost", "margin_lost", "margin_share_lost")
-        result.metrics |= {name: st.exact_metric(0) for name in lost}
-        for name in ("accuracy", "margin"):
-            result.metrics[f"{name}_ablated"] = result.metrics[name]
+        _report_no_change(result)
     return result
+
+
+def _report_no_change(result: Measurement) -> None:
+    """What an empty ablation changes needs no measuring."""
+    from icl_bench.measures.statistics import exact_metric
+
+    lost = ("accuracy_lost", "margin_lost", "margin_share_lost")
+    result.metrics |= {name: exact_metric(0) for name in lost}
+    for name in ("accuracy", "margin"):
+        result.metrics[f"{name}_ablated"] = result.metrics[name]
 
 
 def _stand_in(

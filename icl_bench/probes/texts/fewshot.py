@@ -26,6 +26,7 @@ from icl_bench.tasks import task_names
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
+    from icl_bench.probes.texts.fewshot_runs import Answers, LaidOut
 
 Head = tuple[int, int]
 
@@ -113,7 +114,6 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         NotMeasurable: there is no tokenizer, it does not know a word, or there are no heads.
         MeasurementError: a prompt does not fit the model.
     """
-    from icl_bench.measures.statistics import exact_metric
     from icl_bench.measures.tokens import digest_tokens
     from icl_bench.probes.design.head_selection import choose_heads
     from icl_bench.probes.texts.fewshot_runs import (
@@ -123,7 +123,6 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         run_task,
     )
 
-    most = settings.shots[-1]
     laid = [lay_out_task(model, settings, name) for name in settings.tasks]
     for task in laid:
         _require_context(model, task.longest)
@@ -145,7 +144,22 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         tokens_sha256=digest_tokens(*ids, *heldout),
         tables={"tasks": [], "curve": []},
     )
-    clean = [one.clean for one in found]
+    _summarize(result, settings, laid, found)
+    if settings.heads is None:
+        why = "no heads in the suite"
+        result.unmeasured |= dict.fromkeys(HEAD_METRICS, why)
+    else:
+        report_effects(result, settings, sets, found)
+    return result
+
+
+def _summarize(
+    result: Measurement, settings: Settings, laid: list[LaidOut], found: list[Answers]
+) -> None:
+    """Report accuracy by number of examples, over tasks and for each."""
+    from icl_bench.measures.statistics import exact_metric
+
+    most, clean = settings.shots[-1], [one.clean for one in found]
     for shots in settings.shots:
         accuracy = over_tasks([run[shots].right for run in clean], unit=True)
         first = over_tasks([run[shots].first for run in clean], unit=True)
@@ -173,12 +187,6 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         if one.chosen:
             row |= _cells("gain_ablated", over_tasks(gains([one.chosen], most, "right")))
         result.tables["tasks"].append(row)
-    if settings.heads is None:
-        why = "no heads in the suite"
-        result.unmeasured |= dict.fromkeys(HEAD_METRICS, why)
-    else:
-        report_effects(result, settings, sets, found)
-    return result
 
 
 def _cells(name: str, metric: Metric) -> dict[str, Any]:

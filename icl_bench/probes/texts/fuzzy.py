@@ -11,7 +11,7 @@ from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.sequential import PoolSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
 from icl_bench.probes.protocol import MetricInfo, Probe
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.record import Measurement
 from icl_bench.tasks import load_fuzzy_items
 
 if TYPE_CHECKING:
@@ -118,9 +118,6 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         model.require_heads()
         heads = choose_heads(model, settings, context.upstream)
 
-    def mean_of(values: np.ndarray) -> Metric:
-        return st.mean_metric(values, confidence=settings.confidence)
-
     rows = len(laid.input_ids) * (3 if heads else 1)
     with context.task("contexts with near-synonyms", rows) as advance:
         first = {min(layer for layer, _ in heads)} if heads else set()
@@ -137,24 +134,9 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
             probe="fuzzy",
             settings=settings.model_dump(by_alias=True, exclude_none=True),
             tokens_sha256=digest_tokens(laid.input_ids),
-            metrics={f"{query}_effect": mean_of(effects[query]) for query in QUERIES},
             tables={"skipped": laid.skipped},
         )
-        ceiling = effects["exact"] - effects["unrelated"]
-        if ceiling.mean() > 0:
-            above = effects["fuzzy"] - effects["unrelated"]
-            share = st.share_metric(above, ceiling, confidence=settings.confidence)
-            result.metrics["fuzzy_share"] = share
-        else:
-            why = f"exact repeats do no better than unrelated words ({ceiling.mean():.3g} nats)"
-            result.unmeasured["fuzzy_share"] = why
-        result.metrics["items"] = st.exact_metric(len(laid.items))
-        result.metrics["skipped"] = st.exact_metric(len(laid.skipped))
-        result.tables["items"] = [
-            {"word": item.word, "synonym": item.synonym}
-            | {f"{query}_effect": float(effects[query][place]) for query in QUERIES}
-            for place, item in enumerate(laid.items)
-        ]
+        _summarize(result, laid, effects, settings.confidence)
         if heads:
             _read_attention(result, model, laid, heads, settings.confidence, advance)
             _switch_off(result, model, settings, laid, heads, base, effects, advance)
@@ -165,6 +147,29 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         names = (*ATTENTION, *ABLATED, *([] if "heads" in result.metrics else ["heads"]))
         result.unmeasured |= dict.fromkeys(names, why)
     return result
+
+
+def _summarize(
+    result: Measurement, laid: Contexts, effects: dict[str, np.ndarray], confidence: float
+) -> None:
+    from icl_bench.measures import statistics as st
+
+    for query in QUERIES:
+        result.metrics[f"{query}_effect"] = st.mean_metric(effects[query], confidence=confidence)
+    ceiling = effects["exact"] - effects["unrelated"]
+    if ceiling.mean() > 0:
+        above = effects["fuzzy"] - effects["unrelated"]
+        result.metrics["fuzzy_share"] = st.share_metric(above, ceiling, confidence=confidence)
+    else:
+        why = f"exact repeats do no better than unrelated words ({ceiling.mean():.3g} nats)"
+        result.unmeasured["fuzzy_share"] = why
+    result.metrics["items"] = st.exact_metric(len(laid.items))
+    result.metrics["skipped"] = st.exact_metric(len(laid.skipped))
+    result.tables["items"] = [
+        {"word": item.word, "synonym": item.synonym}
+        | {f"{query}_effect": float(effects[query][place]) for query in QUERIES}
+        for place, item in enumerate(laid.items)
+    ]
 
 
 def _read_attention(

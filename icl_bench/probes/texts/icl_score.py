@@ -21,13 +21,20 @@ from icl_bench.probes.prompts.corpus import (
 )
 from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.probes.texts.report import report_icl_score
-from icl_bench.probes.texts.text_rows import score_previous, tabulate_documents, tabulate_positions
+from icl_bench.probes.texts.text_rows import (
+    score_previous,
+    tabulate_documents,
+    tabulate_positions,
+    tabulate_text,
+)
 from icl_bench.records.record import Measurement
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from icl_bench.measures.positions import PositionLosses
     from icl_bench.models.model import Model
+    from icl_bench.probes.prompts.corpus import Chosen
 
 UNKNOWN = 0.01
 """Share of unknown tokens from which a text is not one that the model can read."""
@@ -191,11 +198,49 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     """
     import torch
 
-    from icl_bench.measures import statistics as st
     from icl_bench.measures.positions import average_windows, cut_windows
     from icl_bench.measures.tokens import digest_tokens
     from icl_bench.probes.texts.icl_ablation import ABLATED_METRICS, ablate
 
+    corpus, chosen = _choose_text(model, settings)
+    prefix, measured = chosen.prefix, chosen.documents
+    windows = cut_windows(
+        [ids for _, ids in measured], prefix, settings.window, settings.windows_per_document
+    )
+    _require_known(model, windows.input_ids, corpus)
+    batches = [windows.input_ids]
+    targets = torch.arange(1, settings.window)
+    with context.task("losses on text", len(windows.input_ids)) as advance:
+        run = context.base_run(model, windows.input_ids, targets, (), advance)
+    clean = average_windows(windows, run.losses.nll)
+    result = Measurement(
+        probe="icl_score",
+        settings=_describe(settings, corpus),
+        tables={
+            "text": tabulate_text(corpus, chosen, windows),
+            "documents": tabulate_documents(measured, windows, clean),
+            "positions": tabulate_positions(clean),
+        },
+    )
+    _summarize(result, settings, clean)
+    if settings.previous_token:
+        score_previous(result, model, windows, context, settings.confidence)
+    else:
+        why = "previous_token: false in the suite"
+        result.unmeasured["previous_token_text_max"] = why
+    if settings.heads is None:
+        result.unmeasured |= dict.fromkeys(ABLATED_METRICS, "no 'heads' to switch off in the suite")
+    else:
+        held_out = None
+        if len(prefix) + len(chosen.spare) >= settings.window:
+            held_out = cut_windows([chosen.spare], prefix, settings.window, HELD_OUT)
+        batches += ablate(result, model, settings, context, windows, held_out, run, clean)
+    result.tokens_sha256 = digest_tokens(*batches)
+    return result
+
+
+def _choose_text(model: Model, settings: Settings) -> tuple[Corpus, Chosen]:
+    """Return the text, and the documents of it that fill a window."""
     if settings.heads is not None or settings.previous_token:
         model.require_heads()
     if model.tokenizer is None:
@@ -218,65 +263,28 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         settings.documents,
         0 if settings.heads is None else HELD_OUT * settings.window,
     )
-    prefix, measured = chosen.prefix, chosen.documents
-    if not measured:
+    if not chosen.documents:
         raise NotMeasurable(
             f"no document of {corpus.source} has {settings.window} tokens; a smaller 'window' "
             "gives numbers of its own"
         )
-    windows = cut_windows(
-        [ids for _, ids in measured], prefix, settings.window, settings.windows_per_document
-    )
-    _require_known(model, windows.input_ids, corpus)
-    batches = [windows.input_ids]
-    targets = torch.arange(1, settings.window)
-    with context.task("losses on text", len(windows.input_ids)) as advance:
-        run = context.base_run(model, windows.input_ids, targets, (), advance)
-    clean = average_windows(windows, run.losses.nll)
-    result = Measurement(
-        probe="icl_score",
-        settings=_describe(settings, corpus),
-        tables={
-            "text": [
-                {
-                    "source": corpus.source,
-                    "sha256": corpus.sha256,
-                    "documents": len(measured),
-                    "too_short": chosen.short,
-                    "windows": len(windows.input_ids),
-                    "window": settings.window,
-                    "prefix": " ".join(str(token) for token in prefix),
-                }
-            ],
-            "documents": tabulate_documents(measured, windows, clean),
-            "positions": tabulate_positions(clean),
-        },
-    )
+    return corpus, chosen
+
+
+def _summarize(result: Measurement, settings: Settings, clean: PositionLosses) -> None:
+    from icl_bench.measures import statistics as st
+
     confidence = settings.confidence
     result.metrics = {
         "icl_score_windowed": st.mean_metric(clean.icl_score_windowed, confidence=confidence),
         "text_loss": st.mean_metric(clean.mean, confidence=confidence),
-        "documents": st.exact_metric(len(measured)),
+        "documents": st.exact_metric(len(result.tables["documents"])),
     }
     if clean.icl_score is None:
         why = f"a window of {settings.window} tokens has no 500th token"
         result.unmeasured["icl_score"] = why
     else:
         result.metrics["icl_score"] = st.mean_metric(clean.icl_score, confidence=confidence)
-    if settings.previous_token:
-        score_previous(result, model, windows, context, confidence)
-    else:
-        why = "previous_token: false in the suite"
-        result.unmeasured["previous_token_text_max"] = why
-    if settings.heads is None:
-        result.unmeasured |= dict.fromkeys(ABLATED_METRICS, "no 'heads' to switch off in the suite")
-    else:
-        held_out = None
-        if len(prefix) + len(chosen.spare) >= settings.window:
-            held_out = cut_windows([chosen.spare], prefix, settings.window, HELD_OUT)
-        batches += ablate(result, model, settings, context, windows, held_out, run, clean)
-    result.tokens_sha256 = digest_tokens(*batches)
-    return result
 
 
 def _describe(settings: Settings, corpus: Corpus) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from icl_bench.records.record import Measurement
 if TYPE_CHECKING:
     from icl_bench.measures.positions import PositionLosses, Windows
     from icl_bench.models.model import Model
+    from icl_bench.probes.prompts.corpus import Chosen, Corpus
 
 
 def score_previous(
@@ -39,6 +40,20 @@ def score_previous(
         if metric.stderr is not None:
             row["previous_token_text_stderr"] = metric.stderr
         result.heads.append(row)
+
+
+def tabulate_text(corpus: Corpus, chosen: Chosen, windows: Windows) -> list[dict[str, Any]]:
+    """Return one row: which text it is, and how much of it was taken.
+
+    Args:
+        corpus: the text.
+        chosen: the documents that were taken.
+        windows: the windows that they were cut into.
+    """
+    row: dict[str, Any] = {"source": corpus.source, "sha256": corpus.sha256}
+    row |= {"documents": len(chosen.documents), "too_short": chosen.short}
+    row |= {"windows": len(windows.input_ids), "window": windows.input_ids.shape[1]}
+    return [row | {"prefix": " ".join(str(token) for token in chosen.prefix)}]
 
 
 def tabulate_documents(

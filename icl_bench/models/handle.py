@@ -1,0 +1,218 @@
+"""A transformers model whose forward passes can be read and changed, and what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from icl_bench.errors import MeasurementError, ModelError, NotMeasurable
+from icl_bench.models.attention.forward_hooks import ForwardHooks
+from icl_bench.models.attention.kernels import KernelMisfit
+from icl_bench.models.attention.paths import PATHS, Runner
+from icl_bench.models.attention.selfcheck import choose_path
+from icl_bench.models.module.batching import BatchLimit
+from icl_bench.models.module.families import NO_ATTENTION
+from icl_bench.models.module.placement import count_parameters
+from icl_bench.models.module.vocabulary import (
+    bos_id,
+    context_length,
+    embedding_weight,
+    fingerprint,
+    usable_ids,
+    vocabulary_size,
+)
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """What a model is called, and where it comes from.
+
+    Args:
+        spec: how the user named it.
+        slug: its name in ids and folders.
+        origin: where it comes from, as in `ModelSpec.origin`; None for a model that was open.
+        revision: revision or commit, when it has one.
+    """
+
+    spec: str = "wrapped"
+    slug: str = "wrapped"
+    origin: str | None = None
+    revision: str | None = None
+
+
+class ModelHandle:
+    """A transformers model, its tokenizer, and the path by which its heads are reached.
+
+    Args:
+        model: a causal language model; left as it was after every call.
+        tokenizer: its tokenizer, or None (text items are then skipped).
+        name: what it is called.
+        batch_size: rows of a forward pass, or None to choose.
+        tokenizer_note: why there is no tokenizer.
+
+    Raises:
+        ModelError: the model cannot be run.
+        UnsupportedModel: it has heads, but no path reads them rightly.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any | None = None,
+        name: ModelName = ModelName(),
+        *,
+        batch_size: int | None = None,
+        tokenizer_note: str | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer_note = tokenizer_note or "the model has no tokenizer"
+        self.tokenizer = tokenizer
+        self.spec, self.slug = name.spec, name.slug
+        self.origin, self.revision = name.origin, name.revision
+        self.runner = Runner(model)
+        self.vocabulary = usable_ids(model, tokenizer)
+        if len(self.vocabulary) < 2:
+            raise ModelError("fewer than two token ids are usable for probes")
+        self.limit = BatchLimit(self.runner.device.type, batch_size, 4 * vocabulary_size(model))
+        self.bos = bos_id(model, tokenizer)
+        self.context = context_length(model)
+        self.no_heads: str | None = None
+        self.attention_note: str | None = None
+        self.shapes: dict[int, tuple[int, int, int]] = {}
+        self._path: str | None = None
+        self._in_order = False
+        self.resumes: dict[int, bool] = {}
+        kind = model.config.model_type
+        if kind in NO_ATTENTION:
+            self.no_heads = f"{kind} is {NO_ATTENTION[kind]}: it has no attention heads"
+        else:
+            self._path, shapes, self.attention_note = choose_path(self.runner, self.vocabulary)
+            self.shapes = dict(sorted(shapes.items()))
+            self._in_order = list(shapes) == list(self.shapes)
+
+    @property
+    def attention(self) -> str:
+        """How attention probabilities are obtained: fused, chunked, eager, or none."""
+        return "none" if self._path is None else PATHS[self._path][0]
+
+    @property
+    def through_interface(self) -> bool:
+        """Whether queries, keys and values can be had: attention is not read by hooks alone."""
+        return self._path not in (None, "hooked")
+
+    @property
+    def batch_size(self) -> int | None:
+        """Rows of a forward pass as the user asked for; None where they are chosen."""
+        return self.limit.fixed
+
+    @batch_size.setter
+    def batch_size(self, rows: int | None) -> None:
+        self.limit.fixed = rows
+
+    @property
+    def embedding(self) -> Tensor:
+        """Token embedding (vocabulary, width)."""
+        return embedding_weight(self.model)
+
+    @property
+    def path(self) -> str | None:
+        """Name of the way in which heads are reached (`attention.paths.PATHS`), or None."""
+        return self._path
+
+    @property
+    def heads(self) -> dict[int, int]:
+        """Layer -> number of query heads, for the layers that have attention."""
+        return {layer: shape[0] for layer, shape in self.shapes.items()}
+
+    @property
+    def every_head(self) -> list[tuple[int, int]]:
+        """Every (layer, head), in order."""
+        return [(layer, head) for layer, count in self.heads.items() for head in range(count)]
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder layers."""
+        count = getattr(self.model.config.get_text_config(), "num_hidden_layers", None)
+        return int(count) if count is not None else len(self.shapes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over every weight."""
+        return fingerprint(self.model)
+
+    @property
+    def dtype(self) -> str:
+        """Data type of the weights, e.g. `float32`."""
+        return str(embedding_weight(self.model).dtype).removeprefix("torch.")
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, shared ones counted once."""
+        return count_parameters(self.model)
+
+    def require_heads(self) -> None:
+        """Raise NotMeasurable when the model has no attention heads."""
+        if self.no_heads is not None:
+            raise NotMeasurable(self.no_heads)
+
+    def require_context(self, length: int) -> None:
+        """Raise MeasurementError when `length` tokens do not fit into the model's context."""
+        if self.context is not None and length > self.context:
+            raise MeasurementError(
+                f"a sequence of {length} tokens does not fit into the model's context of "
+                f"{self.context}; lower the period or the repeats"
+            )
+
+    def choose_bos(self, rule: str) -> int | None:
+        """Return the id to put first under the rule auto, always or never.
+
+        Raises:
+            MeasurementError: `always`, and the model defines none.
+        """
+        if rule == "never":
+            return None
+        if rule == "always" and self.bos is None:
+            raise MeasurementError("bos: always, but neither tokenizer nor config defines a BOS id")
+        return self.bos
+
+    def last_layer(self, layers: Collection[int]) -> int | None:
+        """Return the layer after which a pass may end, or None where it has to run through.
+
+        A pass ends early only where the layers' attention is known to be called in order.
+        """
+        return max(layers) if self.through_interface and self._in_order and layers else None
+
+    def run_pass(
+        self, ids: Tensor, hooks: ForwardHooks, keep: Tensor | None = None, *, logits: bool = True
+    ) -> Tensor | None:
+        """Run one batch through the model's attention path.
+
+        Args:
+            ids: (rows, length).
+            hooks: what to read and change.
+            keep: positions whose logits are wanted; None for all.
+            logits: False to stop before the language-modelling head.
+
+        Returns:
+            logits (rows, positions, vocabulary), or None when none were asked for.
+
+        Raises:
+            MeasurementError: the sequences are longer than the context.
+            ModelError: the kernel does not fit, or something that was to be changed was not.
+        """
+        self.require_context(ids.shape[1])
+        if self._path is None:
+            return self.runner.run_plain(ids, keep)
+        try:
+            result = PATHS[self._path][1](self.runner, ids, hooks, keep, logits)
+        except KernelMisfit as error:
+            raise ModelError(f"{error} on {ids.shape[1]} tokens") from None
+        if hooks.missed:
+            layers = ", ".join(str(layer) for layer in sorted(hooks.missed))
+            raise ModelError(f"the ablation in layer {layers} did not act")
+        return result
