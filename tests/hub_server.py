@@ -31,11 +31,13 @@ class Repo:
     Args:
         revisions: branch or tag -> folder.
         gated: answer 401 to everything.
+        closed: answer 401 to what asks for a file, as the hub does where terms were not accepted.
         status: answer everything with this status instead, e.g. 503.
     """
 
     revisions: dict[str, Path]
     gated: bool = False
+    closed: bool = False
     status: int | None = None
 
     def commit(self, revision: str) -> str | None:
@@ -115,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._fail(404, "RepoNotFound")
         if repo.status is not None:
             return self._fail(repo.status)
-        if repo.gated:
+        if repo.gated or (repo.closed and match.re is _RESOLVE):
             return self._fail(401, "GatedRepo")
         if match.re is _REFS:
             return self._list_refs(repo, body)

@@ -141,6 +141,21 @@ def test_what_cannot_be_used_is_refused_with_the_reason(
         load(text)
 
 
+def test_a_model_whose_terms_were_not_accepted_says_where_they_are(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the repository holds is public, its files are not.
+    monkeypatch.setattr(hub.repos["org/tiny"], "closed", True)
+    assert f"accept its terms at {hub.endpoint}/org/tiny, then log in" in refusal("org/tiny")
+
+
+def test_a_server_that_answers_with_a_page_is_told_from_a_hub(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("json.dumps", lambda *_, **__: "<html>")
+    assert "is not a model hub; check HF_ENDPOINT and proxy" in refusal("org/tiny")
+
+
 def test_an_unknown_model_names_a_local_one_of_nearly_that_name(
     hub: HubServer, tmp_path: Path
 ) -> None:
@@ -199,7 +214,7 @@ def test_something_else_than_a_hub_is_told_from_one(
     assert "is not a model hub; check HF_ENDPOINT and proxy" in refusal("org/tiny")
 
 
-@pytest.mark.parametrize("way", ["offline", "unreachable", "gated", "down"])
+@pytest.mark.parametrize("way", ["offline", "unreachable", "gated", "closed", "down"])
 def test_a_cached_copy_serves_when_the_hub_does_not(
     hub: HubServer, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,8 +226,8 @@ def test_a_cached_copy_serves_when_the_hub_does_not(
         address = f"http://127.0.0.1:{_closed_port()}"
         use_hub(monkeypatch, address, Path(constants.HF_HUB_CACHE))
         monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("the hub was asked again"))
-    elif way == "gated":
-        monkeypatch.setattr(repo, "gated", True)
+    elif way in ("gated", "closed"):
+        monkeypatch.setattr(repo, way, True)
     else:
         monkeypatch.setattr(repo, "status", 503)
     after = load("org/tiny@step10")
