@@ -20,6 +20,7 @@ import icl_bench
 from icl_bench import provenance
 from icl_bench.cli import main
 from icl_bench.errors import SpecError
+from icl_bench.models.opening import streaming
 from icl_bench.models.opening.loading import load_parts
 from icl_bench.models.sources import file_identity, table
 from icl_bench.models.sources.checking import check_one, check_spec
@@ -28,6 +29,7 @@ from icl_bench.models.sources.parsing import parse_spec
 from icl_bench.models.sources.series import Checkpoints, find_steps, find_sub_folders
 from icl_bench.models.sources.source import OPERATIONS, Found, LoadedParts, Opening, Source
 from icl_bench.models.sources.spec import OPEN, ModelSpec
+from icl_bench.models.sources.stored import Stored
 from icl_bench.models.sources.table import SOURCES, get_source
 from icl_bench.options import RunOptions
 
@@ -257,6 +259,51 @@ def test_a_source_may_list_checkpoints_in_sub_folders(adapted: str) -> None:
     assert check_spec(series) == steps
     assert [step.step for step in steps] == [1, 2]
     assert [norm(load_parts(step.spec)) for step in steps] == [3, 4]
+
+
+class Mirror(Source):
+    """`mirror:RUN@*`: folders by another name, with a checkpoint's files for streaming."""
+
+    folders = get_source("folder")
+
+    def recognise(self, text: str) -> ModelSpec | None:
+        return self.folders.recognise(text.removeprefix("mirror:"))
+
+    def check(self, spec: ModelSpec, *, allow_pickle: bool = False) -> Found | None:
+        return self.folders.check(spec, allow_pickle=allow_pickle)
+
+    def checkpoints(self, spec: ModelSpec) -> Checkpoints | None:
+        return self.folders.checkpoints(spec)
+
+    def open(self, spec: ModelSpec, how: Opening) -> LoadedParts:
+        return self.folders.open(spec, how)
+
+    def pour(self, spec: ModelSpec, how: Opening) -> Stored | None:
+        return self.folders.pour(spec, how)
+
+
+MIRROR = Mirror()
+
+
+def test_checkpoints_of_another_packages_source_are_streamed_into_one_module(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("their-mirror", "icl_bench.sources", f"mirror = {__name__}:MIRROR")
+    for seed in (1, 2):
+        checkpoints.write_llama(Path("runs", f"step{seed}"), seed=seed)
+    opened: list[str | None] = []
+    load = streaming.load
+    monkeypatch.setattr(
+        streaming, "load", lambda spec, *rest: opened.append(spec.revision) or load(spec, *rest)
+    )
+    stream, first = streaming.CheckpointStream(), None
+    for step in find_steps(parse_spec("mirror:./runs@*")):
+        assert (step.spec.kind, step.spec.public) == ("mirror", f"runs@step{step.step}")
+        model = stream.open(step.spec, "runs", RunOptions(device="cpu")).model
+        first = first or model
+        expected = checkpoints.make_llama(step.step).state_dict()
+        assert all(torch.equal(expected[name], one) for name, one in model.state_dict().items())
+    assert model is first and opened == ["step1"]
 
 
 # What other packages add.

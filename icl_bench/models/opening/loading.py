@@ -72,8 +72,8 @@ def load_parts(spec: ModelSpec, *, found: Found | None = None, **options: Any) -
     chosen = RunOptions(**options)
     check_device(chosen.device)
     check_dtype(chosen.dtype)
-    place = _find_device(chosen.device)
-    dtype = _find_dtype(chosen.dtype, place)
+    target = _find_device(chosen.device)
+    dtype = _find_dtype(chosen.dtype, target)
     if found is None:
         found = check_one(spec, allow_pickle=chosen.allow_pickle)
     try:
@@ -82,7 +82,7 @@ def load_parts(spec: ModelSpec, *, found: Found | None = None, **options: Any) -
 
         refuse_split(parts.model)
         _check_kind(parts.model)
-        _place(parts.model, place, dtype)
+        _place(parts.model, target, dtype)
         check_finite(parts.model)
     except IclError as error:
         raise type(error)(f"model {spec.text!r}: {error}") from error.__cause__
@@ -95,23 +95,23 @@ def _find_device(text: str) -> torch.device:
 
     if text in ("auto", SPLIT):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    place = torch.device(text)
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+    device = torch.device(text)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise SettingsError(
             f"device {text!r} is not there: torch sees {count} CUDA devices; use cpu"
         )
-    if place.type == "mps" and not torch.backends.mps.is_available():
+    if device.type == "mps" and not torch.backends.mps.is_available():
         raise SettingsError(f"device {text!r} is not there; use cpu")
-    return place
+    return device
 
 
-def _find_dtype(text: str, place: torch.device) -> torch.dtype | None:
+def _find_dtype(text: str, device: torch.device) -> torch.dtype | None:
     """Return the data type to load in; None for the model's own."""
     import torch
 
     if text == "auto":
-        return torch.float32 if place.type == "cpu" else None
+        return torch.float32 if device.type == "cpu" else None
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[text]
 
 
@@ -123,7 +123,7 @@ def _check_kind(model: Any) -> None:
         raise UnsupportedModel(f"{name} has no language-modelling head")
 
 
-def _place(model: Any, place: torch.device, dtype: torch.dtype | None) -> None:
+def _place(model: Any, device: torch.device, dtype: torch.dtype | None) -> None:
     """Move a model; rotary frequencies and their like keep their precision."""
     if is_spread(model):
         check_spread(model)
@@ -141,7 +141,7 @@ def _place(model: Any, place: torch.device, dtype: torch.dtype | None) -> None:
             model.to(dtype)
             for module, name, buffer in kept:
                 module._buffers[name] = buffer
-        model.to(place)
+        model.to(device)
     except (RuntimeError, ValueError, NotImplementedError) as error:
-        raise ModelError(f"it cannot be moved to {place}: {explain_failure(error)}") from error
+        raise ModelError(f"it cannot be moved to {device}: {explain_failure(error)}") from error
     model.eval()

@@ -51,15 +51,15 @@ def check_callable(target: str) -> None:
     module, _, attribute = target.partition(":")
     with working_directory_importable():
         try:
-            found = module in sys.modules or importlib.util.find_spec(module) is not None
+            exists = module in sys.modules or importlib.util.find_spec(module) is not None
         except ModuleNotFoundError as error:
             # A missing parent package is the user's typing mistake; a missing dependency is not.
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
                 raise SpecError(_import_failed(module, error)) from None
-            found = False
+            exists = False
         except (Exception, SystemExit) as error:
             raise SpecError(_import_failed(module, error)) from error
-    if found:
+    if exists:
         return
     plain = module.removesuffix(".py")
     hint = suggest_source(target)
@@ -88,20 +88,20 @@ def call(target: str) -> tuple[PreTrainedModel, Any | None]:
     module_name, _, attribute = target.partition(":")
     with working_directory_importable():
         try:
-            found: Any = importlib.import_module(module_name)
+            function: Any = importlib.import_module(module_name)
         except (Exception, SystemExit) as error:
             raise ModelError(f"importing {module_name!r} failed: {_describe(error)}") from error
         for part in attribute.split("."):
-            if not hasattr(found, part):
-                names = [name for name in dir(found) if not name.startswith("_")]
+            if not hasattr(function, part):
+                names = [name for name in dir(function) if not name.startswith("_")]
                 raise ModelError(f"{module_name!r} has no {attribute!r}; {nearest(part, names)}")
-            found = getattr(found, part)
-        if not callable(found):
+            function = getattr(function, part)
+        if not callable(function):
             raise ModelError(
-                f"{attribute!r} is not callable but a {type(found).__name__}; {RETURNS}"
+                f"{attribute!r} is not callable but a {type(function).__name__}; {RETURNS}"
             )
         try:
-            result = found()
+            result = function()
         except (Exception, SystemExit) as error:
             raise ModelError(f"calling {attribute!r} failed: {_describe(error)}") from error
     return _take_apart(result)

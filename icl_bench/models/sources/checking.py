@@ -84,10 +84,10 @@ def check_series(spec: ModelSpec, *, allow_pickle: bool = False) -> tuple[Checkp
     Raises:
         SpecError: there are not two checkpoints that can be read.
     """
-    found = find_steps(spec)
-    asked, needed = found, 2
+    checkpoints = find_steps(spec)
+    asked, needed = checkpoints, 2
     if get_source(spec.kind).remote:
-        asked, needed = (found[-1], found[0]), 1
+        asked, needed = (checkpoints[-1], checkpoints[0]), 1
     reasons: list[str] = []
     good = 0
     for checkpoint in asked:
@@ -97,9 +97,9 @@ def check_series(spec: ModelSpec, *, allow_pickle: bool = False) -> tuple[Checkp
         except SpecError as error:
             reasons.append(str(error).removeprefix("model "))
         if good == needed:
-            return found
+            return checkpoints
     raise SpecError(
-        f"fewer than two of its {len(found)} checkpoints can be read: "
+        f"fewer than two of its {len(checkpoints)} checkpoints can be read: "
         + "; ".join(reasons[:2])
         + ("; ..." if len(reasons) > 2 else "")
     )

@@ -134,8 +134,8 @@ def _check_weights(folder: Path, allow_pickle: bool) -> None:
         others = sorted(
             p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".pt")
         )
-        found = f" (it holds {', '.join(others[:3])})" if others else ""
-        raise SpecError(f"the folder has no {SAFE_WEIGHTS} and no {SAFE_INDEX}{found}")
+        beside = f" (it holds {', '.join(others[:3])})" if others else ""
+        raise SpecError(f"the folder has no {SAFE_WEIGHTS} and no {SAFE_INDEX}{beside}")
 
 
 def read_shards(index: Path) -> list[Path]:

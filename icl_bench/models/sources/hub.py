@@ -203,24 +203,24 @@ def _ask_revisions(repo: str) -> list[str]:
         return sorted({ref["name"] for kind in ("branches", "tags") for ref in refs[kind]})
 
 
-def download_weights(repo: str, found: HubModel) -> Path:
+def download_weights(repo: str, model: HubModel) -> Path:
     """Return the folder with config and safetensors weights of a commit; downloaded if need be.
 
     Args:
         repo: repository id.
-        found: the commit.
+        model: the commit.
 
     Raises:
         SpecError: it has no safetensors weights, or they cannot be downloaded.
     """
-    if found.cached and found.folder is not None:
-        return found.folder
+    if model.cached and model.folder is not None:
+        return model.folder
     with silenced():
         try:
             names = [SAFE_WEIGHTS]
-            if SAFE_WEIGHTS not in found.files:
-                names = shard_names(_download(repo, SAFE_INDEX, found.commit))
-            files = [_download(repo, name, found.commit) for name in names]
+            if SAFE_WEIGHTS not in model.files:
+                names = shard_names(_download(repo, SAFE_INDEX, model.commit))
+            files = [_download(repo, name, model.commit) for name in names]
             return files[0].parent
         except _Unavailable as error:
             raise SpecError(str(error)) from None
@@ -254,14 +254,14 @@ def _find_in_cache(repo: str, revision: str | None, allow_pickle: bool, why: str
         )
     check_config(read_json(config))
     commit = config.parent.name
-    found = _cached(repo, SAFE_WEIGHTS, commit) or _cached(repo, SAFE_INDEX, commit)
-    if found is None and allow_pickle:
-        found = _cached(repo, PICKLE_WEIGHTS, commit) or _cached(repo, PICKLE_INDEX, commit)
-    if found is None:
+    weights = _cached(repo, SAFE_WEIGHTS, commit) or _cached(repo, SAFE_INDEX, commit)
+    if weights is None and allow_pickle:
+        weights = _cached(repo, PICKLE_WEIGHTS, commit) or _cached(repo, PICKLE_INDEX, commit)
+    if weights is None:
         raise SpecError(f"{why}, and the copy in the cache has no weights that can be used")
-    if found.name.endswith(".json"):
+    if weights.name.endswith(".json"):
         try:
-            read_shards(found)
+            read_shards(weights)
         except SpecError as error:
             raise SpecError(f"{why}, and the copy in the cache is incomplete: {error}") from None
     return HubModel(commit, cached=True, folder=config.parent)
@@ -270,5 +270,5 @@ def _find_in_cache(repo: str, revision: str | None, allow_pickle: bool, why: str
 def _cached(repo: str, name: str, revision: str | None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    found: Any = try_to_load_from_cache(repo, name, revision=revision)
-    return Path(found) if isinstance(found, str) else None
+    path: Any = try_to_load_from_cache(repo, name, revision=revision)
+    return Path(path) if isinstance(path, str) else None

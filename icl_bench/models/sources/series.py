@@ -75,8 +75,8 @@ def step_of(name: str) -> int | None:
     Args:
         name: the name.
     """
-    found = _STEP_INSIDE.search(name) or _STEP_AT_END.search(name)
-    return int(found[1]) if found else None
+    match = _STEP_INSIDE.search(name) or _STEP_AT_END.search(name)
+    return int(match[1]) if match else None
 
 
 def find_steps(spec: ModelSpec) -> tuple[Checkpoint, ...]:
@@ -177,16 +177,16 @@ def choose(available: Checkpoints, selection: str) -> dict[int, str]:
     for part in selection.split(","):
         part = part.strip()
         if part == "*":
-            found = _of_one_kind(available)
+            named = _of_one_kind(available)
         elif "*" in part:
-            found = [name for name in names if fnmatch.fnmatchcase(name, part)]
+            named = [name for name in names if fnmatch.fnmatchcase(name, part)]
         else:
-            found = [name for name in names if name == part]
-            if not found and part.isdecimal():
-                found = [name for name, step in names.items() if step == int(part)]
-        if not found:
+            named = [name for name in names if name == part]
+            if not named and part.isdecimal():
+                named = [name for name, step in names.items() if step == int(part)]
+        if not named:
             raise SpecError(f"{place} has no checkpoint {part!r}; {_hint(part, names)}")
-        for name in found:
+        for name in named:
             other = chosen.setdefault(names[name], name)
             if other != name:
                 raise SpecError(
@@ -203,9 +203,10 @@ def _of_one_kind(available: Checkpoints) -> list[str]:
         SpecError: they are of several kinds, and perhaps of several runs.
     """
     names, place = available.steps, available.place
-    found = [name for name in names if available.mixed and _STEP_INSIDE.search(name)] or list(names)
+    said = [name for name in names if available.mixed and _STEP_INSIDE.search(name)]
+    candidates = said or list(names)
     kinds: dict[str, str] = {}
-    for name in sorted(found):
+    for name in sorted(candidates):
         match = _STEP_INSIDE.search(name) or _STEP_AT_END.search(name)
         assert match is not None
         kinds.setdefault(_kind_of(name[: match.start(1)]), name)
@@ -215,7 +216,7 @@ def _of_one_kind(available: Checkpoints) -> list[str]:
             f"{place} has checkpoints of several kinds ({shown}); "
             "name those that are meant, by a list (@a,b) or a pattern (@a-*)"
         )
-    return found
+    return candidates
 
 
 def _hint(part: str, names: Mapping[str, int]) -> str:

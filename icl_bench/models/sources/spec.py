@@ -105,8 +105,8 @@ class ModelSpec:
             slug: its name in this run.
         """
         plain = plain_name(self)
-        told = {"spec": self.public, "slug": slug, "origin": self.origin}
-        return told | {"plain": None if plain == slug else plain}
+        described = {"spec": self.public, "slug": slug, "origin": self.origin}
+        return described | {"plain": None if plain == slug else plain}
 
     def require_one(self) -> None:
         """Raise SpecError when this is a series and one model is needed."""

@@ -96,14 +96,14 @@ class Stored:
             files = read_shards(self.folder / SAFE_INDEX)
         else:
             return None
-        found: dict[str, Entry] = {}
+        entries: dict[str, Entry] = {}
         for file in files:
             with _opened(file) as content:
                 for name in content.keys():  # noqa: SIM118 (it is no mapping)
                     part = content.get_slice(name)
                     shape, dtype = tuple(part.get_shape()), _dtype_of(part.get_dtype())
-                    found[name] = Entry(file, name, shape, dtype)
-        return found
+                    entries[name] = Entry(file, name, shape, dtype)
+        return entries
 
     def read_tensors(self, entries: dict[str, Entry]) -> Iterator[tuple[str, Tensor]]:
         """Yield name and values of one tensor after the other, file by file.

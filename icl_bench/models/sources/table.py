@@ -94,12 +94,12 @@ def failing_in(name: str) -> Iterator[None]:
         yield
     except IclError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if name in SOURCES:
             raise
-        found = _load(name)
+        extension = _load(name)
         raise SpecError(
-            f"source {name!r} of package {found.package} {found.version} broke: "
+            f"source {name!r} of package {extension.package} {extension.version} broke: "
             f"{explain_failure(error)}"
         ) from error
 
@@ -110,25 +110,29 @@ def source_version(name: str) -> list[str | None] | None:
     Args:
         name: a spec's `kind`.
     """
-    found = None if name in SOURCES or name == OPEN else _find(name)
-    if found is None:
+    added = None if name in SOURCES or name == OPEN else _find(name)
+    if added is None:
         return None
-    return [found.package, found.version, package_version(found.where.partition(":")[0])]
+    return [
+        added.package,
+        added.version,
+        package_version(added.where.partition(":")[0]),
+    ]
 
 
 def _load(name: str) -> extensions.Extension:
-    found = _find(name)
-    if found is None:
+    added = _find(name)
+    if added is None:
         raise SpecError(f"the source {name!r} is not installed")
-    return found
+    return added
 
 
 @functools.cache
 def _find(name: str) -> extensions.Extension | None:
-    found = extensions.find(extensions.SOURCES, name, SOURCES, wanted=OPERATIONS, error=SpecError)
-    if found is not None and inspect.isclass(found.object):
+    added = extensions.find(extensions.SOURCES, name, SOURCES, wanted=OPERATIONS, error=SpecError)
+    if added is not None and inspect.isclass(added.object):
         raise SpecError(
-            f"source {name!r} of package {found.package}, {found.where}, is a class; its entry "
+            f"source {name!r} of package {added.package}, {added.where}, is a class; its entry "
             "point must name an object of it"
         )
-    return found
+    return added
