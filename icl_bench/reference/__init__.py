@@ -147,4 +147,5 @@ def _load_trained(folder: Path, step: int | None) -> PreTrainedModel:
                 f"the weights of the built-in model {folder.name!r} cannot be read from {folder} "
                 f"({why}); reinstall icl-bench, or train them with `icl-bench train-reference`"
             ) from None
-    return model.eval()
+    model.eval()
+    return model

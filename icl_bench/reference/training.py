@@ -99,7 +99,8 @@ def train(
             progress(f"{layers}-layer model, step {step} of {steps}: loss {value:.3f}")
         if on_step is not None:
             on_step(step, model, value)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def train_reference(

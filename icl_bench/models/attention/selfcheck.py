@@ -51,7 +51,9 @@ class _Watched(Pass):
         super().take_scores(layer, name, values, magnitude)
 
 
-def choose_path(runner: Runner, vocabulary: list[int]) -> tuple[str, dict[int, tuple], str | None]:
+def choose_path(
+    runner: Runner, vocabulary: list[int]
+) -> tuple[str, dict[int, tuple[int, int, int]], str | None]:
     """Return the first path that passes the self-check.
 
     Args:
@@ -163,7 +165,7 @@ def _check_causality(runner: Runner, ids: Tensor, plain: Tensor) -> None:
         )
 
 
-def _check(runner: Runner, run: Run, ids: Tensor, plain: Tensor) -> dict[int, tuple]:
+def _check(runner: Runner, run: Run, ids: Tensor, plain: Tensor) -> dict[int, tuple[int, int, int]]:
     dtype = embedding_weight(runner.model).dtype
     query, key = torch.tril_indices(ids.shape[1], ids.shape[1])
     work = _Watched(pairs={"all": Pairs(query, key)}, raw=True)

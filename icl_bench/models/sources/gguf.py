@@ -204,4 +204,4 @@ def _content_key(path: Path, root: Path) -> str:
         with tempfile.NamedTemporaryFile("w", dir=root, delete=False, encoding="utf-8") as memory:
             json.dump(known, memory, indent=1)
         os.replace(memory.name, memo)
-    return known[entry]
+    return str(known[entry])
