@@ -51,8 +51,8 @@ def sample_skewness(values: np.ndarray) -> float:
         values: shape (n,), n >= 3, not all alike.
     """
     n, around = int(values.size), values - values.mean()
-    ratio = float((around**3).mean()) / float((around**2).mean()) ** 1.5
-    return ratio * math.sqrt(n * (n - 1)) / (n - 2)
+    second, third = float((around**2).mean()), float((around**3).mean())
+    return third / math.pow(second, 1.5) * math.sqrt(n * (n - 1)) / (n - 2)
 
 
 def undo_skewness(quantile: float, skewness: float) -> float:
