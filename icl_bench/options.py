@@ -258,7 +258,8 @@ def read_size(text: str, option: str) -> int:
         )
     number, unit, binary = match.groups()
     power = "kmgt".index(unit.lower()) + 1 if unit else 0
-    return round(float(number) * (1024 if binary else 1000) ** power)
+    factor: int = (1024 if binary else 1000) ** power
+    return round(float(number) * factor)
 
 
 def read_int(text: str, option: str) -> int:

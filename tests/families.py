@@ -10,7 +10,8 @@ import transformers as tf
 from torch import nn
 from transformers.models.gptj import modeling_gptj
 
-from icl_bench.reference.architecture import IclReferenceConfig, IclReferenceForCausalLM
+from icl_bench.reference.architecture import IclReferenceForCausalLM
+from icl_bench.reference.configuration import IclReferenceConfig
 
 VOCABULARY = 96
 _COMMON: dict[str, Any] = {

@@ -51,11 +51,11 @@ FLOORS: dict[str, str] = {
     "probes.example": (
         "errors measures models models.circuits probes probes.design probes.prompts records"
     ),
-    "reports": "errors extensions naming options ranking records render render.html",
     "probes.texts": (
-        "errors measures models models.attention models.circuits probes probes.ablations "
-        "probes.design probes.prompts records tasks"
+        "errors measures models models.attention models.circuits probes probes.design "
+        "probes.prompts records tasks"
     ),
+    "reports": "errors extensions naming options ranking records render render.html",
     "running": (
         "__init__ ci comparing errors models.module models.opening models.sources naming "
         "options probes probes.design progress provenance records render render.writing "

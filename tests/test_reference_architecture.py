@@ -10,7 +10,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from icl_bench.errors import ModelError
-from icl_bench.reference.architecture import IclReferenceConfig, IclReferenceForCausalLM
+from icl_bench.reference.architecture import IclReferenceForCausalLM
+from icl_bench.reference.configuration import IclReferenceConfig
 
 
 def make(**changes: object) -> IclReferenceForCausalLM:

@@ -50,6 +50,21 @@ class MetricChange:
     reason: str | None = None
 
 
+@dataclass(frozen=True)
+class _Rules:
+    """How far a metric may move.
+
+    Args:
+        limits: how much worse metrics may get.
+        floor: what rounding alone makes, as a share.
+        confidence: of the intervals.
+    """
+
+    limits: Sequence[Limit]
+    floor: float
+    confidence: float
+
+
 def compare_metrics(
     baseline: RunRecord, record: RunRecord, limits: Sequence[Limit] = ()
 ) -> list[MetricChange]:
@@ -69,16 +84,9 @@ def compare_metrics(
     """
     wanted = _wanted(baseline, limits)
     floor = rounding_floor(baseline.model, record.model)
+    rules = _Rules(limits, floor, 1 - 0.05 / max(1, len(wanted)))
     return [
-        _compare(
-            key,
-            name,
-            baseline.measurements[key],
-            record.measurements.get(key),
-            limits,
-            floor,
-            1 - 0.05 / len(wanted),
-        )
+        _compare(key, name, baseline.measurements[key], record.measurements.get(key), rules)
         for key, name in wanted
     ]
 
@@ -133,13 +141,7 @@ def _look_up(probe: str, metric: str) -> MetricInfo | None:
 
 
 def _compare(
-    key: str,
-    name: str,
-    before: Measurement,
-    after: Measurement | None,
-    limits: Sequence[Limit],
-    floor: float,
-    confidence: float,
+    key: str, name: str, before: Measurement, after: Measurement | None, rules: _Rules
 ) -> MetricChange:
     old = before.metrics[name]
     if after is None or name not in after.metrics:
@@ -153,11 +155,11 @@ def _compare(
     paired = _pairs(before, after, old, new)
     # Both measured with as many looks: that is one of the settings.
     looks = looks_of(before.settings)
-    half = _half_width(old, new, paired, 1 - (1 - confidence) / looks, looks)
+    half = _half_width(old, new, paired, 1 - (1 - rules.confidence) / looks, looks)
     difference = new.value - old.value
-    rounded = rounding(floor, old.value, info)
+    rounded = rounding(rules.floor, old.value, info)
     better = info.direction if info else None
-    ways = allowances(limits, key, name, better, old.value, rounded)
+    ways = allowances(rules.limits, key, name, better, old.value, rounded)
     went: Way = "up" if difference > 0 else "down"
     allowed = ways.get(went)
     known = half is not None and half > 0

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from icl_bench.errors import TrainingGateError
     from icl_bench.integrations.gates import Gate, Keeps, Passes, Reaches
-    from icl_bench.integrations.gating import Outcome, TrainingGate, probe_training
+    from icl_bench.integrations.gating import TrainingGate, probe_training
+    from icl_bench.integrations.outcome import Outcome
     from icl_bench.integrations.trainer import ICLCallback
 
 __all__ = [
@@ -34,7 +35,7 @@ _HOMES = {
     "Gate": "icl_bench.integrations.gates",
     "ICLCallback": "icl_bench.integrations.trainer",
     "Keeps": "icl_bench.integrations.gates",
-    "Outcome": "icl_bench.integrations.gating",
+    "Outcome": "icl_bench.integrations.outcome",
     "Passes": "icl_bench.integrations.gates",
     "Reaches": "icl_bench.integrations.gates",
     "TrainingGate": "icl_bench.integrations.gating",

@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 from icl_bench.errors import SettingsError, nearest
-from icl_bench.probes import MetricInfo, get_probe
+from icl_bench.integrations.gate_metrics import find_metric, look_up, same_tokens
 from icl_bench.records.record import GateVerdict, Metric, RunRecord, Verdict
 from icl_bench.render.writing import numbers
 from icl_bench.running.checks import judge
@@ -185,7 +185,7 @@ class Keeps:
                 return self._say("error", missing[1])
             return self._say("fail", f"it was {then}, and cannot be measured now: {missing[1]}")
         key, _ = find_metric(self.metric, plan)
-        drop = difference(highest, metric, sign, same_tokens=_same_tokens(best, now, key))
+        drop = difference(highest, metric, sign, same_tokens=same_tokens(best, now, key))
         verdict, why = judge(drop, "at_most", self.within, exact=drop.exact)
         shown = f"{then}, {numbers.estimate(metric.value, metric.stderr)} now"
         lost = numbers.estimate(drop.value, drop.stderr)
@@ -254,55 +254,6 @@ class Passes:
         return GateVerdict(gate=self.name, verdict=worst, reason=reason)
 
 
-def find_metric(name: str, plan: Plan) -> tuple[str, MetricInfo]:
-    """Return which metric of which measurement a gate means, as `SUITE/NAME/METRIC`.
-
-    Args:
-        name: that, or an end of it: `NAME/METRIC`, `METRIC`.
-        plan: what an evaluation measures.
-
-    Raises:
-        SettingsError: no measurement or more than one has such a metric.
-    """
-    metrics = {
-        f"{key}/{metric}": info
-        for key, planned in plan.measurements.items()
-        if not planned.series  # one evaluation is no series of checkpoints
-        for metric, info in get_probe(planned.probe).metrics.items()
-    }
-    found = [full for full in metrics if f"/{full}".endswith(f"/{name}")]
-    if len(found) == 1:
-        return found[0], metrics[found[0]]
-    if found:
-        raise SettingsError(f"gate on {name!r}: say which one: {', '.join(sorted(found))}")
-    short = {full.rsplit("/", 1)[1] for full in metrics}
-    raise SettingsError(
-        f"gate on {name!r}: the suites measure no such metric; {nearest(name, short)}"
-    )
-
-
-def look_up(
-    name: str, record: RunRecord, plan: Plan
-) -> tuple[Metric | None, MetricInfo, tuple[Verdict, str]]:
-    """Return a metric of one evaluation, what it means, and why it is missing when it is.
-
-    Args:
-        name: the metric as a gate names it.
-        record: the evaluation.
-        plan: what an evaluation measures.
-    """
-    full, info = find_metric(name, plan)
-    key, metric = full.rsplit("/", 1)
-    taken = record.measurements.get(key)
-    if taken is None:
-        return None, info, ("skipped", f"{key} was not measured")
-    if taken.status != "measured":
-        return None, info, (taken.status, taken.reason or "not measured")
-    if metric not in taken.metrics:
-        return None, info, ("skipped", taken.unmeasured.get(metric, "not measured"))
-    return taken.metrics[metric], info, ("pass", "")
-
-
 def difference(before: Metric, now: Metric, sign: float, *, same_tokens: bool) -> Metric:
     """Return how much smaller `now` is than `before`, with its 95% interval.
 
@@ -337,12 +288,6 @@ def difference(before: Metric, now: Metric, sign: float, *, same_tokens: bool) -
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(variance)
     error = math.sqrt(variance)
     return Metric(value=value, stderr=error, ci_low=value - half, ci_high=value + half, n=now.n)
-
-
-def _same_tokens(one: RunRecord, other: RunRecord, full: str) -> bool:
-    key = full.rsplit("/", 1)[0]
-    digests = {record.measurements[key].tokens_sha256 for record in (one, other)}
-    return len(digests) == 1 and None not in digests
 
 
 def _step(record: RunRecord) -> int:

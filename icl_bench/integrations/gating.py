@@ -6,12 +6,12 @@ import logging
 import re
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from icl_bench.errors import RecordError, SettingsError, TrainingGateError, nearest
 from icl_bench.integrations.gates import Gate
+from icl_bench.integrations.outcome import Outcome, explain
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.naming import plain_name
 from icl_bench.options import RunOptions, refuse_url
@@ -26,55 +26,6 @@ FAILED: tuple[Verdict, ...] = ("fail",)
 log = logging.getLogger("icl_bench.training")
 
 _FILE = re.compile(r"results-step(\d+)\.json")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one evaluation found.
-
-    Args:
-        record: everything measured, with the step and the gates' verdicts.
-        failures: gates that do not hold, in words; empty when training may go on.
-        stop: whether training is to stop here.
-        seconds: wall time of the evaluation.
-        path: where the record was written, or None.
-    """
-
-    record: RunRecord
-    failures: tuple[str, ...]
-    stop: bool
-    seconds: float
-    path: Path | None
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps that the model had behind it."""
-        assert self.record.step is not None
-        return self.record.step
-
-    def scalars(self) -> dict[str, float]:
-        """Return everything that loggers can draw.
-
-        Returns:
-            `icl/SUITE/NAME/METRIC` -> value of every metric that was measured; for each suite
-            `icl/SUITE/checks_passed`, `checks_failed` (broken ones too) and
-            `checks_inconclusive`; with gates `icl/gates_failed`; `icl/seconds`.
-        """
-        found = {
-            f"icl/{key}/{name}": metric.value
-            for key, taken in self.record.measurements.items()
-            for name, metric in taken.metrics.items()
-        }
-        kinds = {"passed": ("pass",), "failed": ("fail", "error"), "inconclusive": None}
-        for suite in self.record.suites:
-            verdicts = [one.verdict for one in self.record.checks if one.suite == suite.name]
-            for kind, names in kinds.items():
-                count = sum(verdict in (names or (kind,)) for verdict in verdicts)
-                found[f"icl/{suite.name}/checks_{kind}"] = float(count)
-        if self.record.gates:
-            failed = sum(one.verdict == "fail" for one in self.record.gates)
-            found["icl/gates_failed"] = float(failed)
-        return found | {"icl/seconds": self.seconds}
 
 
 class TrainingGate:
@@ -332,12 +283,3 @@ def without_rows(record: RunRecord) -> RunRecord:
         for key, taken in record.measurements.items()
     }
     return record.model_copy(update={"measurements": slim})
-
-
-def explain(failures: Sequence[str]) -> str:
-    """Return why a run stops, in one line.
-
-    Args:
-        failures: gates that do not hold, in words.
-    """
-    return "training gate: " + "; ".join(failures)

@@ -15,14 +15,13 @@ from icl_bench.integrations.gates import Gate
 from icl_bench.integrations.gating import (
     FAILED,
     OnFailure,
-    Outcome,
     TrainingGate,
     check_choices,
-    explain,
     is_due,
     log,
     plan_gates,
 )
+from icl_bench.integrations.outcome import Outcome, explain
 from icl_bench.integrations.unwrapping import find_module
 from icl_bench.records.record import RunRecord, Verdict
 

@@ -42,7 +42,7 @@ class CopyLosses:
     @property
     def gain(self) -> np.ndarray:
         """first - repeated, nats."""
-        return self.first - self.repeated
+        return np.asarray(self.first - self.repeated)
 
 
 def split_losses(tokens: RepeatedTokens, nll: Tensor, correct: Tensor) -> CopyLosses:

@@ -107,7 +107,7 @@ class PositionLosses:
         same shares of it.
         """
         late = self._between(self.length // 2, self.length - 2)
-        return late - self._between(self.length // 16, self.length // 8 - 1)
+        return np.asarray(late - self._between(self.length // 16, self.length // 8 - 1))
 
     def _between(self, low: int, high: int) -> np.ndarray:
         inside = (self.positions >= low) & (self.positions <= high)

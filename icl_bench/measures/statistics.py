@@ -9,6 +9,8 @@ from functools import cache
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
+from icl_bench.measures.cross_fitting import cross_fitted_max as cross_fitted_max
+from icl_bench.measures.cross_fitting import read_cross_fitted as read_cross_fitted
 from icl_bench.records.record import Metric
 
 CONFIDENCE = 0.95
@@ -51,8 +53,8 @@ def sample_skewness(values: np.ndarray) -> float:
         values: shape (n,), n >= 3, not all alike.
     """
     n, around = int(values.size), values - values.mean()
-    ratio = float((around**3).mean()) / float((around**2).mean()) ** 1.5
-    return ratio * math.sqrt(n * (n - 1)) / (n - 2)
+    second, third = float((around**2).mean()), float((around**3).mean())
+    return third / math.pow(second, 1.5) * math.sqrt(n * (n - 1)) / (n - 2)
 
 
 def undo_skewness(quantile: float, skewness: float) -> float:
@@ -193,40 +195,6 @@ def linearize(value: float, influence: np.ndarray) -> list[float]:
 def exact_metric(value: float, n: int | None = None) -> Metric:
     """A number without sampling error."""
     return Metric(value=float(value), n=n, exact=True)
-
-
-def cross_fitted_max(scores: np.ndarray) -> np.ndarray:
-    """Per-sample value of the best head, chosen on the half that the sample is not in.
-
-    Taking the maximum and its value from the same samples overstates it; here each half's
-    samples read the head that the other half chose.
-
-    Args:
-        scores: shape (samples, heads).
-
-    Returns:
-        shape (samples,); with one sample, that sample's maximum.
-    """
-    return read_cross_fitted(scores, scores)
-
-
-def read_cross_fitted(by: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Per-sample value of the head that is best by a score on the half the sample is not in.
-
-    Args:
-        by: what heads are chosen by, shape (samples, heads).
-        values: what is read of the chosen head, same shape.
-
-    Returns:
-        shape (samples,); with one sample, the value of that sample's best head.
-    """
-    samples = len(by)
-    if samples == 1:
-        return values[:, int(by[0].argmax())]
-    half = samples // 2
-    best_first = int(by[:half].mean(axis=0).argmax())
-    best_second = int(by[half:].mean(axis=0).argmax())
-    return np.concatenate([values[:half, best_second], values[half:, best_first]])
 
 
 def count_above(scores: np.ndarray, threshold: float, *, confidence: float = CONFIDENCE) -> Metric:

@@ -11,7 +11,7 @@ from xdist.scheduler import LoadScopeScheduling
 from icl_bench.plugin.crashes import Crashes
 
 
-class ModelScheduling(LoadScopeScheduling):
+class ModelScheduling(LoadScopeScheduling):  # type: ignore[misc]
     """Items that have a model's SLUG in brackets stay together; others are spread one by one.
 
     The item at which a worker dies is not run again. What is left of its items goes to another.
@@ -46,7 +46,7 @@ class ModelScheduling(LoadScopeScheduling):
     def remove_node(self, node: Any) -> str | None:
         """Take a worker away that ended or died, and return the item at which it died."""
         units = self.assigned_work.pop(node)
-        left = [one for unit in units.values() for one, done in unit.items() if not done]
+        left: list[str] = [one for unit in units.values() for one, done in unit.items() if not done]
         if not left:
             return None
         goes_on = self._crashes.explain(node, left[0], self._slug_of(left[0]))

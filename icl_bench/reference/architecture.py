@@ -121,7 +121,8 @@ class IclReferenceLayer(nn.Module):
         )
         if attentions is not None:
             attentions.append(weights)
-        return hidden_states + added
+        after: torch.Tensor = hidden_states + added
+        return after
 
 
 class IclReferencePreTrainedModel(PreTrainedModel):

@@ -24,7 +24,8 @@ import math
 import torch
 
 from icl_bench.errors import SettingsError
-from icl_bench.reference.architecture import IclReferenceConfig, IclReferenceForCausalLM
+from icl_bench.reference.architecture import IclReferenceForCausalLM
+from icl_bench.reference.configuration import IclReferenceConfig
 from icl_bench.reference.words import SPECIALS, WORDS
 
 LAYERS, HEADS, CONTEXT = 2, 24, 512
@@ -123,7 +124,8 @@ def handwired(
             _write_previous_token_head(model, shift)
         if induction:
             _write_induction_head(model, positional_offset)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _write_embeddings(model: IclReferenceForCausalLM, shift: int) -> None:
@@ -146,7 +148,8 @@ def _position_codes() -> torch.Tensor:
 def _look_back(distance: int) -> torch.Tensor:
     """Return the matrix (47, 47) that turns a position's code into that of `distance` before."""
     rings = [torch.eye(ring).roll(-distance, dims=0) for ring in _RINGS]
-    return torch.block_diag(*rings)
+    turned: torch.Tensor = torch.block_diag(*rings)
+    return turned
 
 
 def _write_previous_token_head(model: IclReferenceForCausalLM, shift: int) -> None:

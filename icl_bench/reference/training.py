@@ -15,9 +15,9 @@ from icl_bench.errors import SettingsError
 from icl_bench.reference import packing
 from icl_bench.reference.architecture import (
     IclReferenceAttention,
-    IclReferenceConfig,
     IclReferenceForCausalLM,
 )
+from icl_bench.reference.configuration import IclReferenceConfig
 from icl_bench.reference.evaluation import evaluate
 from icl_bench.reference.tokenizer import build_tokenizer
 from icl_bench.reference.training_data import SequenceSource
@@ -99,7 +99,8 @@ def train(
             progress(f"{layers}-layer model, step {step} of {steps}: loss {value:.3f}")
         if on_step is not None:
             on_step(step, model, value)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def train_reference(

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from icl_bench.errors import RecordError, SettingsError
-from icl_bench.naming import clean, further_names, is_of_another
-from icl_bench.records.record import RECORD, RunRecord, read_record, write_atomically
+from icl_bench.naming import RECORD, clean, further_names, is_of_another
+from icl_bench.records.record import RunRecord, read_record, write_atomically
 from icl_bench.render import badge, csv, markdown
 from icl_bench.render.html.page import Plotly, plotly_name, share_plotly
 from icl_bench.render.html.report import report_page

@@ -14,10 +14,17 @@ from pydantic import BaseModel, ValidationError
 from icl_bench.errors import IclError, NotMeasurable
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.probes import Probe, get_probe
-from icl_bench.records.record import Check, Measurement, ModelInfo, RunRecord, settle
+from icl_bench.records.record import (
+    DESELECTED,
+    Check,
+    Measurement,
+    ModelInfo,
+    RunRecord,
+    settle,
+)
 from icl_bench.records.rows import explain
 from icl_bench.running.checks import applies, evaluate
-from icl_bench.running.results import DESELECTED, INTERRUPTED, Results, assemble
+from icl_bench.running.results import INTERRUPTED, Results, assemble
 from icl_bench.running.setup import Setup
 
 if TYPE_CHECKING:

@@ -208,7 +208,7 @@ def _check_rule(notes: Notes, data: Any, path: PathKey) -> str | None:
         if len(numbers) == 2 and numbers[0] >= numbers[1]:
             message = f"between [{bounds[0]}, {bounds[1]}]: the first must be the lower number"
             notes.add((*path, "between"), message)
-    return rules[0]
+    return str(rules[0])
 
 
 def _globs(models: list[str] | None) -> tuple[str, ...] | None:

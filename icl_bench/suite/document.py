@@ -132,7 +132,7 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if self.depth >= MAX_DEPTH:
             raise BrokenDocument(Problem(*_start(event), f"nested more than {MAX_DEPTH} deep"))
         self.depth += 1

@@ -35,6 +35,9 @@ LOGITS_WITHIN = {torch.float32: 1e-3, torch.float64: 1e-3}
 LOGITS_WITHIN_HALF = 0.1
 CAUSAL_WITHIN = {torch.float32: 1e-4, torch.float64: 1e-4}
 
+HeadShape = tuple[int, int, int]
+"""Heads, kv_heads, width of a head's output."""
+
 
 class Mismatch(Exception):
     """A path failed the check; the message says in what."""
@@ -76,7 +79,9 @@ class _TinyRun:
         return max(1.0, float(self.logits.abs().max()))
 
 
-def choose_path(runner: Runner, vocabulary: list[int]) -> tuple[str, dict[int, tuple], str | None]:
+def choose_path(
+    runner: Runner, vocabulary: list[int]
+) -> tuple[str, dict[int, HeadShape], str | None]:
     """Return the first path that passes the self-check.
 
     Args:
@@ -192,7 +197,7 @@ def _check_causality(own: _TinyRun) -> None:
         )
 
 
-def _check(own: _TinyRun, run: Run) -> dict[int, tuple]:
+def _check(own: _TinyRun, run: Run) -> dict[int, HeadShape]:
     query, key = torch.tril_indices(own.ids.shape[1], own.ids.shape[1])
     pairs = Pairs(query, key)
     hooks = _MagnitudeHooks(pairs={"all": pairs}, raw=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -200,7 +200,7 @@ class _Batch:
         entered, rows = self.clean.entered[layer], len(self.ids)
         own: list[Tensor] = []
 
-        def keep(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple:
+        def keep(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Any, ...]:
             own.extend((q, k, v))
             return q, k, v, mask
 
@@ -231,10 +231,10 @@ class _Batch:
         enter_layer(self.model, self.ids.repeat(times, 1), stream, receiver)
         return receiver
 
-    def _combine(self, own: list[Tensor]) -> Callable:
+    def _combine(self, own: list[Tensor]) -> Callable[..., tuple[Any, ...]]:
         """Return a swap that puts one patched side beside two clean ones, a block a side."""
 
-        def swap(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple:
+        def swap(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Any, ...]:
             times = len(q) // len(own[0])
             clean = [part.repeat(times, 1, 1, 1) for part in own]
             parts = []

@@ -7,8 +7,8 @@ from typing import Any
 from icl_bench.errors import ModelError
 from icl_bench.models.handle import ModelName
 from icl_bench.models.model import Model
-from icl_bench.models.opening.loading import LoadedParts, load_parts
-from icl_bench.models.sources.source import Found
+from icl_bench.models.opening.loading import load_parts
+from icl_bench.models.sources.source import Found, LoadedParts
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.options import RunOptions
 

@@ -17,10 +17,9 @@ from icl_bench.errors import IclError, ModelError, SpecError
 from icl_bench.models.model import Model
 from icl_bench.models.module.placement import is_spread
 from icl_bench.models.module.weights import check_finite
-from icl_bench.models.opening.loading import LoadedParts
 from icl_bench.models.opening.opening import load, make_model
 from icl_bench.models.sources.checking import check_one
-from icl_bench.models.sources.source import Found, Opening
+from icl_bench.models.sources.source import Found, LoadedParts, Opening
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.models.sources.stored import Entry, Stored
 from icl_bench.models.sources.table import get_source

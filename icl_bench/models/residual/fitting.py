@@ -48,7 +48,8 @@ class Sum:
         self._stated = stated
 
     def _flat(self, part: Tensor) -> Tensor:
-        return (part.float().reshape(self._shape) * self._weight).reshape(-1).double().cpu()
+        weighted: Tensor = part.float().reshape(self._shape) * self._weight
+        return weighted.reshape(-1).double().cpu()
 
     def fit(self, modules: Sequence[Call]) -> tuple[float, list[float]] | None:
         """Return the error and the factors; None if it is too large or a module adds nothing."""

@@ -110,7 +110,8 @@ class FrozenLayer:
                 given, gave = first_tensor(args), first_tensor(output)
                 assert given is not None and gave is not None
                 scale = scale.repeat(times, *[1] * (scale.ndim - 1))
-                return (norm.apply(given.float(), scale) + norm.bias).to(gave.dtype)
+                normed: Tensor = norm.apply(given.float(), scale) + norm.bias
+                return normed.to(gave.dtype)
 
             return hook
 

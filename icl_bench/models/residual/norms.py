@@ -67,7 +67,7 @@ class FrozenNorm:
         base = self._centre(before.float()) * self.gain
         wanted = after.float() - self.bias
         power = base.pow(2).sum(-1, keepdim=True)
-        scale = (wanted * base).sum(-1, keepdim=True) / power.clamp_min(1e-30)
+        scale: Tensor = (wanted * base).sum(-1, keepdim=True) / power.clamp_min(1e-30)
         off = (base * scale - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp_min(1e-20)
         within = WITHIN if after.dtype in (torch.float32, torch.float64) else WITHIN_HALF
         if not float(off.max()) <= within:
@@ -76,7 +76,8 @@ class FrozenNorm:
 
     def apply(self, part: Tensor, scale: Tensor) -> Tensor:
         """Return what a part of the input becomes in the output, the bias left out."""
-        return self._centre(part) * self.gain * scale
+        normed: Tensor = self._centre(part) * self.gain * scale
+        return normed
 
     def pull_back(self, direction: Tensor, scale: Tensor) -> Tensor:
         """Return the transpose of `apply`: the direction in the input that moves `direction`."""

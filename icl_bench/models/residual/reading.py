@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import torch
 from torch import Tensor
@@ -232,7 +232,7 @@ class _LayerReader:
         """Return side -> (streams, heads or groups, width), float64, what the layer makes."""
         parts: dict[Side, list[Tensor]] = {side: [] for side in SIDES}
 
-        def keep(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple:
+        def keep(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> NoReturn:
             for side, tensor in zip(SIDES, (q, k, v)):
                 parts[side].append(tensor[:, :, 0].double().cpu())
             raise _Read
@@ -244,7 +244,7 @@ class _LayerReader:
         found["value"] = found["value"][..., : self.model.shapes[self.layer][2]]
         return found
 
-    def _run(self, block: Tensor, keep: Callable[..., tuple]) -> None:
+    def _run(self, block: Tensor, keep: Callable[..., NoReturn]) -> None:
         runner = self.model.runner
         stream = block[:, None].to(runner.device, self.dtype)
         ids = torch.full((len(block), 1), self.model.vocabulary[0])

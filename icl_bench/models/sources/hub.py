@@ -192,7 +192,11 @@ def list_revisions(repo: str) -> list[str]:
 
 def _ask_revisions(repo: str) -> list[str]:
     from huggingface_hub import constants
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        build_hf_headers,
+        get_session,
+        hf_raise_for_status,
+    )
 
     # As `HfApi.list_repo_refs` does it, which has no time limit.
     address = f"{constants.ENDPOINT}/api/models/{repo}/refs"

@@ -83,7 +83,8 @@ def _load_model(
             ) from error
         raise ModelError(f"it cannot be loaded: {explain_failure(error)}") from error
     check_loading_info(info)
-    return model
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 @contextlib.contextmanager

@@ -48,7 +48,8 @@ def get_source(name: str) -> Source:
         module, _, attribute = SOURCES[name].partition(":")
         source: Source = getattr(importlib.import_module(module), attribute)
         return source
-    return _load(name).object
+    added: Source = _load(name).object
+    return added
 
 
 def find_named(text: str) -> tuple[str, Source] | None:

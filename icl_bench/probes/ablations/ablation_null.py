@@ -76,7 +76,7 @@ def compare_with_null(
                 targets=repeated_targets(tokens),
                 advance=advance,
             )
-        return losses.nll.double().numpy().mean(axis=(1, 2))
+        return np.asarray(losses.nll.double().numpy().mean(axis=(1, 2)))
 
     def tabulate(name: str, sets: list[null.HeadSet], losses: np.ndarray) -> np.ndarray:
         result.tables[name] = [

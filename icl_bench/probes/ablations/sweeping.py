@@ -57,12 +57,12 @@ class Sweep:
     @property
     def full(self) -> np.ndarray:
         """Which heads were measured on every sequence, boolean, (heads,)."""
-        return np.isfinite(self.deltas).all(axis=1)
+        return np.asarray(np.isfinite(self.deltas).all(axis=1))
 
     @property
     def counts(self) -> np.ndarray:
         """Sequences that each head was measured on at full length, (heads,)."""
-        return np.isfinite(self.deltas).sum(axis=1)
+        return np.asarray(np.isfinite(self.deltas).sum(axis=1))
 
     @property
     def means(self) -> np.ndarray:
@@ -73,7 +73,7 @@ class Sweep:
     @property
     def losses(self) -> np.ndarray:
         """Mean clean loss plus the mean rise, (heads,)."""
-        return self.clean.mean() + self.means
+        return np.asarray(self.clean.mean() + self.means)
 
     @property
     def stderrs(self) -> np.ndarray:
@@ -188,7 +188,7 @@ def _base(model: Model, tokens: RepeatedTokens) -> BaseRun:
 
 
 def _clean(base: BaseRun) -> np.ndarray:
-    return base.losses.nll.double().numpy().mean(axis=1)
+    return np.asarray(base.losses.nll.double().numpy().mean(axis=1))
 
 
 def _measure(
@@ -202,4 +202,5 @@ def _measure(
     from icl_bench.models.circuits.interventions import switch_off
 
     off = switch_off(model, base, [(head,) for head in heads], replacement, advance=advance)
-    return (off.nll.double().numpy() - base.losses.nll.double().numpy()).mean(axis=2)
+    rises = off.nll.double().numpy() - base.losses.nll.double().numpy()
+    return np.asarray(rises.mean(axis=2))

@@ -104,7 +104,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     from icl_bench.measures import statistics as st
     from icl_bench.measures.tokens import digest_tokens
     from icl_bench.models.clean_run import run_base
-    from icl_bench.probes.ablations.ablation import choose_heads
+    from icl_bench.probes.design.head_selection import choose_heads
     from icl_bench.probes.texts.fuzzy_contexts import lay_out_items
 
     items = settings.arrange(load_fuzzy_items(), settings.seed)[: settings.items]

@@ -102,7 +102,7 @@ class Settings(PoolSettings):
         Args:
             taken: what the look found.
         """
-        return taken.metrics["documents"].value < taken.settings["documents"]
+        return bool(taken.metrics["documents"].value < taken.settings["documents"])
 
     @property
     def pinned(self) -> bool:

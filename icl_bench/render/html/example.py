@@ -132,7 +132,7 @@ def _patterns(rows: list[dict[str, Any]], named: Collection[str]) -> dict[str, s
 
 def _strength(row: dict[str, Any]) -> float:
     """The order in which patterns are kept; a text without repeats has no induction scores."""
-    return -max(row.get("induction", 0.0), row.get("previous_token", 0.0))
+    return -float(max(row.get("induction", 0.0), row.get("previous_token", 0.0)))
 
 
 def _why_missing(record: RunRecord) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from icl_bench.records.record import Verdict
-from icl_bench.render.writing.text import columns, cut, defuse, fold, to_ascii
+from icl_bench.render.writing.logs import defuse
+from icl_bench.render.writing.text import columns, cut, fold, to_ascii
 
 _COLORS: dict[Verdict, str] = {
     "pass": "32",
