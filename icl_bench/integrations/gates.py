@@ -266,9 +266,7 @@ def difference(before: Metric, now: Metric, sign: float, *, same_tokens: bool) -
         sign: 1 where more is better, -1 where less is: then how much larger.
         same_tokens: whether samples of the two belong together.
     """
-    from scipy.special import stdtrit
-
-    from icl_bench.measures.statistics import CONFIDENCE, exact_metric, mean_metric
+    from icl_bench.measures.statistics import CONFIDENCE, exact_metric, mean_metric, t_quantile
 
     value = sign * (before.value - now.value)
     if before.exact and now.exact:
@@ -285,7 +283,7 @@ def difference(before: Metric, now: Metric, sign: float, *, same_tokens: bool) -
     if variance == 0:
         return Metric(value=value, stderr=0.0, ci_low=value, ci_high=value, n=now.n)
     freedom = variance**2 / sum(part**2 / df for part, df in parts)
-    half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(variance)
+    half = float(t_quantile((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
     error = math.sqrt(variance)
     return Metric(value=value, stderr=error, ci_low=value - half, ci_high=value + half, n=now.n)
 

@@ -14,7 +14,6 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit
 
 from icl_bench.measures.draws import Draws
 from icl_bench.measures.phase import sharpness
@@ -60,6 +59,7 @@ def fit_gradual(positions: np.ndarray, values: np.ndarray) -> np.ndarray:
     """
     # Slow to import, and only training runs need it.
     from scipy.optimize import OptimizeWarning, curve_fit
+    from scipy.special import expit
 
     # On the unit square the starting points and bounds are the same for every curve.
     span = float(positions[-1] - positions[0])
@@ -90,6 +90,8 @@ def fit_gradual(positions: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _gradual(x: np.ndarray, base: float, rise: float, midpoint: float, width: float) -> np.ndarray:
+    from scipy.special import expit
+
     return np.asarray(base + rise * expit((x - midpoint) * _STEEP / width))
 
 

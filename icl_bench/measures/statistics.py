@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
 
 from icl_bench.measures.cross_fitting import cross_fitted_max as cross_fitted_max
 from icl_bench.measures.cross_fitting import read_cross_fitted as read_cross_fitted
@@ -19,7 +18,22 @@ CONFIDENCE = 0.95
 @cache
 def student_t(df: int, comparisons: int = 1, confidence: float = CONFIDENCE) -> float:
     """Two-sided quantile of Student's t, Bonferroni-corrected for `comparisons` intervals."""
-    return float(stdtrit(df, 1 - (1 - confidence) / 2 / comparisons))
+    return float(t_quantile(1 - (1 - confidence) / 2 / comparisons, df))
+
+
+def t_quantile(share: float, df: float | np.ndarray) -> np.ndarray:
+    """Return the value below which a share of Student's t lies, for each number of degrees."""
+    # Slow to import, and what is only judged, compared by eye or shown needs none.
+    from scipy.special import stdtrit
+
+    return np.asarray(stdtrit(df, share), dtype=np.float64)
+
+
+def normal_quantile(share: float) -> float:
+    """Return the value below which a share of the standard normal distribution lies."""
+    from scipy.special import ndtri
+
+    return float(ndtri(share))
 
 
 def error_bounds(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -255,7 +269,7 @@ def proportion_metric(hits: Sequence[bool] | np.ndarray) -> Metric:
     n, share = int(values.size), float(values.mean())
     if n == 1:
         return Metric(value=share, n=1, samples=[share])
-    z = float(ndtri((1 + CONFIDENCE) / 2))
+    z = normal_quantile((1 + CONFIDENCE) / 2)
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return Metric(
@@ -285,7 +299,7 @@ def proportion_lost_metric(
     samples = [float(v) for v in lost]
     if n == 1:
         return Metric(value=samples[0], n=1, samples=samples)
-    z = float(ndtri((1 + CONFIDENCE) / 2))
+    z = normal_quantile((1 + CONFIDENCE) / 2)
     gone, come = float((lost > 0).sum()) + 0.5, float((lost < 0).sum()) + 0.5
     centre = (gone - come) / (n + 2)
     half = z * math.sqrt(gone + come - (gone - come) ** 2 / (n + 2)) / (n + 2)

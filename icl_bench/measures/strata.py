@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import stdtrit
 
 from icl_bench.errors import NotMeasurable
-from icl_bench.measures.statistics import CONFIDENCE
+from icl_bench.measures.statistics import CONFIDENCE, t_quantile
 from icl_bench.records.record import Metric
 
 
@@ -36,6 +35,6 @@ def stratified_metric(strata: Sequence[np.ndarray]) -> Metric:
     stderr = math.sqrt(variances.sum()) / len(strata)
     degrees = [len(values) - 1 for values in strata]
     df = float(variances.sum() ** 2 / (variances**2 / degrees).sum())
-    half = float(stdtrit(df, (1 + CONFIDENCE) / 2)) * stderr
+    half = float(t_quantile((1 + CONFIDENCE) / 2, df)) * stderr
     count = sum(map(len, strata))
     return Metric(value=mean, stderr=stderr, ci_low=mean - half, ci_high=mean + half, n=count)

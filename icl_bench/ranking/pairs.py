@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtrit
 
-from icl_bench.measures.statistics import CONFIDENCE, student_t
+from icl_bench.measures.statistics import CONFIDENCE, student_t, t_quantile
 from icl_bench.ranking.entries import Figure
 
 _CANCELLED = 1e-6
@@ -154,8 +153,8 @@ def _quantile(freedom: np.ndarray, tail: float) -> np.ndarray:
     whole = np.maximum((freedom + 1e-9).astype(np.int64), 1)
     most = int(whole.max(initial=1))
     if most > _TABLED:
-        return np.asarray(-stdtrit(whole, tail), dtype=np.float64)
-    return np.asarray(-stdtrit(np.arange(1, most + 1), tail)[whole - 1], dtype=np.float64)
+        return np.asarray(-t_quantile(tail, whole))
+    return np.asarray(-t_quantile(tail, np.arange(1, most + 1))[whole - 1])
 
 
 def _paired(
@@ -163,7 +162,7 @@ def _paired(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Centre and half width of differences sample by sample; samples of shape (rows, n)."""
     n = samples.shape[1]
-    quantile = float(-stdtrit(n - 1, tail))
+    quantile = -float(t_quantile(tail, n - 1))
     around = samples - samples.mean(axis=1, keepdims=True)
     products = around @ around.T
     own = np.diag(products)
