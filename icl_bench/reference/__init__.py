@@ -130,7 +130,8 @@ def _load_trained(folder: Path, step: int | None) -> PreTrainedModel:
     import torch
     from safetensors.torch import load_file
 
-    from icl_bench.reference.architecture import IclReferenceConfig, IclReferenceForCausalLM
+    from icl_bench.reference.architecture import IclReferenceForCausalLM
+    from icl_bench.reference.configuration import IclReferenceConfig
     from icl_bench.reference.packing import read_step
 
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, then overwritten

@@ -24,7 +24,8 @@ import math
 import torch
 
 from icl_bench.errors import SettingsError
-from icl_bench.reference.architecture import IclReferenceConfig, IclReferenceForCausalLM
+from icl_bench.reference.architecture import IclReferenceForCausalLM
+from icl_bench.reference.configuration import IclReferenceConfig
 from icl_bench.reference.words import SPECIALS, WORDS
 
 LAYERS, HEADS, CONTEXT = 2, 24, 512

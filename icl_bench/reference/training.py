@@ -13,11 +13,8 @@ from torch import nn
 
 from icl_bench.errors import SettingsError
 from icl_bench.reference import packing
-from icl_bench.reference.architecture import (
-    IclReferenceAttention,
-    IclReferenceConfig,
-    IclReferenceForCausalLM,
-)
+from icl_bench.reference.architecture import IclReferenceAttention, IclReferenceForCausalLM
+from icl_bench.reference.configuration import IclReferenceConfig
 from icl_bench.reference.evaluation import evaluate
 from icl_bench.reference.tokenizer import build_tokenizer
 from icl_bench.reference.training_data import SequenceSource

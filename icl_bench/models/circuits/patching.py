@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,12 +25,11 @@ from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.partial_forward import Left, enter_layer, require_partial_forward
 from icl_bench.models.attention.prefix import Stream
 from icl_bench.models.residual.contributions import CleanRun, Wanted, read_logits, run_clean
+from icl_bench.models.residual.reading import SIDES as SIDES
+from icl_bench.models.residual.reading import Side
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
-
-Side = Literal["query", "key", "value"]
-SIDES: tuple[Side, ...] = ("query", "key", "value")
 
 RESUMED_WITHIN = 1e-4
 RESUMED_WITHIN_HALF = 2e-2
@@ -200,7 +199,7 @@ class _Batch:
         entered, rows = self.clean.entered[layer], len(self.ids)
         own: list[Tensor] = []
 
-        def keep(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple:
+        def keep(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Any, ...]:
             own.extend((q, k, v))
             return q, k, v, mask
 
@@ -231,10 +230,10 @@ class _Batch:
         enter_layer(self.model, self.ids.repeat(times, 1), stream, receiver)
         return receiver
 
-    def _combine(self, own: list[Tensor]) -> Callable:
+    def _combine(self, own: list[Tensor]) -> Callable[..., tuple[Any, ...]]:
         """Return a swap that puts one patched side beside two clean ones, a block a side."""
 
-        def swap(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple:
+        def swap(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Any, ...]:
             times = len(q) // len(own[0])
             clean = [part.repeat(times, 1, 1, 1) for part in own]
             parts = []
