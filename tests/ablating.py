@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icl_bench.models.attention.ablation import Ablation
+from icl_bench.models.attention.ablation import Ablation, mark_heads
 from icl_bench.models.attention.forward_hooks import ForwardHooks
 
 
@@ -21,7 +21,7 @@ def losses(
 ) -> Tensor:
     """Return losses (rows, targets) with the heads of each row's set off."""
     wanted = torch.arange(1, ids.shape[1]) if targets is None else targets
-    hooks = ForwardHooks(ablation=Ablation.build(sets, model.heads, values))
+    hooks = ForwardHooks(ablation=Ablation(mark_heads(sets, model.heads), values))
     logits = model.run_pass(ids, hooks, wanted - 1)
     return torch.nn.functional.cross_entropy(
         logits.float().transpose(1, 2), ids[:, wanted], reduction="none"

@@ -9,7 +9,7 @@ import torch
 import icl_bench
 from icl_bench.errors import MeasurementError, NotMeasurable
 from icl_bench.measures.tokens import draw_plain, draw_repeated
-from icl_bench.models.attention.ablation import Ablation, Replacement
+from icl_bench.models.attention.ablation import Ablation, Replacement, mark_heads
 from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.circuits.components import (
     ComponentAblation,
@@ -183,7 +183,7 @@ def test_a_head_that_is_off_below_a_component_is_not_skipped():
     tokens = draw(model)
     both = losses(model, tokens, [[("mlp", 2)]], heads=[[(1, 0)]])[0]
     ablation = ComponentAblation.build([[("mlp", 2)]] * SEQUENCES)
-    heads = Ablation.build([[(1, 0)]] * SEQUENCES, model.heads)
+    heads = Ablation(mark_heads([[(1, 0)]] * SEQUENCES, model.heads))
     with switched_off(model.anatomy, ablation):
         logits = model.run_pass(tokens.input_ids, ForwardHooks(ablation=heads))[:, :-1]
     whole = torch.nn.functional.cross_entropy(

@@ -61,26 +61,30 @@ def token_losses(
         SettingsError: ids of a wrong shape or range, an unknown method, or no such head.
         NotMeasurable: the model has no heads, or its attention cannot be changed in this way.
     """
-    ids = torch.as_tensor(input_ids)
-    if ids.ndim != 2 or 0 in ids.shape or ids.shape[1] < 2 or ids.dtype.is_floating_point:
-        raise SettingsError(f"input_ids must be integers (batch, seq >= 2), not {tuple(ids.shape)}")
-    rows = vocabulary_size(model.model)
-    if int(ids.min()) < 0 or int(ids.max()) >= rows:
-        raise SettingsError(f"input_ids must lie in 0..{rows - 1}")
-    ids = ids.long()
+    ids = _check_ids(model, input_ids)
     parts = check_parts(model, ablate)
     if keep is not None:
         if parts:
             raise SettingsError("give either 'ablate' or 'keep'")
         kept = set(check_parts(model, keep))
         parts = [head for head in model.every_head if head not in kept]
+    _check_method(method, patterns)
     pairs = _check_edges(edges, ids.shape[1]) if method == "edge_knockout" else None
     clean = run_base(model, ids, torch.arange(1, ids.shape[1]))
     if not parts:
-        _check_method(method, patterns)
         return clean.losses.nll
-    replacement = _replace(model, method, patterns, parts, ids, seed, pairs)
-    return switch_off(model, clean, [parts], replacement).nll[0]
+    prepared = prepare_replacement(
+        model,
+        method,
+        parts=parts,
+        sequences=_count_held_out(method, ids),
+        length=ids.shape[1],
+        bos=model.bos,
+        seed=seed,
+        patterns=patterns,
+        edges=pairs,
+    )
+    return switch_off(model, clean, [parts], prepared.replacement).nll[0]
 
 
 def ablation_sweep(
@@ -123,7 +127,7 @@ def ablation_sweep(
     if method not in SWEEP_METHODS:
         raise SettingsError(f"unknown method {method!r}; {nearest(method, SWEEP_METHODS)}")
     model.require_heads()
-    replacement = _replace(model, method, "free", model.every_head, tokens.input_ids, 0, None)
+    replacement = _replace_heads(model, method, tokens.input_ids)
     if exact:
         sweep = sweep_exactly(model, tokens, replacement, advance)
     else:
@@ -162,7 +166,7 @@ def minimal_set(
     if method not in SWEEP_METHODS:
         raise SettingsError(f"unknown method {method!r}; {nearest(method, SWEEP_METHODS)}")
     model.require_heads()
-    replacement = _replace(model, method, "free", model.every_head, tokens.input_ids, 0, None)
+    replacement = _replace_heads(model, method, tokens.input_ids)
     return list(find_minimal_set(model, tokens, share, replacement, Context()).kept)
 
 
@@ -195,15 +199,30 @@ def check_parts(model: Model, parts: Iterable[Sequence[int | str]]) -> list[Part
     if heads:
         model.require_heads()
     for layer, head in sorted(heads):
-        if not 0 <= head < model.heads.get(layer, 0):
-            raise SettingsError(
-                f"the model has no head {layer}.{head}; layer {layer} has "
-                f"{model.heads.get(layer, 0)} heads"
-            )
+        require_head(model, layer, head)
     for _, layer in others:
         if not 0 <= layer < model.layers:
             raise SettingsError(f"the model has no layer {layer}; it has {model.layers}")
     return [*sorted(heads), *sorted(others)]
+
+
+def require_head(model: Model, layer: int, head: int) -> None:
+    """Raise SettingsError when the model has no such head."""
+    if not 0 <= head < model.heads.get(layer, 0):
+        raise SettingsError(
+            f"the model has no head {layer}.{head}; layer {layer} has "
+            f"{model.heads.get(layer, 0)} heads"
+        )
+
+
+def _check_ids(model: Model, input_ids: Tensor) -> Tensor:
+    ids = torch.as_tensor(input_ids)
+    if ids.ndim != 2 or 0 in ids.shape or ids.shape[1] < 2 or ids.dtype.is_floating_point:
+        raise SettingsError(f"input_ids must be integers (batch, seq >= 2), not {tuple(ids.shape)}")
+    rows = vocabulary_size(model.model)
+    if int(ids.min()) < 0 or int(ids.max()) >= rows:
+        raise SettingsError(f"input_ids must lie in 0..{rows - 1}")
+    return ids.long()
 
 
 def _check_method(method: str, patterns: str) -> None:
@@ -216,11 +235,11 @@ def _check_method(method: str, patterns: str) -> None:
 
 
 def _check_edges(edges: Iterable[Sequence[int]] | None, length: int) -> Pairs:
-    found = torch.as_tensor([list(edge) for edge in edges or ()])
-    if found.ndim != 2 or found.shape[1] != 2 or found.dtype.is_floating_point:
+    given = torch.as_tensor([list(edge) for edge in edges or ()])
+    if given.ndim != 2 or given.shape[1] != 2 or given.dtype.is_floating_point:
         raise SettingsError("edge_knockout needs edges=[(query position, key position), ...]")
-    query, key = found.unbind(1)
-    if int(found.min()) < 0 or int(query.max()) >= length or bool((key >= query).any()):
+    query, key = given.unbind(1)
+    if int(given.min()) < 0 or int(query.max()) >= length or bool((key >= query).any()):
         raise SettingsError(
             f"edges go from a query to an earlier key, both in 0..{length - 1}: a query that "
             "loses its own position may have nothing left to attend to"
@@ -228,25 +247,19 @@ def _check_edges(edges: Iterable[Sequence[int]] | None, length: int) -> Pairs:
     return Pairs(query, key)
 
 
-def _replace(
-    model: Model,
-    method: Method,
-    patterns: Patterns,
-    parts: Sequence[Part],
-    input_ids: Tensor,
-    seed: int,
-    edges: Pairs | None,
-) -> Replacement:
-    _check_method(method, patterns)
+def _replace_heads(model: Model, method: Method, input_ids: Tensor) -> Replacement:
+    """Return what stands in for any head of the model."""
     prepared = prepare_replacement(
         model,
         method,
-        parts=parts,
-        sequences=max(HELD_OUT, len(input_ids)) if method == "mean" else len(input_ids),
+        parts=model.every_head,
+        sequences=_count_held_out(method, input_ids),
         length=input_ids.shape[1],
         bos=model.bos,
-        seed=seed,
-        patterns=patterns,
-        edges=edges,
+        seed=0,
     )
     return prepared.replacement
+
+
+def _count_held_out(method: Method, input_ids: Tensor) -> int:
+    return max(HELD_OUT, len(input_ids)) if method == "mean" else len(input_ids)

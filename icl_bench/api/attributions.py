@@ -46,8 +46,8 @@ def logit_attribution(model: Model, tokens: RepeatedTokens) -> pd.DataFrame:
         numbers = values.double().numpy()
         mean, error = numbers.mean(0), sequence_error(numbers[None])
         for head in range(values.shape[1]):
-            spread = None if error is None else float(error[0, head])
-            rows.append({"layer": layer, "head": head, "logit": mean[head], "logit_stderr": spread})
+            estimate = {"logit": mean[head], "logit_stderr": float(error[0, head])}
+            rows.append({"layer": layer, "head": head, **estimate})
     frame = pd.DataFrame(rows, columns=["layer", "head", "logit", "logit_stderr"])
     return frame.astype({"logit": "float64", "logit_stderr": "float64"})
 
@@ -84,27 +84,15 @@ def attention_attribution(
     from icl_bench.models.circuits.attention_attribution import attribute_attention
 
     heads = check_heads(model, receivers, "receivers")
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
     for part in attribute_attention(model, tokens.input_ids, induction_pairs(tokens), heads):
         names = [source.name for source in part.sources]
         pairs = [(key, query) for key in names for query in names]
         values = part.parts.double().flatten(1).numpy()
-        for (key, query), samples in [
-            *zip(pairs, values.T),
-            ((MASK, MASK), part.mask.double().numpy()),
-        ]:
-            error = sequence_error(samples[None, :, None])
-            spread = None if error is None else float(error[0, 0])
-            rows.append(
-                {
-                    "layer": part.head[0],
-                    "head": part.head[1],
-                    "key": key,
-                    "query": query,
-                    "logit": float(samples.mean()),
-                    "logit_stderr": spread,
-                }
-            )
+        written = [*zip(pairs, values.T), ((MASK, MASK), part.mask.double().numpy())]
+        for pair, samples in written:
+            error = float(sequence_error(samples[None, :, None])[0, 0])
+            rows.append((*part.head, *pair, float(samples.mean()), error))
     columns = ["layer", "head", "key", "query", "logit", "logit_stderr"]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.astype({"logit": "float64", "logit_stderr": "float64"})

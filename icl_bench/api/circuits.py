@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from icl_bench.api.ablations import require_head
 from icl_bench.errors import SettingsError, nearest
 from icl_bench.measures.tokens import RepeatedTokens
+from icl_bench.models.attention.ablation import Head
 from icl_bench.models.model import Model
 
 if TYPE_CHECKING:
@@ -17,30 +19,12 @@ if TYPE_CHECKING:
 
     from icl_bench.models.circuits.patching import PathEffect
 
-Head = tuple[int, int]
 
 EFFECT_COLUMNS = [
-    "sender_layer",
-    "sender_head",
-    "layer",
-    "head",
-    "side",
-    "clean",
-    "patched",
-    "drop",
-    "drop_stderr",
+    *("sender_layer", "sender_head", "layer", "head", "side"),
+    *("clean", "patched", "drop", "drop_stderr"),
 ]
-
-COMPOSITION_COLUMNS = [
-    "sender_layer",
-    "sender_head",
-    "layer",
-    "head",
-    "side",
-    "composition",
-    "random",
-    "excess",
-]
+COMPOSITION_COLUMNS = [*EFFECT_COLUMNS[:5], "composition", "random", "excess"]
 
 
 def path_patching(
@@ -110,9 +94,8 @@ def _effect_rows(
             if layer != effect.layer:
                 continue
             patched = float(effect.patched[number, :, head].double().mean())
-            spread = None if error is None else float(error[number, head])
-            numbers = (float(clean[head]), patched, float(mean[number, head]), spread)
-            row = (*sender, layer, head, effect.side, *numbers)
+            drop = (float(mean[number, head]), float(error[number, head]))
+            row = (*sender, layer, head, effect.side, float(clean[head]), patched, *drop)
             rows.append(dict(zip(EFFECT_COLUMNS, row)))
     return rows
 
@@ -164,8 +147,7 @@ def ov_copying(
         shares = ov_behaviour(model, tokens)
         samples = np.concatenate([shares[layer].numpy() for layer in sorted(shares)], 1)
         columns["ov_behaviour"] = samples.mean(0)
-        error = sequence_error(samples[None])
-        columns["ov_behaviour_stderr"] = np.nan if error is None else error[0]
+        columns["ov_behaviour_stderr"] = sequence_error(samples[None])[0]
     return pd.DataFrame(columns)
 
 
@@ -214,14 +196,16 @@ def weight_composition(
     return pd.DataFrame(rows, columns=COMPOSITION_COLUMNS)
 
 
-def sequence_error(samples: np.ndarray) -> np.ndarray | None:
-    """Return standard errors over sequences; one sequence has none.
+def sequence_error(samples: np.ndarray) -> np.ndarray:
+    """Return standard errors over sequences; those of one sequence are NaN.
 
     Args:
         samples: shape (any, sequences, any); the result lacks the middle axis.
     """
     count = samples.shape[1]
-    return None if count == 1 else samples.std(1, ddof=1) / count**0.5
+    if count == 1:
+        return np.full_like(samples[:, 0], np.nan)
+    return np.asarray(samples.std(1, ddof=1) / count**0.5)
 
 
 def _check_sides(side: str | Sequence[str]) -> list[Any]:
@@ -251,11 +235,7 @@ def check_heads(model: Model, heads: Sequence[Sequence[int]], what: str) -> list
     if not wanted:
         raise SettingsError(f"no {what} are given")
     for layer, head in wanted:
-        if not 0 <= head < model.heads.get(layer, 0):
-            raise SettingsError(
-                f"the model has no head {layer}.{head}; layer {layer} has "
-                f"{model.heads.get(layer, 0)} heads"
-            )
+        require_head(model, layer, head)
     return wanted
 
 

@@ -12,8 +12,6 @@ from icl_bench.comparing.metrics import MetricChange, compare_metrics
 from icl_bench.errors import SettingsError
 from icl_bench.records.record import DESELECTED, Check, RunRecord, Verdict
 
-"""Reason of a check that the user left out of a run."""
-
 CheckState = Literal[
     "regressed", "improved", "same", "changed", "vanished", "unclear", "new", "not run"
 ]
@@ -118,19 +116,23 @@ def compare(
         raise SettingsError(
             f"nothing to compare: the baseline holds {_names(before)}, this run {_names(now)}"
         )
-    found = Comparison(baseline.model.label, record.model.label)
-    found.checks = _compare_checks(baseline, record, deselected)
-    found.metrics = compare_metrics(baseline, record, limits)
+    metrics = compare_metrics(baseline, record, limits)
     if deselected:
         left_out = _left_out(record)
-        found.metrics = [
-            one
-            for one in found.metrics
-            if one.state != "vanished" or (one.key, one.metric) not in left_out
+        metrics = [
+            change
+            for change in metrics
+            if change.state != "vanished" or (change.key, change.metric) not in left_out
         ]
-    found.heads, told = compare_heads(baseline, record)
-    found.remarks = [*told, *_remarks(baseline, record, before, now)]
-    return found
+    heads, not_compared = compare_heads(baseline, record)
+    return Comparison(
+        baseline.model.label,
+        record.model.label,
+        _compare_checks(baseline, record, deselected),
+        metrics,
+        heads,
+        [*not_compared, *_remarks(baseline, record, before, now)],
+    )
 
 
 def _left_out(record: RunRecord) -> set[tuple[str, str]]:
@@ -144,11 +146,11 @@ def _compare_checks(
 ) -> list[VerdictChange]:
     old = {(check.suite, check.id): check for check in baseline.checks}
     new = {(check.suite, check.id): check for check in record.checks}
-    found = [_compare_check(check, new.get(key), deselected) for key, check in old.items()]
-    added = [check for key, check in new.items() if key not in old]
-    return found + [
+    changes = [_compare_check(check, new.get(key), deselected) for key, check in old.items()]
+    return changes + [
         VerdictChange(check.suite, check.id, "new", None, check.verdict, check.reason)
-        for check in added
+        for key, check in new.items()
+        if key not in old
     ]
 
 

@@ -63,21 +63,25 @@ def compare_heads(baseline: RunRecord, record: RunRecord) -> tuple[list[HeadChan
     Returns:
         the heads, and remarks on measurements whose heads are not compared.
     """
-    found: list[HeadChange] = []
-    told: list[str] = []
+    changes: list[HeadChange] = []
+    remarks: list[str] = []
     floor = rounding_floor(baseline.model, record.model)
     for key, before in baseline.measurements.items():
         after = record.measurements.get(key)
         if before.probe != "induction" or not before.heads:
             continue
-        if any(change.key != key and _same(baseline, record, key, change.key) for change in found):
+        if any(
+            change.key != key and _same(baseline, record, key, change.key) for change in changes
+        ):
             continue  # two suites share a measurement
         if after is None or (why := _differ(before, after, baseline.model, record.model)):
-            told.append(f"heads of {key} are not compared: {why if after else 'not measured now'}")
+            remarks.append(
+                f"heads of {key} are not compared: {why if after else 'not measured now'}"
+            )
             continue
         for kind in KINDS:
-            found += _compare_kind(key, kind, before, after, floor)
-    return found, told
+            changes += _compare_kind(key, kind, before, after, floor)
+    return changes, remarks
 
 
 def _differ(before: Measurement, after: Measurement, old: ModelInfo, new: ModelInfo) -> str | None:
@@ -103,7 +107,7 @@ def _compare_kind(
         (row, new) for row in rows if (new := now.get((row["layer"], row["head"]))) is not None
     ]
     pairs = [(a, b) for a, b in pairs if max(a[kind], b[kind]) > bound]
-    n = min(int(one.settings.get("sequences", 2)) for one in (before, after))
+    n = min(int(measured.settings.get("sequences", 2)) for measured in (before, after))
     for old, new in pairs:
         spread = _spread(old, new, kind)
         state: HeadState = "kept"

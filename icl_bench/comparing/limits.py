@@ -99,7 +99,7 @@ def allowances(
 ) -> dict[Way, float]:
     """Return how far a metric may change, for each way that is judged, in its own unit.
 
-    CheckedRun is the metric's own way for the worse, both where it has none, and beside it each way
+    Judged is the metric's own way for the worse, both where it has none, and beside it each way
     that a limit with a sign names. Of several limits of one way the last counts.
 
     Args:
@@ -115,8 +115,8 @@ def allowances(
     own: set[Way] = {"up", "down"} - {better}  # type: ignore[assignment]
     if better is None and None not in signed and signed:
         own = set()  # a metric without a better way is judged the way that was asked for
-    found: dict[Way, float] = dict.fromkeys(sorted(own), rounding)
+    allowed: dict[Way, float] = dict.fromkeys(sorted(own), rounding)
     for limit in fitting:
         for way in own if limit.worse is None else {limit.worse}:
-            found[way] = limit.allowed(baseline, rounding)
-    return found
+            allowed[way] = limit.allowed(baseline, rounding)
+    return allowed

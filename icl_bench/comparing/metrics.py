@@ -52,13 +52,7 @@ class MetricChange:
 
 @dataclass(frozen=True)
 class _Rules:
-    """How far a metric may move.
-
-    Args:
-        limits: how much worse metrics may get.
-        floor: what rounding alone makes, as a share.
-        confidence: of the intervals.
-    """
+    """How far a metric may move: by limits, by rounding (`floor`), and by noise."""
 
     limits: Sequence[Limit]
     floor: float

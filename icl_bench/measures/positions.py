@@ -129,12 +129,12 @@ def average_documents(windows: Windows, values: np.ndarray) -> np.ndarray:
 
     Args:
         windows: the windows.
-        values: shape (windows, ...).
+        values: shape (windows, ...), of all windows or of the first of them.
 
     Returns:
         shape (documents, ...).
     """
-    owners = windows.documents
+    owners = windows.documents[: len(values)]
     return np.stack([values[owners == number].mean(axis=0) for number in range(owners[-1] + 1)])
 
 
@@ -145,13 +145,10 @@ def average_windows(windows: Windows, nll: Tensor) -> PositionLosses:
         windows: the windows, or the first of them as far as `nll` goes.
         nll: loss of every token but the first of each window, nats, (windows, length - 1).
     """
-    values = nll.double().numpy()
-    owners = windows.documents[: len(values)]
-    means = [values[owners == number].mean(axis=0) for number in range(int(owners[-1]) + 1)]
     # What stands in the prefix is no text, and its losses do not count.
     skipped = max(0, windows.prefix - 1)
     return PositionLosses(
-        np.stack(means)[:, skipped:],
+        average_documents(windows, nll.double().numpy())[:, skipped:],
         first=1 if windows.prefix == 0 else 0,
         length=windows.input_ids.shape[1],
     )

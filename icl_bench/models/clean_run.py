@@ -6,7 +6,6 @@ that gives the logits of a whole pass is found out on a tiny batch, once per mod
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from icl_bench.models.attention.ablation import ZEROS, Ablation, Head, Replacement
+from icl_bench.models.attention.ablation import ZEROS, Ablation, Head, Replacement, mark_heads
 from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.prefix import Capture, Stream, resume, same_logits
 from icl_bench.models.attention.selfcheck import tiny_batch
@@ -156,8 +155,8 @@ def _base_hooks(model: Model, base: BaseRun, start: int, stop: int) -> ForwardHo
         # The clean run never goes through the ablation's code.
         return ForwardHooks()
     rows = torch.arange(start, stop) + base.offset
-    off, how = [base.off.heads] * len(rows), base.off.replacement
-    return ForwardHooks(ablation=Ablation.build(off, model.heads, how.values, rows, how.at))
+    off, how = mark_heads([base.off.heads] * len(rows), model.heads), base.off.replacement
+    return ForwardHooks(ablation=Ablation(off, how.values, rows, how.at))
 
 
 def stream_into(model: Model, base: BaseRun, layer: int, later: Sequence[int]) -> Stream | None:
@@ -241,12 +240,3 @@ def check_resumes(model: Model, layers: Collection[int]) -> None:
             continue
         assert short is not None
         model.resumes[layer] = same_logits(full[rows], short)
-
-
-def digest_run(input_ids: Tensor, targets: Tensor) -> str:
-    """Return a key that two clean runs share only when they are the same."""
-    digest = hashlib.sha256()
-    for tensor in (input_ids, targets):
-        digest.update(f"{tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

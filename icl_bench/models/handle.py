@@ -84,26 +84,27 @@ class ModelHandle:
         self.no_heads: str | None = None
         self.attention_note: str | None = None
         self.shapes: dict[int, tuple[int, int, int]] = {}
-        self._path: str | None = None
+        self.path: str | None = None
+        """Name of the way in which heads are reached (`attention.paths.PATHS`), or None."""
         self._in_order = False
         self.resumes: dict[int, bool] = {}
         kind = model.config.model_type
         if kind in NO_ATTENTION:
             self.no_heads = f"{kind} is {NO_ATTENTION[kind]}: it has no attention heads"
         else:
-            self._path, shapes, self.attention_note = choose_path(self.runner, self.vocabulary)
+            self.path, shapes, self.attention_note = choose_path(self.runner, self.vocabulary)
             self.shapes = dict(sorted(shapes.items()))
             self._in_order = list(shapes) == list(self.shapes)
 
     @property
     def attention(self) -> str:
         """How attention probabilities are obtained: fused, chunked, eager, or none."""
-        return "none" if self._path is None else PATHS[self._path][0]
+        return "none" if self.path is None else PATHS[self.path][0]
 
     @property
     def through_interface(self) -> bool:
         """Whether queries, keys and values can be had: attention is not read by hooks alone."""
-        return self._path not in (None, "hooked")
+        return self.path not in (None, "hooked")
 
     @property
     def batch_size(self) -> int | None:
@@ -118,11 +119,6 @@ class ModelHandle:
     def embedding(self) -> Tensor:
         """Token embedding (vocabulary, width)."""
         return embedding_weight(self.model)
-
-    @property
-    def path(self) -> str | None:
-        """Name of the way in which heads are reached (`attention.paths.PATHS`), or None."""
-        return self._path
 
     @property
     def heads(self) -> dict[int, int]:
@@ -206,10 +202,10 @@ class ModelHandle:
             ModelError: the kernel does not fit, or something that was to be changed was not.
         """
         self.require_context(ids.shape[1])
-        if self._path is None:
+        if self.path is None:
             return self.runner.run_plain(ids, keep)
         try:
-            result = PATHS[self._path][1](self.runner, ids, hooks, keep, logits)
+            result = PATHS[self.path][1](self.runner, ids, hooks, keep, logits)
         except KernelMisfit as error:
             raise ModelError(f"{error} on {ids.shape[1]} tokens") from None
         if hooks.missed:

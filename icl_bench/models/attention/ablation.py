@@ -57,7 +57,7 @@ class Ablation:
     """Heads to switch off, per row of the batch.
 
     Args:
-        off: layer -> which heads are off, boolean, shape (rows, heads).
+        off: layer -> which heads are off, boolean, shape (rows, heads), as `mark_heads` makes it.
         values: layer -> what stands in for a head's output, as in `Replacement`; None for zeros.
         sequences: for each row its sequence, which chooses the stand-in where there are several;
             None when row i is sequence i.
@@ -73,26 +73,6 @@ class Ablation:
     at: Tensor | None = None
     applied: set[int] = field(default_factory=set)
 
-    @classmethod
-    def build(
-        cls,
-        rows: Sequence[Iterable[Head]],
-        heads_per_layer: dict[int, int],
-        values: Mapping[int, Tensor] | None = None,
-        sequences: Tensor | None = None,
-        at: Tensor | None = None,
-    ) -> Ablation:
-        """Make an ablation from one set of heads per row.
-
-        Args:
-            rows: for each row of the batch, the heads that are off in it.
-            heads_per_layer: layer -> number of its heads.
-            values: stand-ins as in the class.
-            sequences: the rows' sequences as in the class.
-            at: the sequences' positions as in the class.
-        """
-        return cls(mark_heads(rows, heads_per_layer), values, sequences, at)
-
     def apply(self, layer: int, output: Tensor) -> Tensor:
         """Return head outputs (rows, length, heads, width) with those that are off replaced."""
         off = self.off.get(layer)
@@ -103,8 +83,8 @@ class Ablation:
         rows = torch.arange(len(output)) if self.sequences is None else self.sequences
         if self.at is not None:
             own = self.at[rows % len(self.at)].to(output.device)
-            places = torch.arange(output.shape[1], device=output.device)
-            mask = mask & (places == own[:, None])[:, :, None, None]
+            positions = torch.arange(output.shape[1], device=output.device)
+            mask = mask & (positions == own[:, None])[:, :, None, None]
         if self.values is None:
             return output.masked_fill(mask, 0)
         values = self.values[layer]

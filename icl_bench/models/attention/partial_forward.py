@@ -46,12 +46,12 @@ def enter_layer(model: Model, ids: Tensor, stream: Stream, hooks: ForwardHooks) 
     raise ModelError(f"layer {stream.layer} never called the attention function")
 
 
-def require_partial_forward(model: Model) -> None:
-    """Raise NotMeasurable where queries, keys and values of the heads cannot be had."""
+def require_partial_forward(model: Model, use: str = "replaced") -> None:
+    """Raise NotMeasurable where queries, keys and values cannot be had, to be `use`."""
     model.require_heads()
     if model.path == "hooked":
         kind = model.model.config.model_type
         raise NotMeasurable(
             f"model type '{kind}' does not use transformers' attention interface: queries, keys "
-            "and values of its heads cannot be replaced"
+            f"and values of its heads cannot be {use}"
         )

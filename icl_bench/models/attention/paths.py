@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -140,43 +140,36 @@ class Runner:
         return matrices
 
 
-def _run_interface(implementation: str) -> Run:
+def _run_with(
+    implementation: str,
+    called: str = "transformers' attention interface",
+    answering: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Run:
+    """Return a way to run in which the hooks are active while the model calls its attention.
+
+    Args:
+        implementation: the attention implementation that is set meanwhile.
+        called: what the model is expected to call.
+        answering: makes what lets these calls come to the attention function.
+    """
+
     def run(
-        runner: Runner,
-        input_ids: Tensor,
-        hooks: ForwardHooks,
-        keep: Tensor | None,
-        need_logits: bool,
+        runner: Runner, ids: Tensor, hooks: ForwardHooks, keep: Tensor | None, need_logits: bool
     ) -> Tensor | None:
         logits = None
         with (
             runner.prepared(implementation),
             activate(hooks),
             follow_layers(runner.layers),
+            answering(),
             suppress(Enough),
         ):
-            logits, _ = runner.forward(input_ids, keep, need_logits)
+            logits, _ = runner.forward(ids, keep, need_logits)
         if hooks.pairs and not hooks.shapes:
-            raise ModelError("the model does not call transformers' attention interface")
+            raise ModelError(f"the model does not call {called}")
         return logits
 
     return run
-
-
-def _run_direct(
-    runner: Runner, input_ids: Tensor, hooks: ForwardHooks, keep: Tensor | None, need_logits: bool
-) -> Tensor | None:
-    logits = None
-    with ExitStack() as stack:
-        stack.enter_context(runner.prepared("sdpa"))
-        stack.enter_context(activate(hooks))
-        stack.enter_context(follow_layers(runner.layers))
-        stack.enter_context(calls_answered())
-        stack.enter_context(suppress(Enough))
-        logits, _ = runner.forward(input_ids, keep, need_logits)
-    if hooks.pairs and not hooks.shapes:
-        raise ModelError("the model does not call torch's attention")
-    return logits
 
 
 def _run_hooked(
@@ -215,10 +208,10 @@ def _run_hooked(
 
 
 PATHS: dict[str, tuple[str, Run]] = {
-    "fused": ("fused", _run_interface(FUSED)),
-    "chunked": ("chunked", _run_interface(CHUNKED)),
-    "direct": ("fused", _run_direct),
-    "eager": ("eager", _run_interface(EAGER)),
+    "fused": ("fused", _run_with(FUSED)),
+    "chunked": ("chunked", _run_with(CHUNKED)),
+    "direct": ("fused", _run_with("sdpa", "torch's attention", calls_answered)),
+    "eager": ("eager", _run_with(EAGER)),
     "hooked": ("eager", _run_hooked),
 }
 """Name -> (what the record says, how to run), in the order in which they are tried."""

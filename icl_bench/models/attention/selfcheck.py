@@ -14,7 +14,7 @@ from torch import Tensor
 
 from icl_bench.errors import ModelError, UnsupportedModel
 from icl_bench.measures.tokens import Pairs
-from icl_bench.models.attention.ablation import Ablation
+from icl_bench.models.attention.ablation import Ablation, mark_heads
 from icl_bench.models.attention.forward_hooks import ROUNDING, ForwardHooks
 from icl_bench.models.attention.kernels import KernelMisfit
 from icl_bench.models.attention.paths import PATHS, Run, Runner
@@ -56,13 +56,7 @@ class _MagnitudeHooks(ForwardHooks):
 
 @dataclass(frozen=True)
 class _TinyRun:
-    """The tiny batch and what the model itself makes of it, with which every path is compared.
-
-    Args:
-        runner: the model.
-        ids: (rows, length).
-        logits: of its own attention implementation, (rows, length, vocabulary), float32.
-    """
+    """The tiny batch and the model's own logits, float32, with which every path is compared."""
 
     runner: Runner
     ids: Tensor
@@ -81,7 +75,7 @@ class _TinyRun:
 
 def choose_path(
     runner: Runner, vocabulary: list[int]
-) -> tuple[str, dict[int, HeadShape], str | None]:
+) -> tuple[str, dict[int, tuple[int, int, int]], str | None]:
     """Return the first path that passes the self-check.
 
     Args:
@@ -197,7 +191,7 @@ def _check_causality(own: _TinyRun) -> None:
         )
 
 
-def _check(own: _TinyRun, run: Run) -> dict[int, HeadShape]:
+def _check(own: _TinyRun, run: Run) -> dict[int, tuple[int, int, int]]:
     query, key = torch.tril_indices(own.ids.shape[1], own.ids.shape[1])
     pairs = Pairs(query, key)
     hooks = _MagnitudeHooks(pairs={"all": pairs}, raw=True)
@@ -289,7 +283,7 @@ def _check_ablation(
     for layer, (count, _, width) in sorted(shapes.items()):
         rows: list[list[tuple[int, int]]] = [[(layer, h) for h in range(count)], []]
         ones = {layer: torch.ones(count, width)}
-        hooks = ForwardHooks(ablation=Ablation.build(rows, heads, ones))
+        hooks = ForwardHooks(ablation=Ablation(mark_heads(rows, heads), ones))
         logits = run(own.runner, own.ids, hooks, None, True)
         assert logits is not None
         change = (logits.float() - clean).abs().amax(dim=(1, 2))

@@ -194,13 +194,9 @@ def run_groups(
 
 @dataclass(frozen=True)
 class _Group:
-    """Sets of parts that change nothing below one layer, (sets * sequences) rows, set by set.
+    """Those of the sets that change nothing below one layer, by number.
 
-    Args:
-        model: the model.
-        interventions: all sets.
-        numbers: which of them are in the group.
-        stream: what enters the layer in the base run, where passes may start there.
+    Passes start at `stream`, where there is one. There are (sets * sequences) rows, set by set.
     """
 
     model: Model
@@ -221,14 +217,13 @@ class _Group:
             hooks.clean_rows = len(rows) + torch.cat([which, torch.arange(len(present))])
             rows, off = torch.cat([rows, present]), [*off, *[()] * len(present)]
         parts = [split_parts(some) for some in off]
-        heads = [some for some, _ in parts]
+        marked = mark_heads([heads for heads, _ in parts], self.model.heads)
         if how.edges is not None:
-            hooks.knockout = Knockout(mark_heads(heads, self.model.heads), how.edges)
+            hooks.knockout = Knockout(marked, how.edges)
         else:
-            sequences = rows + base.offset
-            ablation = Ablation.build(heads, self.model.heads, how.values, sequences, how.at)
+            ablation = Ablation(marked, how.values, rows + base.offset, how.at)
             hooks.ablation = ablation if stream is None else ablation.since(stream.layer)
-        others = ComponentAblation.build([some for _, some in parts], how.contributions)
+        others = ComponentAblation.build([others for _, others in parts], how.contributions)
         with ExitStack() as stack:
             if stream is not None:
                 stack.enter_context(resume(self.model.runner, stream, rows))

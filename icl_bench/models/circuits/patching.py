@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,12 +25,11 @@ from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.partial_forward import Left, enter_layer, require_partial_forward
 from icl_bench.models.attention.prefix import Stream
 from icl_bench.models.residual.contributions import CleanRun, Wanted, read_logits, run_clean
+from icl_bench.models.residual.reading import SIDES as SIDES
+from icl_bench.models.residual.reading import Side
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
-
-Side = Literal["query", "key", "value"]
-SIDES: tuple[Side, ...] = ("query", "key", "value")
 
 RESUMED_WITHIN = 1e-4
 RESUMED_WITHIN_HALF = 2e-2

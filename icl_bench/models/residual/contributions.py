@@ -146,16 +146,7 @@ def run_clean(
 
 
 class _Recorder:
-    """Keeps what is wanted of a clean run while it passes through the modules.
-
-    Args:
-        anatomy: of the model.
-        wanted: what to keep.
-        shape: (rows, length) of the batch.
-
-    Attributes:
-        run: what was kept.
-    """
+    """Keeps, as `run`, what is wanted of a pass of one batch, of shape (rows, length)."""
 
     def __init__(self, anatomy: Anatomy, wanted: Wanted, shape: Sequence[int]) -> None:
         self.anatomy, self.wanted, self.shape = anatomy, wanted, shape

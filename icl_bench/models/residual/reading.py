@@ -12,7 +12,7 @@ have one up to that size, which is read off by directions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NoReturn
 
@@ -21,7 +21,8 @@ from torch import Tensor
 
 from icl_bench.errors import NotMeasurable
 from icl_bench.models.attention.forward_hooks import ForwardHooks
-from icl_bench.models.attention.prefix import Stream, resume
+from icl_bench.models.attention.partial_forward import Left, enter_layer, require_partial_forward
+from icl_bench.models.attention.prefix import Stream
 from icl_bench.models.residual.contributions import Wanted, run_clean
 
 if TYPE_CHECKING:
@@ -93,10 +94,6 @@ class Reading:
         return self.maps[side]
 
 
-class _Read(Exception):
-    """Queries, keys and values are there; nothing after them is needed."""
-
-
 def read_layers(model: Model, layers: Iterable[int]) -> dict[int, Reading]:
     """Read the maps of queries, keys and values of some layers.
 
@@ -111,13 +108,7 @@ def read_layers(model: Model, layers: Iterable[int]) -> dict[int, Reading]:
         NotMeasurable: the model has no heads, its queries, keys and values cannot be had, or
             what the heads of a layer write is not known.
     """
-    model.require_heads()
-    if model.path == "hooked":
-        kind = model.model.config.model_type
-        raise NotMeasurable(
-            f"model type '{kind}' does not use transformers' attention interface: queries, keys "
-            "and values of its heads cannot be read"
-        )
+    require_partial_forward(model, "read")
     wrapped = run_clean(model, torch.tensor([model.vocabulary[:1]]), Wanted()).wrapped
     readings: dict[int, Reading] = {}
     norms: list[InputNorm] = []
@@ -218,7 +209,7 @@ class _LayerReader:
 
     def _guess_norms(self, moved: dict[Side, Tensor]) -> list[InputNorm]:
         """Return no norm, and those whose epsilon fits how a small stream's values shrink."""
-        large, small = (moved["value"][place].norm() for place in (0, 1))
+        large, small = (moved["value"][row].norm() for row in (0, 1))
         ratio = float(small / large.clamp_min(1e-30)) ** 2
         guesses = [InputNorm()]
         if ratio > 1.01 * SMALL**2:
@@ -235,33 +226,19 @@ class _LayerReader:
         def keep(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> NoReturn:
             for side, tensor in zip(SIDES, (q, k, v)):
                 parts[side].append(tensor[:, :, 0].double().cpu())
-            raise _Read
+            raise Left
 
         for block in streams.split(self.model.limit.rows(1)):
-            self._run(block, keep)
-        found = {side: torch.cat(tensors) for side, tensors in parts.items()}
+            entering = block[:, None].to(self.model.runner.device, self.dtype)
+            ids = torch.full((len(block), 1), self.model.vocabulary[0])
+            stream = Stream(self.layer, entering, self.wrapped)
+            enter_layer(self.model, ids, stream, ForwardHooks(swap=keep))
+        made = {side: torch.cat(tensors) for side, tensors in parts.items()}
         # Families whose values are narrower than their keys fill up with zeros.
-        found["value"] = found["value"][..., : self.model.shapes[self.layer][2]]
-        return found
-
-    def _run(self, block: Tensor, keep: Callable[..., NoReturn]) -> None:
-        runner = self.model.runner
-        stream = block[:, None].to(runner.device, self.dtype)
-        ids = torch.full((len(block), 1), self.model.vocabulary[0])
-        try:
-            with resume(runner, Stream(self.layer, stream, self.wrapped), torch.arange(len(block))):
-                self.model.run_pass(ids, ForwardHooks(swap=keep), logits=False)
-        except _Read:
-            return
-        except _BREAKS as error:
-            raise NotMeasurable(
-                f"the model cannot be run from layer {self.layer} on: "
-                f"{type(error).__name__}: {error}"
-            ) from None
-        raise NotMeasurable(f"layer {self.layer} never called the attention function")
+        made["value"] = made["value"][..., : self.model.shapes[self.layer][2]]
+        return made
 
 
-_BREAKS = (RuntimeError, KeyError, IndexError, AttributeError, TypeError, ValueError)
 _PLURAL = {"query": "queries", "key": "keys", "value": "values"}
 
 
@@ -290,7 +267,7 @@ def _draw_checks(width: int) -> Tensor:
     streams[:2] = streams[0] - streams[0].mean()
     streams[:2] /= streams[:2].pow(2).mean(-1, keepdim=True).sqrt()
     streams[1] *= SMALL
-    for place in range(2, CHECKS):
-        size = 10 ** (-1.5 + 3 * (place - 2) / (CHECKS - 3))
-        streams[place] = size * (streams[place] + (place % 4) - 1.5)
+    for row in range(2, CHECKS):
+        size = 10 ** (-1.5 + 3 * (row - 2) / (CHECKS - 3))
+        streams[row] = size * (streams[row] + (row % 4) - 1.5)
     return streams

@@ -60,9 +60,10 @@ class Context:
             layers: layers whose input will be wanted.
             advance: called with the number of sequences done.
         """
-        from icl_bench.models.clean_run import digest_run, run_base
+        from icl_bench.measures.tokens import digest_tokens
+        from icl_bench.models.clean_run import run_base
 
-        key = digest_run(input_ids, targets)
+        key = digest_tokens(input_ids, targets)
         if key in self.runs:
             advance(len(input_ids))
         else:
