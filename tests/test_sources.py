@@ -14,7 +14,7 @@ import checkpoints
 import pytest
 import torch
 from distributions import Install, install
-from test_house import FILES
+from test_house import FILES, loaded_after
 
 import icl_bench
 from icl_bench import provenance
@@ -62,6 +62,12 @@ def test_every_row_of_the_table_is_a_source_and_says_so_of_its_specs() -> None:
         assert spec.kind == name and source.recognise(text) == spec
         others = [get_source(other) for other in list(SOURCES)[: list(SOURCES).index(name)]]
         assert [other.recognise(text) for other in others] == [None] * len(others)
+
+
+def test_sources_are_loaded_without_anything_heavy() -> None:
+    table_of = "icl_bench.models.sources.table"
+    statement = f"from {table_of} import SOURCES, get_source; [get_source(one) for one in SOURCES]"
+    assert loaded_after(statement) & {"torch", "transformers", "pandas"} == set()
 
 
 def test_a_source_without_an_operation_says_so() -> None:
