@@ -55,6 +55,36 @@ checks:
 """A suite for real models, as small as one can be."""
 
 
+SLOW = {
+    "Chromium": (
+        "html_browser html_choices html_faults html_print html_report html_text leaderboard_page"
+    ),
+    "many processes": (
+        "benchmarks cache_limit cache_models cache_runs cache_series cache_trust ci_examples "
+        "ci_github ci_gitlab ci_junit cli_streams finite leaderboard_command loading_hub "
+        "plugin_crashes plugin_exit_codes plugin_interrupts plugin_models plugin_progress "
+        "plugin_reports plugin_series plugin_startup plugin_xdist presence progress_bars "
+        "progress_workers reference_series render_outlet series_run sharding training_processes"
+    ),
+    "real weights, whole suites, every family, long training or many simulations": (
+        "adaptive_sweep calibration choice_scores invariance loading_gguf logit_attribution "
+        "measures_gradual ov_copying path_patching probe_icl_score probes_circuits probes_sweeps "
+        "quiz_on_models real_model registry shipped_suites streaming text_probes_real "
+        "training_callback"
+    ),
+}
+"""What takes its time -> the files, `test_` left out, that `make check` leaves out: those that take
+about five seconds or more."""
+SLOW_FILES = {f"test_{name}.py" for names in SLOW.values() for name in names.split()}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of slow files."""
+    for item in items:
+        if item.path.name in SLOW_FILES:
+            item.add_marker("slow")
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A test that measures the same twice has to switch the cache off to do so.

@@ -200,6 +200,12 @@ def loaded_after(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
+def test_slow_files_are_there():
+    from conftest import SLOW_FILES
+
+    assert {path.name for path in Path(__file__).parent.glob("test_*.py")} >= SLOW_FILES
+
+
 def test_every_package_is_installed():
     tomllib = pytest.importorskip("tomllib")
     data = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
