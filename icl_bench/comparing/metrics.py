@@ -106,19 +106,23 @@ def _wanted(baseline: RunRecord, limits: Sequence[Limit]) -> list[tuple[str, str
         for key, measurement in baseline.measurements.items()
         for name in measurement.metrics
     ]
-    estimates = [one for one in every if "p_value" not in one[1]]
+    estimates = [metric for metric in every if "p_value" not in metric[1]]
     exact = [limit for limit in limits if limit.is_exact]
-    wanted = [one for one in estimates if one in read or any(limit.names(*one) for limit in exact)]
+    wanted = [
+        metric
+        for metric in estimates
+        if metric in read or any(limit.names(*metric) for limit in exact)
+    ]
     for limit in limits:
-        if not any(limit.names(*one) for one in wanted):
+        if not any(limit.names(*metric) for metric in wanted):
             raise SettingsError(f"limit {limit.pattern!r} names {_why(limit, every, estimates)}")
     return wanted
 
 
 def _why(limit: Limit, every: list[tuple[str, str]], estimates: list[tuple[str, str]]) -> str:
-    if any(limit.names(*one) for one in estimates):
+    if any(limit.names(*metric) for metric in estimates):
         return "no metric that a check of the baseline reads: without '*' it may name others"
-    if any(limit.names(*one) for one in every):
+    if any(limit.names(*metric) for metric in every):
         return "p-values alone, which are judged by their checks"
     # Short names are offered, unless the limit names a measurement too.
     whole = "." in limit.pattern or "/" in limit.pattern
@@ -246,7 +250,7 @@ def differing_settings(before: Measurement, after: Measurement) -> str | None:
     """
     if before.probe != after.probe:
         return f"probe {before.probe}, now {after.probe}"
-    mine, other = (comparable_settings(one.settings) for one in (before, after))
+    mine, other = (comparable_settings(measurement.settings) for measurement in (before, after))
     for name in sorted(mine.keys() | other.keys()):
         if mine.get(name) != other.get(name):
             return f"{name} {mine.get(name)}, now {other.get(name)}"

@@ -169,9 +169,9 @@ class Keeps:
     def judge(self, history: Sequence[RunRecord], plan: Plan) -> GateVerdict:
         """See `Gate.judge`."""
         now = history[-1]
-        earlier = [one for one in history[:-1] if _step(one) >= self.from_step]
-        known = [(one, look_up(self.metric, one, plan)[0]) for one in earlier]
-        measured = [(one, metric) for one, metric in known if metric is not None]
+        earlier = [record for record in history[:-1] if _step(record) >= self.from_step]
+        known = [(record, look_up(self.metric, record, plan)[0]) for record in earlier]
+        measured = [(record, metric) for record, metric in known if metric is not None]
         if not measured or _step(now) < self.from_step:
             return self._say("skipped", "nothing to compare with yet")
         metric, info, missing = look_up(self.metric, now, plan)
@@ -237,16 +237,16 @@ class Passes:
     def judge(self, history: Sequence[RunRecord], plan: Plan) -> GateVerdict:
         """See `Gate.judge`."""
         now = history[-1]
-        checks = [one for one in now.checks if self.suite in (None, one.suite)]
+        checks = [check for check in now.checks if self.suite in (None, check.suite)]
         parts: list[str] = []
-        worst: Verdict = "pass" if any(one.verdict == "pass" for one in checks) else "skipped"
+        worst: Verdict = "pass" if any(check.verdict == "pass" for check in checks) else "skipped"
         kinds: tuple[Verdict, ...] = ("fail", "error", "inconclusive")
         for verdict in kinds:
-            found = [one for one in checks if one.verdict == verdict]
-            if found and not parts:
+            matching = [check for check in checks if check.verdict == verdict]
+            if matching and not parts:
                 worst = verdict
-            parts += [f"{one.id} ({verdict}: {one.reason})" for one in found]
-        held = sum(one.verdict == "pass" for one in checks)
+            parts += [f"{check.id} ({verdict}: {check.reason})" for check in matching]
+        held = sum(check.verdict == "pass" for check in checks)
         parts.append(f"{held} of {len(checks)} checks hold")
         reason = f"at step {numbers.count(_step(now))}: " + "; ".join(parts)
         if _step(now) < self.from_step:

@@ -116,7 +116,7 @@ class TrainingGate:
             path = record.write(self.folder / f"results-step{step}.json")
         self.history.append(without_rows(record))
         failures = tuple(
-            f"{one.gate}: {one.reason}" for one in record.gates if one.verdict in self.stop_on
+            f"{gate.gate}: {gate.reason}" for gate in record.gates if gate.verdict in self.stop_on
         )
         self._tell(record)
         seconds = round(time.perf_counter() - started, 3)
@@ -137,17 +137,17 @@ class TrainingGate:
         """
         if self.folder is None or not self.folder.is_dir():
             return
-        found = {
+        records = {
             int(match[1]): path
             for path in self.folder.iterdir()
             if (match := _FILE.fullmatch(path.name))
         }
         self.history.clear()
-        for number in sorted(found):
+        for number in sorted(records):
             if number > step or (steps is not None and number not in steps):
                 continue
             try:
-                record = read_record(found[number])
+                record = read_record(records[number])
             except RecordError as error:
                 log.warning("icl_bench: an earlier evaluation is left out: %s", error)
                 continue
@@ -174,17 +174,17 @@ class TrainingGate:
 
         What ends training is left to whoever ends it.
         """
-        for key, taken in record.measurements.items():
-            if taken.status == "error":
-                log.warning("icl_bench, step %s: %s: %s", record.step, key, taken.reason)
-        for one in record.gates:
-            if self._said.get(one.gate) == one.verdict:
+        for key, measurement in record.measurements.items():
+            if measurement.status == "error":
+                log.warning("icl_bench, step %s: %s: %s", record.step, key, measurement.reason)
+        for gate in record.gates:
+            if self._said.get(gate.gate) == gate.verdict:
                 continue
-            self._said[one.gate] = one.verdict
-            if one.verdict in self.stop_on and self.on_failure != "warn":
+            self._said[gate.gate] = gate.verdict
+            if gate.verdict in self.stop_on and self.on_failure != "warn":
                 continue
-            level = logging.INFO if one.verdict in ("pass", "skipped") else logging.WARNING
-            log.log(level, "icl_bench gate: %s: %s (%s)", one.gate, one.verdict, one.reason)
+            level = logging.INFO if gate.verdict in ("pass", "skipped") else logging.WARNING
+            log.log(level, "icl_bench gate: %s: %s (%s)", gate.gate, gate.verdict, gate.reason)
 
 
 def probe_training(
@@ -279,7 +279,7 @@ def without_rows(record: RunRecord) -> RunRecord:
         record: of one evaluation.
     """
     slim = {
-        key: taken.model_copy(update={"heads": [], "tables": {}})
-        for key, taken in record.measurements.items()
+        key: measurement.model_copy(update={"heads": [], "tables": {}})
+        for key, measurement in record.measurements.items()
     }
     return record.model_copy(update={"measurements": slim})

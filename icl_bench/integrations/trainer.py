@@ -98,7 +98,7 @@ class ICLCallback(TrainerCallback):
         Args:
             trainer: transformers' Trainer, or one of its subclasses.
         """
-        if not any(one is self for one in trainer.callback_handler.callbacks):
+        if not any(callback is self for callback in trainer.callback_handler.callbacks):
             trainer.add_callback(self)
         self._trainer = weakref.ref(trainer)
         return self
@@ -127,9 +127,9 @@ class ICLCallback(TrainerCallback):
                 stop_on=self.stop_on,
             )
             if state.global_step:
-                logged = {one["step"] for one in state.log_history if "icl/seconds" in one}
+                logged = {record["step"] for record in state.log_history if "icl/seconds" in record}
                 self.gate.recall(state.global_step, logged)
-            return [one.step for one in self.gate.history if one.step is not None]
+            return [record.step for record in self.gate.history if record.step is not None]
 
         known = self._on_main(state, prepare)
         self._step = known[-1] if known else None
@@ -232,7 +232,7 @@ def _find_trainer(callback: ICLCallback) -> Any | None:
     while frame is not None:
         caller = frame.f_locals.get("self")
         handler = getattr(caller, "callback_handler", None)
-        if any(one is callback for one in getattr(handler, "callbacks", ())):
+        if any(other is callback for other in getattr(handler, "callbacks", ())):
             return caller
         frame = frame.f_back  # type: ignore[assignment]
     return None
@@ -240,9 +240,9 @@ def _find_trainer(callback: ICLCallback) -> Any | None:
 
 def _tokenizer_of(processing: Any | None) -> Any | None:
     """The tokenizer among what a Trainer was given to process its data with."""
-    for one in (processing, getattr(processing, "tokenizer", None)):
-        if hasattr(one, "all_special_ids") and hasattr(one, "get_vocab"):
-            return one
+    for candidate in (processing, getattr(processing, "tokenizer", None)):
+        if hasattr(candidate, "all_special_ids") and hasattr(candidate, "get_vocab"):
+            return candidate
     return None
 
 

@@ -79,17 +79,17 @@ def _same_random_state(model: PreTrainedModel) -> Iterator[None]:
     accelerators: list[tuple[Any, Tensor, tuple[Any, ...]]] = []
     for device in {p.device for p in model.parameters()}:
         library: Any = getattr(torch, device.type, None)
-        one: tuple[Any, ...]
+        where: tuple[Any, ...]
         if device.type not in ("cpu", "meta") and hasattr(library, "get_rng_state"):
-            one = () if device.type == "mps" else (device,)  # of those there is one
-            accelerators.append((library, library.get_rng_state(*one), one))
+            where = () if device.type == "mps" else (device,)  # of those there is one
+            accelerators.append((library, library.get_rng_state(*where), where))
     state = torch.get_rng_state()
     try:
         yield
     finally:
         torch.set_rng_state(state)
-        for library, kept, one in accelerators:
-            library.set_rng_state(kept, *one)
+        for library, kept, where in accelerators:
+            library.set_rng_state(kept, *where)
         random.setstate(python)
         np.random.set_state(legacy)
 
@@ -100,15 +100,15 @@ def _exact_products() -> Iterator[None]:
     backends: Any = torch.backends
     if hasattr(backends, "fp32_precision"):
         # The older function fails where somebody has used this newer way.
-        places = [backends.cuda.matmul, backends.mkldnn.matmul]
-        before = [place.fp32_precision for place in places]
-        for place in places:
-            place.fp32_precision = "ieee"
+        backends_used = [backends.cuda.matmul, backends.mkldnn.matmul]
+        before = [backend.fp32_precision for backend in backends_used]
+        for backend in backends_used:
+            backend.fp32_precision = "ieee"
         try:
             yield
         finally:
-            for place, precision in zip(places, before):
-                place.fp32_precision = precision
+            for backend, precision in zip(backends_used, before):
+                backend.fp32_precision = precision
     else:
         legacy = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
@@ -120,7 +120,7 @@ def _exact_products() -> Iterator[None]:
 
 @contextmanager
 def _same_attributes(model: PreTrainedModel) -> Iterator[None]:
-    kept = [_Attributes(one) for one in [*model.modules(), *_configs(model)]]
+    kept = [_Attributes(owner) for owner in [*model.modules(), *_configs(model)]]
     buffers = [
         _Values(f"{type(module).__name__}.{name}", buffer)
         for module in model.modules()
@@ -129,8 +129,8 @@ def _same_attributes(model: PreTrainedModel) -> Iterator[None]:
     try:
         yield
     finally:
-        for one in kept:
-            one.put_back()
+        for attributes in kept:
+            attributes.put_back()
         for values in buffers:
             values.put_back()
 
@@ -142,11 +142,11 @@ class _Attributes:
     frequencies are replaced when the length of what is read changes.
     """
 
-    def __init__(self, one: Any) -> None:
-        self._tables = [(vars(one), dict(vars(one)))]
+    def __init__(self, owner: Any) -> None:
+        self._tables = [(vars(owner), dict(vars(owner)))]
         self._tables += [
             (value, dict(value))
-            for name, value in vars(one).items()
+            for name, value in vars(owner).items()
             if name.startswith("_") and isinstance(value, dict)
         ]
 

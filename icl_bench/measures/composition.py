@@ -41,13 +41,13 @@ def composition_scores(outer: Tensor, reads: Tensor, output: Tensor, value: Tens
 
     Source: Elhage et al. 2021, "Two-layer attention-only transformers".
     """
-    one = torch.eye(outer.shape[1], dtype=outer.dtype)[None, None]
-    before = torch.eye(output.shape[2], dtype=outer.dtype)[None, None]
+    identity = torch.eye(outer.shape[1], dtype=outer.dtype)[None, None]
+    inner_identity = torch.eye(output.shape[2], dtype=outer.dtype)[None, None]
     far, near = _gram(outer)[:, None], _gram(reads)[:, None]
     ends, starts = _gram(value)[None], _gram(output.transpose(1, 2))[None]
     # ||A||^2 = tr(outer outer^T reads reads^T): the product with X the unit matrix.
-    own = compose(far, one, near)
-    others = compose(starts, before, ends)
+    own = compose(far, identity, near)
+    others = compose(starts, inner_identity, ends)
     middle = reads[:, None] @ output[None]
     return compose(far, middle, ends) / (own * others)
 

@@ -82,8 +82,8 @@ def fit_gradual(positions: np.ndarray, values: np.ndarray) -> np.ndarray:
     bounds = ([-np.inf, 0, -1, narrowest], [np.inf, _HIGHEST, 2, _WIDEST])
     with warnings.catch_warnings(), contextlib.suppress(RuntimeError):
         warnings.simplefilter("ignore", OptimizeWarning)
-        found, _ = curve_fit(_gradual, x, y, p0=start, bounds=bounds, max_nfev=50)
-        refined = _gradual(x, *found)
+        parameters, _ = curve_fit(_gradual, x, y, p0=start, bounds=bounds, max_nfev=50)
+        refined = _gradual(x, *parameters)
         if ((y - refined) ** 2).sum() < ((y - fits[best]) ** 2).sum():
             return np.asarray(values.min() + scale * refined)
     return np.asarray(values.min() + scale * fits[best])

@@ -68,13 +68,13 @@ def matched_sets(
     Source: Phipson & Smyth 2010 for the p-value (1 + sets at least as bad) / (1 + sets).
     """
     strict = _draw_within(set(selected), heads, 0, draws, seed)
-    found, radius = strict, 0
-    while not (len(found.sets) >= draws or found.p_min <= alpha):
+    null, radius = strict, 0
+    while not (len(null.sets) >= draws or null.p_min <= alpha):
         radius += 1
         if radius > max(heads) - min(heads):
             return strict
-        found = _draw_within(set(selected), heads, radius, draws, seed)
-    return found
+        null = _draw_within(set(selected), heads, radius, draws, seed)
+    return null
 
 
 def uniform_sets(
@@ -87,12 +87,12 @@ def uniform_sets(
         return []
     if comb(len(pool), size) <= draws:
         return list(combinations(pool, size))
-    found: dict[HeadSet, None] = {}
+    drawn: dict[HeadSet, None] = {}
     attempt = 0
-    while len(found) < draws:
-        found[tuple(sorted(Draws(seed, "null", 10**6 + attempt).choose(pool, size)))] = None
+    while len(drawn) < draws:
+        drawn[tuple(sorted(Draws(seed, "null", 10**6 + attempt).choose(pool, size)))] = None
         attempt += 1
-    return list(found)
+    return list(drawn)
 
 
 def _draw_within(
@@ -117,26 +117,26 @@ def _draw_within(
         if len(every) <= draws:
             return NullSets(every, radius, True)
         return NullSets(Draws(seed, "null").choose(every, draws), radius, False)
-    found: dict[HeadSet, None] = {}
+    drawn: dict[HeadSet, None] = {}
     for attempt in range(50 * draws):
         some = _draw_one(sorted(wanted.items()), pools, Draws(seed, "null", 1 + attempt))
         if some is not None and some != itself:
-            found[some] = None
-        if len(found) == draws:
+            drawn[some] = None
+        if len(drawn) == draws:
             break
-    return NullSets(list(found), radius, False)
+    return NullSets(list(drawn), radius, False)
 
 
 def _draw_one(
     wanted: list[tuple[int, int]], pools: Mapping[int, list[Head]], draws: Draws
 ) -> HeadSet | None:
-    taken: set[Head] = set()
+    chosen: set[Head] = set()
     for layer, count in wanted:
-        free = [head for head in pools[layer] if head not in taken]
+        free = [head for head in pools[layer] if head not in chosen]
         if len(free) < count:
             return None
-        taken.update(draws.choose(free, count))
-    return tuple(sorted(taken))
+        chosen.update(draws.choose(free, count))
+    return tuple(sorted(chosen))
 
 
 def _list_all(wanted: list[tuple[int, int]], pools: Mapping[int, list[Head]]) -> list[HeadSet]:

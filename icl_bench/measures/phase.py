@@ -207,9 +207,9 @@ def find_change(curve: Curve, confidence: float = CONFIDENCE) -> Change:
         start, rise = steepest(positions, rising)
         before = np.interp(start, positions, rising)
         levels = [rising[0] + share * total for share in (ONSET, MIDPOINT, END)]
-        places = [cross(positions, rising, level) for level in (*levels, before + rise / 2)]
+        crossings = [cross(positions, rising, level) for level in (*levels, before + rise / 2)]
         shares = [bound / total for bound in (rise, *bound_steepest(positions, rising))]
-        return np.array([*places, *shares])
+        return np.array([*crossings, *shares])
 
     values, errors = jackknife(curve.samples, read)
     count = len(curve.samples)

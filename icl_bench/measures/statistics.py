@@ -203,7 +203,7 @@ def linearize(value: float, influence: np.ndarray) -> list[float]:
         value: the ratio.
         influence: of each sample on it, shape (n,), with mean 0.
     """
-    return [float(one) for one in value + influence]
+    return [float(sample) for sample in value + influence]
 
 
 def exact_metric(value: float, n: int | None = None) -> Metric:

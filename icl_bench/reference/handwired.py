@@ -132,11 +132,11 @@ def _write_embeddings(model: IclReferenceForCausalLM, shift: int) -> None:
     codes = token_codes()
     model.model.embed_tokens.weight[:, _TOKEN_SLOT] = codes
     model.lm_head.weight[:, _OUTPUT_SLOT] = GAIN * codes
-    places = model.model.embed_positions.weight
-    places[:, _POSITION_SLOT] = _position_codes()
-    places[:, _ONE] = 1
-    places[0, _FIRST] = 1
-    places[1:shift, _EARLY] = 1
+    positions = model.model.embed_positions.weight
+    positions[:, _POSITION_SLOT] = _position_codes()
+    positions[:, _ONE] = 1
+    positions[0, _FIRST] = 1
+    positions[1:shift, _EARLY] = 1
 
 
 def _position_codes() -> torch.Tensor:

@@ -112,7 +112,7 @@ def attribute_attention(
         raise NotMeasurable("attention is computed by the model file's own function")
     rows, length = input_ids.shape
     model.require_context(length)
-    found: dict[Head, AttentionParts] = {}
+    by_head: dict[Head, AttentionParts] = {}
     for layer in sorted({layer for layer, _ in receivers}):
         model.anatomy.require_heads(range(layer))
         heads = [head for own, head in receivers if own == layer]
@@ -127,14 +127,14 @@ def attribute_attention(
             if advance:
                 advance(len(ids))
         for own in zip(*batches):
-            found[own[0].head] = AttentionParts(
+            by_head[own[0].head] = AttentionParts(
                 own[0].head,
                 sources,
                 torch.cat([part.parts for part in own]),
                 torch.cat([part.mask for part in own]),
                 torch.cat([part.total for part in own]),
             )
-    return [found[head] for head in dict.fromkeys(receivers)]
+    return [by_head[head] for head in dict.fromkeys(receivers)]
 
 
 def list_sources(model: Model, layer: int) -> list[Source]:

@@ -84,7 +84,7 @@ def compose_heads(
     require_output_maps(model.anatomy, [*below, *(layers if "value" in sides else ())])
     readings = read_layers(model, sorted({*layers, *below}))
     levels: dict[tuple[tuple[int, int], int], float] = {}
-    found = []
+    compositions = []
     for low in below:
         chosen = [head for layer, head in senders if layer == low]
         output = output_maps(model.anatomy.layers[low])[chosen]
@@ -99,14 +99,14 @@ def compose_heads(
                 shape = ((reads.shape[1], reads.shape[2]), value.shape[1])
                 if shape not in levels:
                     levels[shape] = random_composition(*shape, seed)
-                found += [
+                compositions += [
                     Composition((low, j), (layer, i), side, float(score), levels[shape])
                     for i, row in zip(heads, scores)
                     for j, score in zip(chosen, row)
                 ]
         if advance:
             advance(1)
-    return found
+    return compositions
 
 
 def _factors(model: Model, reading: Reading, side: Side, heads: list[int]) -> tuple[Tensor, Tensor]:

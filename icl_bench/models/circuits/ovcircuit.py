@@ -103,8 +103,8 @@ def copying_chance(tokens: RepeatedTokens) -> float:
 def copying_pairs(tokens: RepeatedTokens) -> Pairs:
     """Return every pair of a query in copy 2 or later and a content position up to it."""
     n, p = tokens.period, tokens.prefix
-    places = [(i, j) for i in range(n, n * tokens.repeats) for j in range(i + 1)]
-    query, key = torch.tensor(places).T
+    positions = [(i, j) for i in range(n, n * tokens.repeats) for j in range(i + 1)]
+    query, key = torch.tensor(positions).T
     return Pairs(query + p, key + p)
 
 
@@ -139,7 +139,7 @@ def ov_behaviour(
     pairs, n, ids = copying_pairs(tokens), tokens.period, tokens.input_ids
     query = pairs.query - tokens.prefix - n
     # Copies of a token are one token of the sample.
-    places = query * n + (pairs.key - tokens.prefix) % n
+    cells = query * n + (pairs.key - tokens.prefix) % n
     later = torch.arange(n, n * tokens.repeats) + tokens.prefix
     parts: dict[int, list[Tensor]] = {layer: [] for layer in sorted(model.heads)}
 
@@ -157,11 +157,11 @@ def ov_behaviour(
             raised = torch.einsum("rihw,rvhw->rhiv", outputs, toward).relu().double()
             attention = clean.scores["content"][layer].double()
             shape = (*attention.shape[:2], len(later) * n)
-            onto = attention.new_zeros(shape).index_add(2, places.to(attention.device), attention)
+            onto = attention.new_zeros(shape).index_add(2, cells.to(attention.device), attention)
             onto = onto.reshape(raised.shape)
             onto = onto / onto.sum(-1, keepdim=True).clamp_min(1e-30)
             share = (onto.to(raised.device) * raised).sum((-1, -2)) / raised.sum((-1, -2))
             parts[layer].append((2 * share - 1).cpu())
 
     run_in_batches(ids.shape, model.limit, work, advance=advance)
-    return {layer: torch.cat(found) for layer, found in parts.items()}
+    return {layer: torch.cat(shares) for layer, shares in parts.items()}

@@ -81,8 +81,8 @@ def describe_placement(model: PreTrainedModel) -> str:
     """
     if not is_spread(model):
         return str(input_device(model))
-    places = (getattr(model, "hf_device_map", None) or {}).values()
-    named = {f"cuda:{place}" if isinstance(place, int) else str(place) for place in places}
+    devices = (getattr(model, "hf_device_map", None) or {}).values()
+    named = {f"cuda:{device}" if isinstance(device, int) else str(device) for device in devices}
     return "split: " + ", ".join(sorted(named or {str(input_device(model))}))
 
 
@@ -115,8 +115,8 @@ def check_spread(model: PreTrainedModel) -> None:
         return
     embedding = model.get_input_embeddings()
     name = next(name for name, module in model.named_modules() if module is embedding)
-    places = getattr(model, "hf_device_map", None) or {}
-    keys = [key for key, place in places.items() if place == "disk"]
+    devices = getattr(model, "hf_device_map", None) or {}
+    keys = [key for key, device in devices.items() if device == "disk"]
     if any(not key or f"{name}.".startswith(f"{key}.") for key in keys):
         raise ModelError(
             "its tied embedding does not fit in memory and would be read from disk, which needs "

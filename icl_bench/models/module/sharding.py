@@ -41,9 +41,9 @@ def refuse_split(model: Any) -> None:
     """
     if not isinstance(model, nn.Module):
         return
-    found = _find_modules(model) or _find_parameters(model) or _find_missing(model)
-    if found is not None:
-        how, advice, size = found
+    split = _find_modules(model) or _find_parameters(model) or _find_missing(model)
+    if split is not None:
+        how, advice, size = split
         processes = f"{size} processes" if size else "processes"
         raise UnsupportedModel(
             f"{type(model).__name__}: its weights are split over {processes} ({how}), and heads "
@@ -89,7 +89,9 @@ def _find_parameters(model: nn.Module) -> _Found | None:
 def _find_missing(model: nn.Module) -> _Found | None:
     """Whether a plain weight is a fraction of what the model's own config makes."""
     size = _world_size()
-    inner = next((one for one in model.modules() if isinstance(one, PreTrainedModel)), None)
+    inner = next(
+        (module for module in model.modules() if isinstance(module, PreTrainedModel)), None
+    )
     if size < 2 or inner is None:
         return None
     try:

@@ -145,19 +145,19 @@ def find_anatomy(model: Model) -> Anatomy:
         for layer, (heads, _, width) in model.shapes.items()
     }
     off = {layer: torch.ones(2, heads, dtype=torch.bool) for layer, heads in model.heads.items()}
-    found: dict[int, LayerAnatomy] = {}
+    known: dict[int, LayerAnatomy] = {}
     streams: dict[int, tuple[Tensor, Tensor]] = {}
 
     def look(trace: LayerTrace) -> None:
-        found[trace.index] = _read_layer(model, trace, values.get(trace.index))
+        known[trace.index] = _read_layer(model, trace, values.get(trace.index))
         streams[trace.index] = (trace.before.cpu(), trace.after.cpu())
 
     tracer = Tracer(model, modules, look)
     logits = tracer.run(ids, ForwardHooks(ablation=Ablation(off, values)) if off else None)
     layers = []
     for index in range(len(modules)):
-        layer = found.get(index) or LayerAnatomy(index, problem="it takes or returns no tensor")
-        both = index in found and index - 1 in found
+        layer = known.get(index) or LayerAnatomy(index, problem="it takes or returns no tensor")
+        both = index in known and index - 1 in known
         if both and not torch.equal(streams[index][0], streams[index - 1][1]):
             layer.problem = f"its input is not what layer {index - 1} returned"
         layer.mlp_problem = layer.mlp_problem or layer.problem
