@@ -36,7 +36,7 @@ from icl_bench.commands.parsing import (
 )
 from icl_bench.commands.streams import lasting_streams
 from icl_bench.errors import IclError, InputError
-from icl_bench.render.writing.logs import defuse
+from icl_bench.render.writing.logs import escape_ci_commands
 
 if TYPE_CHECKING:
     import argparse
@@ -116,7 +116,7 @@ def _carry_out(arguments: Sequence[str]) -> int:
 
 
 def _complain(message: str) -> None:
-    print(defuse(f"icl-bench: {message}"), file=sys.stderr)
+    print(escape_ci_commands(f"icl-bench: {message}"), file=sys.stderr)
 
 
 def make_parser() -> tuple[Parser, list[str]]:

@@ -16,7 +16,7 @@ from icl_bench.ci.summary import job_summary
 from icl_bench.cli import main
 from icl_bench.comparing import compare
 from icl_bench.records.record import RunRecord
-from icl_bench.render.writing.logs import defuse
+from icl_bench.render.writing.logs import escape_ci_commands
 from icl_bench.suite import load_suite
 
 BAD = "--icl-model=stub:bad"
@@ -215,14 +215,14 @@ def test_a_summary_that_cannot_be_written_fails_the_run_with_a_message(
     "text", ["::error::x", "a\n  ::warning file=a::x", "a ##[error]x", "##vso[task.complete]x"]
 )
 def test_text_is_defused_line_by_line(text: str) -> None:
-    safe = defuse(text)
+    safe = escape_ci_commands(text)
     assert obeyed(safe) == [] and "##vso[" not in safe
     assert len(safe.splitlines()) == len(text.splitlines())
 
 
 def test_other_text_is_left_alone() -> None:
     for text in ("suites/core.yaml::check[gpt2]", "a: b", "## title", "# [x]", "x :: y"):
-        assert defuse(text) == text
+        assert escape_ci_commands(text) == text
 
 
 def test_names_give_no_orders(
@@ -242,7 +242,7 @@ def test_names_give_no_orders(
     # A word in the wrapped text comes to stand at the start of a line, at some width.
     record.checks[0] = record.checks[0].model_copy(update={"reason": "word " * 30 + "::error::x"})
     for width in range(40, 100):
-        assert obeyed(defuse(summary([record], width=width))) == []
+        assert obeyed(escape_ci_commands(summary([record], width=width))) == []
     assert obeyed("x\n" + "word " * 3 + "\n::error::x")  # What is looked for can be found.
     assert "\n::" not in job_summary([record])
     record.write(tmp_path / "a.json")

@@ -11,9 +11,9 @@ import pytest
 from html_pages import Reader, sample
 
 from icl_bench.records.record import Check, GateVerdict, RunRecord
-from icl_bench.render.html import circuit, copying, example, glance, heads, tables
+from icl_bench.render.html import circuit, copying, example, heads, overview, tables
+from icl_bench.render.html.interval_plots import draw_strip
 from icl_bench.render.html.report import report_page
-from icl_bench.render.html.strips import draw_strip
 from icl_bench.render.writing import numbers
 
 
@@ -199,7 +199,7 @@ def test_seeds_are_part_of_the_provenance() -> None:
 
 
 def tiles(record: RunRecord) -> dict[str, str]:
-    return {one["words"]: one["value"] for one in glance.glance(record)["tiles"]}
+    return {one["words"]: one["value"] for one in overview.overview(record)["tiles"]}
 
 
 def test_the_numbers_at_the_top_are_those_of_the_induction_heads_off() -> None:

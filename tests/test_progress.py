@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from test_render_records import make_record
 
-from icl_bench.progress import Pace, RunProgress, Standing
+from icl_bench.progress import Pace, ProgressState, RunProgress
 from icl_bench.progress.log import Log
-from icl_bench.progress.standing import UNKNOWN, describe, duration
+from icl_bench.progress.progress_state import UNKNOWN, describe, duration
 from icl_bench.records.record import Measurement
 from icl_bench.render.writing.text import columns
 from icl_bench.running.earlier import earlier_seconds
@@ -34,17 +34,17 @@ class Kept:
 
     def __init__(self, wait: float = 0.0, redraws: bool = True) -> None:
         self.wait, self.redraws = wait, redraws
-        self.shown: list[Standing] = []
+        self.shown: list[ProgressState] = []
         self.cleared = 0
 
-    def show(self, standing: Standing) -> None:
-        self.shown.append(standing)
+    def show(self, state: ProgressState) -> None:
+        self.shown.append(state)
 
     def clear(self) -> None:
         self.cleared += 1
 
     @property
-    def last(self) -> Standing:
+    def last(self) -> ProgressState:
         return self.shown[-1]
 
 
@@ -248,13 +248,13 @@ def test_a_log_does_not_repeat_itself() -> None:
     lines: list[str] = []
     log = Log(lines.append)
     for _ in range(2):
-        log.show(Standing("m", task="opening m"))
+        log.show(ProgressState("m", task="opening m"))
     assert lines == [f" icl_bench opening m; {UNKNOWN}"]
 
 
 @pytest.mark.parametrize("width", [40, 60, 79, 120])
 def test_a_line_keeps_its_numbers_and_stays_within_the_width(width: int) -> None:
-    standing = Standing(
+    state = ProgressState(
         model="模型-" * 20,
         place=2,
         models=3,
@@ -266,7 +266,7 @@ def test_a_line_keeps_its_numbers_and_stays_within_the_width(width: int) -> None
         total=100,
         left=130.0,
     )
-    line = describe(standing, width)
+    line = describe(state, width)
     assert columns(line) <= width
     assert line.endswith(" 45%; 2 min left")
     if width >= 60:
@@ -275,8 +275,8 @@ def test_a_line_keeps_its_numbers_and_stays_within_the_width(width: int) -> None
 
 def test_names_in_a_line_cannot_act_on_the_terminal() -> None:
     hostile = "\x1b[2J\n::error::a\x07\u202eb"
-    standing = Standing(hostile, 1, 2, measurement=hostile, task=hostile)
-    line = describe(standing, 200, hostile.split("\n")[0].replace("\x1b", ""))
+    state = ProgressState(hostile, 1, 2, measurement=hostile, task=hostile)
+    line = describe(state, 200, hostile.split("\n")[0].replace("\x1b", ""))
     assert not any(sign in line for sign in "\x1b\n\r\x07\u202e")
 
 

@@ -10,7 +10,7 @@ from conftest import MINE, Stage
 from terminal_pictures import Picture, run_on_terminal
 from test_render_outlet import Stream
 
-from icl_bench.progress import RunProgress, Standing
+from icl_bench.progress import ProgressState, RunProgress
 from icl_bench.progress.bars import Bars, command_progress
 
 PROGRAM = (
@@ -52,7 +52,7 @@ def test_what_models_are_called_is_no_markup(monkeypatch: pytest.MonkeyPatch) ->
     progress = command_progress(["[red]m[/red]", "n"], stream=stream)
     assert isinstance(progress, RunProgress)
     bars = Bars(stream, color=False)
-    bars.show(Standing("[red]m[/red]", 1, 2, task="[bold]\x1b[2Jx[/]", total=4, done=1))
+    bars.show(ProgressState("[red]m[/red]", 1, 2, task="[bold]\x1b[2Jx[/]", total=4, done=1))
     bars.clear()
     bars.clear()
     text = stream.getvalue()

@@ -18,7 +18,7 @@ from terminal_pictures import Picture, run_on_terminal
 from test_progress import Clock
 from waiting import HANG, finish, start, wait_until
 
-from icl_bench.progress import Standing
+from icl_bench.progress import ProgressState
 from icl_bench.progress.workers import CHANNEL, ToController, WorkersProgress
 
 GOOD, BAD = "--icl-model=stub:good", "--icl-model=stub:bad"
@@ -49,7 +49,7 @@ def make(redraws: bool = True) -> tuple[WorkersProgress, Board, Clock]:
 
 
 def said(model: str, task: str = "losses") -> str:
-    return json.dumps(Standing(model, 1, 2, task=task).as_data())
+    return json.dumps(ProgressState(model, 1, 2, task=task).as_data())
 
 
 def test_every_busy_worker_has_a_line() -> None:
@@ -148,7 +148,7 @@ def test_a_worker_measures_on_when_nobody_listens() -> None:
 
     channel = Closed()
     display = ToController(channel)
-    display.show(Standing("m"))
+    display.show(ProgressState("m"))
     display.clear()
     assert channel.calls == 1
 

@@ -26,7 +26,7 @@ from icl_bench.models.sources.checking import check_spec
 from icl_bench.models.sources.parsing import parse_spec
 from icl_bench.options import RunOptions
 from icl_bench.probes import PROBES
-from icl_bench.progress import RunProgress, Standing
+from icl_bench.progress import ProgressState, RunProgress
 from icl_bench.records.record import Measurement, RunRecord
 from icl_bench.running.cache import open_cache
 from icl_bench.running.model_run import ModelRun
@@ -246,7 +246,7 @@ def test_progress_says_which_step_it_is() -> None:
     class Display:
         wait, redraws = 0.0, True
 
-        def show(self, standing: Standing) -> None:
+        def show(self, standing: ProgressState) -> None:
             place = (standing.step, standing.step_place, standing.steps)
             said.append((*place, standing.task))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from icl_bench.commands.parsing import OK, add_command, add_options
 from icl_bench.errors import IclError, SettingsError
-from icl_bench.render.writing.logs import defuse
+from icl_bench.render.writing.logs import escape_ci_commands
 
 if TYPE_CHECKING:
     from icl_bench.running.cache import Cache
@@ -74,7 +74,7 @@ def run(given: argparse.Namespace) -> int:
         with cache:
             removed = cache.trim()
         if removed:
-            print(defuse(removed.describe("--cache-limit")))
+            print(escape_ci_commands(removed.describe("--cache-limit")))
     _show(cache, is_given=limit is not None)
     return OK
 
@@ -91,7 +91,7 @@ def _show(cache: Cache, *, is_given: bool) -> None:
         ("known models", *entries["models"]),
         ("float copies of GGUF files", len(copies), sum(map(_size_of, copies))),
     ]
-    print(defuse(str(cache.folder)))
+    print(escape_ci_commands(str(cache.folder)))
     for name, count, size in rows:
         print(f"  {name:26} {count:7}  {decimal(size):>9}")
     limit = decimal(cache.limit(sum(size for _, size in entries.values())))
@@ -107,7 +107,7 @@ def _clear(cache: Cache) -> None:
 
     copies = find_copies(cache.folder)
     if not copies and not any(count for count, _ in cache.entries().values()):
-        print(defuse(f"nothing is kept in {cache.folder}"))
+        print(escape_ci_commands(f"nothing is kept in {cache.folder}"))
         return
     with cache:
         if cache.mark is None:
@@ -122,7 +122,7 @@ def _clear(cache: Cache) -> None:
     count, size = (removed.entries, removed.size) if removed else (0, 0)
     copied = decimal(sum(sizes[copy] for copy in gone))
     told = f"entries {count} ({decimal(size)}), float copies {len(gone)} ({copied})"
-    print(defuse(f"removed from {cache.folder}: {told}"))
+    print(escape_ci_commands(f"removed from {cache.folder}: {told}"))
     left = sum(count for count, _ in cache.entries().values())
     if not left and len(gone) == len(copies):
         return

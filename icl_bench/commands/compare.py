@@ -16,7 +16,7 @@ from icl_bench.commands.parsing import (
     names_of,
     one_of,
 )
-from icl_bench.render.writing.logs import defuse
+from icl_bench.render.writing.logs import escape_ci_commands
 
 DESCRIPTION = """\
 Compare a run with a baseline, both records (results.json, or the folder that holds it). No model is
@@ -93,7 +93,7 @@ def run(given: argparse.Namespace) -> int:
     found = compare(read_record(given.baseline), read_record(given.record), limits)
     strict = given.inconclusive == "fail"
     outlet = outlet_of(sys.stdout, given.color)
-    print(defuse(comparison_text(found, **outlet.options(), inconclusive_fails=strict)))
+    print(escape_ci_commands(comparison_text(found, **outlet.options(), inconclusive_fails=strict)))
     troubles = []
     for file, text in (
         (given.md, comparison_markdown(found, strict)),
@@ -109,5 +109,5 @@ def run(given: argparse.Namespace) -> int:
         print(line)
     troubles += published.troubles
     for trouble in troubles:
-        print(defuse(f"icl-bench: {trouble}"), file=sys.stderr)
+        print(escape_ci_commands(f"icl-bench: {trouble}"), file=sys.stderr)
     return OK if found.passes(strict) and not troubles else FAILED

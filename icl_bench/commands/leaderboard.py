@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_bench.commands.parsing import FAILED, OK, add_color, add_command, add_options
-from icl_bench.render.writing.logs import defuse
+from icl_bench.render.writing.logs import escape_ci_commands
 from icl_bench.reports.leaderboard import FORMATS, write_leaderboard
 
 WIDEST = 200
@@ -84,14 +84,14 @@ def run(given: argparse.Namespace) -> int:
     board = rank(found.read, given.score, given.suite, found.broken)
     outlet = outlet_of(sys.stdout, given.color)
     width = min(outlet.width, WIDEST)
-    print(defuse(leaderboard_text(board, width=width, unicode=outlet.unicode)))
+    print(escape_ci_commands(leaderboard_text(board, width=width, unicode=outlet.unicode)))
     formats = [name for name in FORMATS if getattr(given, name)] or list(FORMATS)
     folder = Path(given.output) if given.output else _first_folder(given.paths)
     written = write_leaderboard(board, folder, formats, given.plotly)
     print(f"Written to {folder}{os.sep}: {', '.join(path.name for path in written)}")
     sys.stdout.flush()
     for message in found.broken:
-        print(defuse(f"icl-bench: left out: {message}"), file=sys.stderr)
+        print(escape_ci_commands(f"icl-bench: left out: {message}"), file=sys.stderr)
     return FAILED if found.broken else OK
 
 

@@ -10,7 +10,7 @@ from icl_bench.commands.choices import complete_suites
 from icl_bench.commands.helping import HelpFormatter
 from icl_bench.errors import nearest
 from icl_bench.options import OPTIONS, declare
-from icl_bench.render.writing.logs import defuse
+from icl_bench.render.writing.logs import escape_ci_commands
 
 OK, FAILED, INTERRUPTED, INTERNAL, USAGE = range(5)
 """Exit codes, the same for every command."""
@@ -39,7 +39,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one message and leave with the exit code of wrong usage."""
-        self.exit(USAGE, defuse(f"icl-bench: {message} (see {self.prog} --help)") + "\n")
+        self.exit(
+            USAGE, escape_ci_commands(f"icl-bench: {message} (see {self.prog} --help)") + "\n"
+        )
 
 
 class _Once(argparse.Action):

@@ -10,7 +10,7 @@ from typing import Any
 
 from icl_bench.commands.parsing import FAILED, OK, USAGE, add_command, add_options
 from icl_bench.errors import IclError, RecordError
-from icl_bench.render.writing.logs import defuse
+from icl_bench.render.writing.logs import escape_ci_commands
 
 DESCRIPTION = """\
 Write the reports of records anew, as this version of icl-bench makes them, without a model and
@@ -65,7 +65,7 @@ def run(given: argparse.Namespace) -> int:
         try:
             record = read_record(path)
         except RecordError as error:
-            print(defuse(f"icl-bench: {error}"), file=sys.stderr)
+            print(escape_ci_commands(f"icl-bench: {error}"), file=sys.stderr)
             broken += 1
             continue
         folder = path.parent
@@ -78,13 +78,13 @@ def run(given: argparse.Namespace) -> int:
             raise
         except Exception as error:  # A record of another hand may hold what no renderer expects.
             told = f"icl-bench: {path}: cannot be rendered ({type(error).__name__}: {error})"
-            print(defuse(one_line(told)), file=sys.stderr)
+            print(escape_ci_commands(one_line(told)), file=sys.stderr)
             broken += 1
             continue
         print(f"{one_line(path)}: {', '.join(one_line(file.name) for file in written)} in ", end="")
         print(one_line(folder) + os.sep)
         for trouble in troubles:
-            print(defuse(one_line(f"icl-bench: {trouble}")), file=sys.stderr)
+            print(escape_ci_commands(one_line(f"icl-bench: {trouble}")), file=sys.stderr)
         rendered += 1
         broken += bool(troubles)
     if not rendered:

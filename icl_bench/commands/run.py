@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from icl_bench.commands import choices
 from icl_bench.commands.parsing import add_color, add_command, add_options, completed_by
 from icl_bench.options import OPTIONS
-from icl_bench.render.writing.logs import defuse
+from icl_bench.render.writing.logs import escape_ci_commands
 
 if TYPE_CHECKING:
     from icl_bench.running.job import Outcome
@@ -59,7 +59,7 @@ def run(given: argparse.Namespace) -> int:
     job = Job(Request.read(lambda dest: getattr(given, dest), suites, prefix="--"))
     job.check()
     for line in job.tell_names():
-        print(defuse(line), file=sys.stderr)
+        print(escape_ci_commands(line), file=sys.stderr)
     outcome = job.run(command_progress(job.names, given.color, job.earlier_seconds()))
     _tell(outcome, given.color)
     return outcome.exit_code
@@ -74,13 +74,13 @@ def _tell(outcome: Outcome, color: str) -> None:
     if outcome.interrupted:
         print("icl-bench: interrupted", file=sys.stderr)
     paths = [os.fspath(path) for path in outcome.paths]
-    print(defuse(summary(outcome.records, **outlet.options(), paths=paths)))
+    print(escape_ci_commands(summary(outcome.records, **outlet.options(), paths=paths)))
     if outcome.baseline is not None:
         print("", *outcome.baseline.texts(outlet), sep="\n")
     for line in outcome.ci_lines:
         print(line)
     if outcome.removed:
-        print(defuse(outcome.removed))
+        print(escape_ci_commands(outcome.removed))
     trouble = outcome.baseline.trouble if outcome.baseline else None
     for line in filter(None, (outcome.undecided, trouble, *outcome.troubles)):
-        print(defuse(f"icl-bench: {line}"), file=sys.stderr)
+        print(escape_ci_commands(f"icl-bench: {line}"), file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import Any
 
 from icl_bench.commands.parsing import OK, USAGE, add_command
 from icl_bench.errors import InputError
-from icl_bench.render.writing.logs import defuse
+from icl_bench.render.writing.logs import escape_ci_commands
 
 DESCRIPTION = """\
 Check suite files without running them. Every mistake is named with its line and column; nothing is
@@ -44,7 +44,7 @@ def run(given: argparse.Namespace) -> int:
         try:
             suite = load_suite(file)
         except InputError as error:
-            print(defuse(str(error)), file=sys.stderr)
+            print(escape_ci_commands(str(error)), file=sys.stderr)
             code = USAGE
         else:
             counts = (len(suite.measure), len(suite.checks), len(suite.quiz))

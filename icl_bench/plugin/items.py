@@ -14,7 +14,7 @@ import pytest
 from icl_bench.ci.junit import case_properties
 from icl_bench.errors import InputError
 from icl_bench.plugin.ids import PAYLOAD, SESSION, item_name, node_id
-from icl_bench.render.writing.logs import defuse
+from icl_bench.render.writing.logs import escape_ci_commands
 from icl_bench.render.writing.text import printable
 from icl_bench.suite import load_suite
 from icl_bench.suite.problems import show_path
@@ -116,7 +116,7 @@ class CheckItem(pytest.Item):
         if self.check.verdict == "skipped":
             pytest.skip(printable(self.check.reason or "skipped"))
         if self.check.verdict == "error":
-            raise CheckBroken(defuse(self.check.reason or "no reason was recorded"))
+            raise CheckBroken(escape_ci_commands(self.check.reason or "no reason was recorded"))
 
     def runtest(self) -> None:
         """Pass or fail by the verdict."""

@@ -14,7 +14,7 @@ from icl_bench.plugin.crashes import link_of
 from icl_bench.plugin.gathering import Gathering, pack, why_unfinished
 from icl_bench.progress import RunProgress
 from icl_bench.progress.hooks import show_progress
-from icl_bench.render.writing.logs import defuse
+from icl_bench.render.writing.logs import escape_ci_commands
 from icl_bench.running.job import Job
 from icl_bench.running.model_run import close_others
 
@@ -93,7 +93,7 @@ class IclSession:
         try:
             return run.open_for_caller()
         except IclError as error:
-            pytest.fail(defuse(str(error)), pytrace=False)
+            pytest.fail(escape_ci_commands(str(error)), pytrace=False)
 
     def expect(self, items: Sequence[pytest.Item]) -> None:
         """Tell every model's run which of its checks will be asked for.

@@ -10,7 +10,7 @@ from icl_bench.errors import InputError
 from icl_bench.plugin import arguments
 from icl_bench.plugin.ids import NAMES
 from icl_bench.plugin.session import IclSession
-from icl_bench.render.writing.logs import defuse
+from icl_bench.render.writing.logs import escape_ci_commands
 from icl_bench.running.job import Job
 from icl_bench.running.request import Request
 
@@ -24,7 +24,7 @@ def open_session(config: pytest.Config) -> IclSession:
     try:
         return _open(config)
     except InputError as error:
-        raise pytest.UsageError(defuse(str(error))) from None
+        raise pytest.UsageError(escape_ci_commands(str(error))) from None
 
 
 def _open(config: pytest.Config) -> IclSession:

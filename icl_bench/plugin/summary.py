@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from icl_bench.render.writing.logs import defuse
+from icl_bench.render.writing.logs import escape_ci_commands
 
 if TYPE_CHECKING:
     from icl_bench.plugin.session import IclSession
@@ -61,9 +61,9 @@ def print_summary(outcome: Outcome, terminalreporter: Any) -> None:
         terminalreporter.section("icl_bench")
         paths = [os.path.relpath(path) for path in outcome.paths]
         text = summary(outcome.records, **outlet.options(), paths=paths)
-        terminalreporter.write_line(defuse(text))
+        terminalreporter.write_line(escape_ci_commands(text))
     if outcome.removed:
-        terminalreporter.write_line(defuse(printable(outcome.removed)))
+        terminalreporter.write_line(escape_ci_commands(printable(outcome.removed)))
     for trouble in filter(None, (outcome.undecided, *outcome.troubles)):
         terminalreporter.write_line(printable(trouble), red=True)
     if outcome.baseline:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from icl_bench.progress.pace import Pace
+from icl_bench.progress.progress_state import ProgressState
 from icl_bench.progress.run import Display, RunProgress
-from icl_bench.progress.standing import Standing
 
-__all__ = ["Display", "Pace", "RunProgress", "Standing"]
+__all__ = ["Display", "Pace", "RunProgress", "ProgressState"]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 from icl_bench.progress.log import Log
+from icl_bench.progress.progress_state import ProgressState
 from icl_bench.progress.run import Display, RunProgress
-from icl_bench.progress.standing import Standing
 from icl_bench.render.writing.outlet import redraws, wants_color
 from icl_bench.render.writing.text import cut, one_line
 
@@ -31,29 +31,29 @@ class Bars:
         self._stream, self._color = stream, color
         self._live: Any = None
 
-    def show(self, standing: Standing) -> None:
+    def show(self, state: ProgressState) -> None:
         """Draw what is going on."""
         begins = self._live is None
         if begins:
             self._make()
-        model = standing.place_in_run
-        if standing.measurement is not None:
-            place = f"{standing.number}/{standing.measurements} {standing.measurement}"
+        model = state.place_in_run
+        if state.measurement is not None:
+            place = f"{state.number}/{state.measurements} {state.measurement}"
             model = f"{model}: {place}" if model else place
         self._live.update(
             self._model,
-            description=cut(one_line(model or standing.model), _WIDEST),
-            completed=max(standing.number - 1, 0),
-            total=standing.measurements or None,
-            told=standing.time_left,
+            description=cut(one_line(model or state.model), _WIDEST),
+            completed=max(state.number - 1, 0),
+            total=state.measurements or None,
+            told=state.time_left,
         )
         self._live.update(
             self._task,
-            description=cut(one_line(standing.task or ""), _WIDEST),
-            completed=standing.done,
-            total=standing.total or None,
-            told=standing.share.strip(),
-            visible=standing.task is not None,
+            description=cut(one_line(state.task or ""), _WIDEST),
+            completed=state.done,
+            total=state.total or None,
+            told=state.share.strip(),
+            visible=state.task is not None,
         )
         if begins:
             self._live.start()

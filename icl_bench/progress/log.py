@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from icl_bench.progress.standing import Standing, describe
+from icl_bench.progress.progress_state import ProgressState, describe
 
 REMIND_SECONDS = 15.0
 WIDTH = 120
@@ -24,9 +24,9 @@ class Log:
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write, self._last = write, ""
 
-    def show(self, standing: Standing) -> None:
+    def show(self, state: ProgressState) -> None:
         """Write a line if there is something new to say."""
-        line = describe(standing, WIDTH)
+        line = describe(state, WIDTH)
         if line != self._last:
             self._last = line
             self._write(line)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from icl_bench.probes.design.context import Advance
 from icl_bench.progress.pace import Expected, Pace
-from icl_bench.progress.standing import Standing, duration
+from icl_bench.progress.progress_state import ProgressState, duration
 from icl_bench.records.record import Measurement
 from icl_bench.render.writing.text import one_line
 
@@ -29,7 +29,7 @@ class Display(Protocol):
     wait: float
     redraws: bool
 
-    def show(self, standing: Standing) -> None:
+    def show(self, state: ProgressState) -> None:
         """Show what is going on."""
 
     def clear(self) -> None:
@@ -61,7 +61,7 @@ class RunProgress:
         self._models, self._display, self._clock = list(models), display, clock
         self._note = note or (lambda model, doing: None)
         self._pace, self._write = Pace(earlier), write
-        self._now = Standing("")
+        self._now = ProgressState("")
         self._labels: dict[str, str] = {}
         self._done: set[str] = set()
         self._key: str | None = None
@@ -202,16 +202,16 @@ class RunProgress:
             description: what is being done.
             total: rows to do; 0 when that is not known.
         """
-        standing = self._task(description, total)
+        state = self._task(description, total)
         self._task_started = self._clock()
 
         def advance(rows: int) -> None:
-            nonlocal standing
-            standing = replace(standing, done=standing.done + rows)
-            self._show(standing)
+            nonlocal state
+            state = replace(state, done=state.done + rows)
+            self._show(state)
 
         try:
-            self._show(standing, force=True)
+            self._show(state, force=True)
             yield advance
         finally:
             if self._key is None:
@@ -219,23 +219,23 @@ class RunProgress:
 
     def _start_model(self, model: str) -> None:
         place = self._models.index(model) + 1 if model in self._models else 0
-        self._now = Standing(model, place=place, models=len(self._models))
+        self._now = ProgressState(model, place=place, models=len(self._models))
         self._labels, self._done, self._key, self._openings = {}, set(), None, []
         self._is_closed = True
 
-    def _task(self, description: str | None, total: int) -> Standing:
-        standing = replace(self._now, task=description, total=total)
+    def _task(self, description: str | None, total: int) -> ProgressState:
+        state = replace(self._now, task=description, total=total)
         if self._key is not None:
             number = len(self._done & set(self._labels)) + 1
-            standing = replace(
-                standing,
+            state = replace(
+                state,
                 measurement=self._labels[self._key],
                 number=number,
                 measurements=max(len(self._labels), number),
             )
-        return standing
+        return state
 
-    def _show(self, standing: Standing, force: bool = False) -> None:
+    def _show(self, state: ProgressState, force: bool = False) -> None:
         if self._display is None:
             return
         now = self._clock()
@@ -245,11 +245,11 @@ class RunProgress:
             return
         self._drawn = now
         task_left = None
-        if 0 < standing.done < standing.total:
-            pace = (now - self._task_started) / standing.done
-            task_left = pace * (standing.total - standing.done)
+        if 0 < state.done < state.total:
+            pace = (now - self._task_started) / state.done
+            task_left = pace * (state.total - state.done)
         left = self._left(now, task_left)
-        told = replace(standing, task_left=task_left)
+        told = replace(state, task_left=task_left)
         if left is not None:
             told = replace(told, left=left.seconds, rough=left.rough)
         self._display.show(told)

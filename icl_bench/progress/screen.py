@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from icl_bench.progress.log import Log
-from icl_bench.progress.standing import Standing, describe
+from icl_bench.progress.progress_state import ProgressState, describe
 from icl_bench.render.writing.text import to_ascii
 
 REDRAW_SECONDS = 0.2
@@ -114,9 +114,9 @@ class OneLine:
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
 
-    def show(self, standing: Standing) -> None:
+    def show(self, state: ProgressState) -> None:
         """Draw the line."""
-        self._screen.draw([describe(standing, self._screen.width)])
+        self._screen.draw([describe(state, self._screen.width)])
 
     def clear(self) -> None:
         """Erase it."""

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from icl_bench.progress.log import REMIND_SECONDS, WIDTH
+from icl_bench.progress.progress_state import ProgressState, describe
 from icl_bench.progress.screen import REDRAW_SECONDS, Screen
-from icl_bench.progress.standing import Standing, describe
 
 CHANNEL = "icl_bench_progress"
 """Name of a worker's channel in what xdist hands to it."""
@@ -36,9 +36,9 @@ class ToController:
     def __init__(self, channel: Any) -> None:
         self._channel = channel
 
-    def show(self, standing: Standing) -> None:
+    def show(self, state: ProgressState) -> None:
         """Send what is going on."""
-        self._send(json.dumps(standing.as_data()))
+        self._send(json.dumps(state.as_data()))
 
     def clear(self) -> None:
         """Send that nothing is."""
@@ -71,7 +71,7 @@ class WorkersProgress:
     def __init__(self, screen: Screen, clock: Callable[[], float] = time.monotonic) -> None:
         self._screen, self._clock = screen, clock
         self._lock = threading.RLock()
-        self._standings: dict[str, Standing] = {}
+        self._states: dict[str, ProgressState] = {}
         self._drawn: float | None = None
         self._last: list[str] = []
         self._ended = False
@@ -92,15 +92,15 @@ class WorkersProgress:
 
         Args:
             worker: its name.
-            text: a standing as JSON; empty when nothing is going on.
+            text: a progress state as JSON; empty when nothing is going on.
         """
         if not self._lock.acquire(timeout=PATIENCE):
             return
         try:
-            before = self._standings.pop(worker, None)
-            after = Standing.from_data(json.loads(text)) if text else None
+            before = self._states.pop(worker, None)
+            after = ProgressState.from_data(json.loads(text)) if text else None
             if after is not None:
-                self._standings[worker] = after
+                self._states[worker] = after
             # What has begun or ended is shown at once, how far it is now and then.
             self._draw(force=self._screen.redraws and _kind_of(before) != _kind_of(after))
         except Exception:
@@ -116,7 +116,7 @@ class WorkersProgress:
             worker: its name.
         """
         with self._lock:
-            self._standings.pop(worker, None)
+            self._states.pop(worker, None)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -142,7 +142,7 @@ class WorkersProgress:
         if self._ended or not (force or late):
             return
         width = self._screen.width if self._screen.redraws else WIDTH
-        lines = [describe(one, width, who) for who, one in sorted(self._standings.items())]
+        lines = [describe(one, width, who) for who, one in sorted(self._states.items())]
         if self._screen.redraws:
             self._screen.draw(lines)
         elif lines and lines != self._last:
@@ -153,8 +153,8 @@ class WorkersProgress:
         self._drawn, self._last = now, lines
 
 
-def _kind_of(standing: Standing | None) -> tuple[object, ...]:
+def _kind_of(state: ProgressState | None) -> tuple[object, ...]:
     """What is done, without how far it is."""
-    if standing is None:
+    if state is None:
         return ()
-    return standing.model, standing.step, standing.measurement, standing.task
+    return state.model, state.step, state.measurement, state.task

@@ -10,7 +10,7 @@ from icl_bench.comparing import Comparison, Limit, check_limits, compare, parse_
 from icl_bench.errors import IclError, SettingsError
 from icl_bench.options import refuse_url
 from icl_bench.records.record import RunRecord, read_record, write_atomically
-from icl_bench.render.writing.logs import defuse
+from icl_bench.render.writing.logs import escape_ci_commands
 from icl_bench.render.writing.outlet import Outlet
 from icl_bench.render.writing.text import printable
 from icl_bench.reports.places import check_file
@@ -113,7 +113,7 @@ class Baseline:
                     self.comparison, **outlet.options(), inconclusive_fails=self._strict
                 )
             )
-        return [*map(defuse, texts), *map(printable, self._lines)]
+        return [*map(escape_ci_commands, texts), *map(printable, self._lines)]
 
     @property
     def trouble(self) -> str | None:

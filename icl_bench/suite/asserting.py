@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from icl_bench.errors import nearest
 from icl_bench.suite.document import PathKey
+from icl_bench.suite.error_messages import keys_at, validate
 from icl_bench.suite.measuring import Measurements, Notes
 from icl_bench.suite.schema import (
     RULES,
@@ -15,7 +16,6 @@ from icl_bench.suite.schema import (
     PromptItem,
 )
 from icl_bench.suite.specs import CheckSpec, QuizSpec, Support
-from icl_bench.suite.wording import keys_at, validate
 
 SHARED_KEYS = keys_at(PromptItem) & keys_at(MeasuredItem)
 PROMPT_KEYS = keys_at(PromptItem) - SHARED_KEYS

@@ -13,11 +13,11 @@ from icl_bench.suite import document as yaml_document
 from icl_bench.suite.asserting import build_checks, build_quiz
 from icl_bench.suite.catalog import is_shipped, resolve_suite
 from icl_bench.suite.document import BrokenDocument
+from icl_bench.suite.error_messages import validate
 from icl_bench.suite.measuring import Measurements, Notes
 from icl_bench.suite.problems import make_error, show_path, show_value
 from icl_bench.suite.schema import VERSION, SuiteFile
 from icl_bench.suite.specs import Suite
-from icl_bench.suite.wording import validate
 
 
 def load_suite(path: str | os.PathLike[str]) -> Suite:

@@ -10,9 +10,9 @@ from icl_bench.probes import PROBES, Probe, get_probe, known_probe, probe_names
 from icl_bench.probes.design.sequential import NOT_SEQUENTIAL
 from icl_bench.probes.design.settings import HEAD_SOURCES, StrictSettings
 from icl_bench.suite.document import Document, PathKey
+from icl_bench.suite.error_messages import Finding, keys_at, validate
 from icl_bench.suite.problems import Problem, show_value
 from icl_bench.suite.specs import MeasureSpec
-from icl_bench.suite.wording import Finding, keys_at, validate
 
 
 class Notes:

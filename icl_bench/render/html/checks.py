@@ -6,7 +6,7 @@ from typing import Any
 
 from icl_bench.records.record import Check, RunRecord, Verdict
 from icl_bench.render import tables
-from icl_bench.render.html.strips import draw_strip
+from icl_bench.render.html.interval_plots import draw_strip
 from icl_bench.render.writing import numbers
 from icl_bench.render.writing.markup import bounds
 from icl_bench.render.writing.text import WORDS

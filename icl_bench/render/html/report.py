@@ -12,8 +12,8 @@ from icl_bench.render.html import (
     circuit,
     copying,
     example,
-    glance,
     heads,
+    overview,
     quiz,
     tables,
     training,
@@ -59,6 +59,6 @@ def report_page(record: RunRecord, plotly: str | None = None) -> str:
         styles=("report.css",),
         plotly=plotly,
         nav=[(name, SECTIONS[name][0]) for name in parts],
-        glance=glance.glance(record),
+        glance=overview.overview(record),
         **{name: parts.get(name) for name in SECTIONS},
     )

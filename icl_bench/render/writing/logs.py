@@ -8,7 +8,7 @@ _ORDERS = re.compile(r"##(?=(?:vso|teamcity)?\[)")
 _AT_START = re.compile(r"^(\s*):(?=:)", re.MULTILINE)
 
 
-def defuse(text: str) -> str:
+def escape_ci_commands(text: str) -> str:
     """Return text of which no line is a command to a CI runner.
 
     GitHub's runner obeys lines that begin with `::` and `##[` anywhere in one, Azure's `##vso[`,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from icl_bench.records.record import Verdict
-from icl_bench.render.writing.logs import defuse
+from icl_bench.render.writing.logs import escape_ci_commands
 from icl_bench.render.writing.text import columns, cut, fold, to_ascii
 
 _COLORS: dict[Verdict, str] = {
@@ -36,7 +36,7 @@ class Page:
 
     def text(self) -> str:
         """Return all lines, none of which a CI system takes for a command."""
-        return "\n".join(map(defuse, self.lines))
+        return "\n".join(map(escape_ci_commands, self.lines))
 
     def add(self, text: str = "") -> None:
         """Add one line, however long."""

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 
 from icl_bench.records.record import Check, Measurement, Verdict
-from icl_bench.render.writing.logs import defuse
+from icl_bench.render.writing.logs import escape_ci_commands
 
 WORDS: dict[Verdict, str] = {
     "pass": "PASS",
@@ -62,7 +62,7 @@ def legible(text: str) -> str:
 
 def printable(text: str) -> str:
     """Return text of several lines, none of which can act on a terminal or on a CI system."""
-    return "\n".join(defuse(_visible(line)) for line in text.splitlines())
+    return "\n".join(escape_ci_commands(_visible(line)) for line in text.splitlines())
 
 
 def _visible(text: str) -> str:

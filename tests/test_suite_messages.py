@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from icl_bench.suite.wording import Finding, keys_at, validate
+from icl_bench.suite.error_messages import Finding, keys_at, validate
 
 
 def _odd(value: int) -> int:

@@ -29,7 +29,7 @@ _MOST_HEADS = 4
 """Heads that a tile names; more are counted."""
 
 
-def glance(record: RunRecord) -> dict[str, Any]:
+def overview(record: RunRecord) -> dict[str, Any]:
     """Return the head of the page: model, verdict, counts, the numbers that tell most."""
     model = record.model
     word = overall(record.checks)

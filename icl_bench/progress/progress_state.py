@@ -14,7 +14,7 @@ _ROOM = ((28, 16), (12, 8))
 
 
 @dataclass(frozen=True)
-class Standing:
+class ProgressState:
     """What is going on, as plain data: it travels from xdist's workers as it is.
 
     Args:
@@ -56,7 +56,7 @@ class Standing:
         return asdict(self)
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Any]) -> Standing:
+    def from_data(cls, data: Mapping[str, Any]) -> ProgressState:
         """Return what `as_data` gave.
 
         Args:
@@ -90,26 +90,26 @@ class Standing:
         return one_line(", ".join(words))
 
 
-def describe(standing: Standing, width: int, who: str = "icl_bench") -> str:
+def describe(state: ProgressState, width: int, who: str = "icl_bench") -> str:
     """Return how far a run is in one line; names are cut before anything that is a number.
 
     Args:
-        standing: what is going on.
+        state: what is going on.
         width: columns of the line.
         who: stands first: the program, or a worker.
     """
-    model = one_line(standing.model) if standing.models > 1 else ""
-    task = one_line(standing.task or "")
-    place = f"{standing.place}/{standing.models} " if model else ""
+    model = one_line(state.model) if state.models > 1 else ""
+    task = one_line(state.task or "")
+    place = f"{state.place}/{state.models} " if model else ""
     step = ""
-    if standing.step is not None:
-        step = f"step {standing.step} ({standing.step_place} of {standing.steps})"
+    if state.step is not None:
+        step = f"step {state.step} ({state.step_place} of {state.steps})"
     measurement = ""
-    if standing.measurement is not None:
-        name = one_line(standing.measurement)
-        measurement = f"{standing.number}/{standing.measurements} {name}"
+    if state.measurement is not None:
+        name = one_line(state.measurement)
+        measurement = f"{state.number}/{state.measurements} {name}"
 
-    tail = f"{standing.share}; {standing.time_left}"
+    tail = f"{state.share}; {state.time_left}"
 
     def join(model: str, task: str) -> str:
         parts = [place + model if model else "", step, measurement, task]
