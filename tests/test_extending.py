@@ -132,6 +132,7 @@ def test_an_installed_package_adds_a_probe_a_report_and_its_part_of_all_others(
     assert "## Entropy of attention: entropy/entropy" in text and told in text
     assert "| Head   |   entropy (nats) |" in text and "package: icl-bench-example 0.1.0" in text
     assert told in page and "Entropy of each head (nats)" in page
+    assert "0: one position gets all attention." in page
     lines = [json.loads(line) for line in (place / "report.jsonl").read_text().splitlines()]
     assert lines[0]["entropy_mean"] == taken.metrics["entropy_mean"].value
 
@@ -342,7 +343,7 @@ def measured(probe: str = "theirs", **rest: object) -> Measurement:
         heads=[
             {"layer": 0, "head": head, "spread": head / 4, "spread_stderr": 0.1} for head in (0, 1)
         ],
-        tables={"parts": [{"name": "a|b", "size": 0.5}, {"name": "c", "kept": [1, True]}]},
+        tables={"parts": [{"name": "a|b", "size": 0.5}, {"name": "c", "k|ept": [1, True]}]},
     )
 
 
@@ -351,7 +352,8 @@ def test_a_probe_that_is_not_installed_is_shown_by_its_tables() -> None:
     record = make_record(measurements={"s/it": measured()})
     text, page = report(record), report_page(record, "plotly.js")
     assert "## spread: s/it" in text and "| 0.1    | 0.25 ± 0.1 |" in text
-    assert "## parts: s/it" in text and r"| a\|b   |    0.5 |           |" in text
+    assert "## parts: s/it" in text and r"| name   |   size |    k\|ept |" in text
+    assert r"| a\|b   |    0.5 |           |" in text
     assert "[1, true]" in text and "parts (s/it)" in page and "a|b" in page
     heads = heads_section(record)
     assert heads is not None and [one["name"] for one in heads["data"]["scores"]] == ["spread"]

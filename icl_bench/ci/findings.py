@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from icl_bench.records.keys import Key
 from icl_bench.records.record import RunRecord
 from icl_bench.render.comparison import describe_check, describe_head
 from icl_bench.render.writing.text import WORDS, one_line
@@ -183,7 +184,7 @@ def of_comparison(
 
 
 def _suite(key: str) -> str:
-    return one_line(key.partition("/")[0])
+    return one_line(Key(key).suite)
 
 
 def _level(state: str, strict: bool) -> Literal["error", "warning"]:

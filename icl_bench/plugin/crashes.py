@@ -179,7 +179,7 @@ class Crashes:
         if check is None or check in self._icl.gathering.results[slug].checks:
             return None
         suite, spec = self._icl.job.plan.find(*check)
-        key = f"{suite.name}/{spec.on}"
+        key = suite.key(spec.on)
         return None if key in self._icl.gathering.results[slug].measurements else key
 
     def brief(self, node: Any, slug: str) -> None:

@@ -63,9 +63,8 @@ class SuiteFile(pytest.Collector):
                     f"{show_path(self.path)}: this suite was not there when the run began; name "
                     "it on the command line or by --icl-suite"
                 )
-        specs: list[CheckSpec | QuizSpec] = [*suite.checks, *suite.quiz]
         for slug in session.slugs if session else []:
-            for spec in specs:
+            for spec in suite.assertions:
                 name = item_name(spec.id, slug)
                 yield CheckItem.from_parent(
                     self,
@@ -78,7 +77,7 @@ class SuiteFile(pytest.Collector):
                     slug=slug,
                 )
         if not session or not session.slugs:
-            for spec in specs:
+            for spec in suite.assertions:
                 yield CheckItem.from_parent(self, name=spec.id, suite=suite, spec=spec, slug=None)
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 from icl_bench.probes.design.context import Advance
 from icl_bench.progress.pace import Expected, Pace
 from icl_bench.progress.progress_state import ProgressState, duration
+from icl_bench.records.keys import Key
 from icl_bench.records.record import Measurement
 from icl_bench.render.writing.text import one_line
 
@@ -118,9 +119,9 @@ class RunProgress:
         if model != self._now.model:
             self._start_model(model)
         self._done |= set(done)
-        suites = {key.partition("/")[0] for key in measurements.values()}
+        suites = {Key(key).suite for key in measurements.values()}
         self._labels = {
-            digest: key if len(suites) > 1 else key.partition("/")[2]
+            digest: key if len(suites) > 1 else Key(key).name
             for digest, key in measurements.items()
         }
 

@@ -12,6 +12,7 @@ from icl_bench.ranking.entries import Entry, Figure, Taken
 from icl_bench.ranking.groups import Cluster, differ, split, usual
 from icl_bench.ranking.pairs import Pairs, rank_ranges, tell_apart
 from icl_bench.ranking.remarks import describe_group, describe_row
+from icl_bench.records.keys import Key
 from icl_bench.records.record import Verdict
 
 
@@ -117,7 +118,7 @@ def rank(
         SettingsError: there is no such suite or metric, or it does not rank.
     """
     key, metric = choose_score(entries, score, suite)
-    name = key.partition("/")[0]
+    name = Key(key).suite
     members = [entry for entry in entries if name in entry.suites]
     columns = list_columns(members, name)
     index = next(i for i, one in enumerate(columns) if (one.key, one.metric) == (key, metric))

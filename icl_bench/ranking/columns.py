@@ -10,6 +10,7 @@ from typing import Literal
 from icl_bench.errors import IclError, SettingsError, nearest
 from icl_bench.probes import MetricInfo, get_probe
 from icl_bench.ranking.entries import Entry
+from icl_bench.records.keys import Key
 
 DEFAULT_SUITE = "core"
 DEFAULT_METRIC = "induction_max"
@@ -120,7 +121,7 @@ def _find(entries: Sequence[Entry], score: str, suites: Sequence[str]) -> Place:
             hint = "those that checks read: " + ", ".join(sorted(read))
         where = f"suite {suites[0]!r}" if len(suites) == 1 else "the records"
         raise SettingsError(f"--score {score}: no such metric in {where}; {hint}")
-    own = [one for one in fitting if _suite(one.key) == _suite(fitting[0].key)]
+    own = [one for one in fitting if Key(one.key).suite == Key(fitting[0].key).suite]
     able = [one for one in own if one.no_rank is None]
     if len(able) > 1:
         names = ", ".join(one.name for one in able)
@@ -148,7 +149,7 @@ def list_columns(entries: Sequence[Entry], suite: str) -> list[Column]:
             if check.suite == suite:
                 read.setdefault((check.measurement, check.metric), check.direction)
         for key, taken in entry.taken.items():
-            if _suite(key) == suite:
+            if Key(key).suite == suite:
                 probes.setdefault(key, taken.probe)
                 others |= dict.fromkeys((key, name) for name in taken.figures)
                 others |= dict.fromkeys((key, name) for name in taken.unmeasured)
@@ -172,10 +173,6 @@ def list_columns(entries: Sequence[Entry], suite: str) -> list[Column]:
             )
         )
     return columns
-
-
-def _suite(key: str) -> str:
-    return key.partition("/")[0]
 
 
 def _metrics_of(probe: str) -> Mapping[str, MetricInfo]:

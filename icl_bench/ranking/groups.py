@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from icl_bench.ranking.entries import Entry, Taken
+from icl_bench.records.keys import Key
 
 
 @dataclass
@@ -78,7 +79,7 @@ def _explain(suite: str, key: str, before: Sequence[Cluster], cluster: Cluster) 
             "something else."
         )
     number, other = same[0]
-    name = key.partition("/")[2]
+    name = Key(key).name
     told = differ(cluster.settings or {}, other.settings or {}, f"in group {number}")
     return f"Kept apart: {name} was measured with {told or 'another probe'}."
 

@@ -49,7 +49,8 @@ def show_blocks(record: RunRecord) -> Iterator[str]:
             if made is not block and made.title:
                 yield from ("", escape(made.title)) if not block.note else (escape(made.title),)
             yield ""
-            header, rows = shown(made)
+            columns, rows = shown(made)
+            header = [escape(title) for title in columns]
             yield from table(header, rows, right=header[made.named :])
 
 

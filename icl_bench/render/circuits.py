@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from icl_bench.records.keys import Key
 from icl_bench.records.record import Measurement, RunRecord
 from icl_bench.render.content import read_rows, scores_heads
 from icl_bench.render.writing import numbers
@@ -28,7 +29,7 @@ def circuit_tables(record: RunRecord) -> list[tuple[str, list[str], list[list[st
     """
     suites: dict[str, list[Measurement]] = {}
     for key, measurement in record.measurements.items():
-        suites.setdefault(key.split("/")[0], []).append(measurement)
+        suites.setdefault(Key(key).suite, []).append(measurement)
     found = []
     for suite, measurements in suites.items():
         columns, heads = _columns(measurements)

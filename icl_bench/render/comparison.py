@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from icl_bench.records.keys import Key
 from icl_bench.records.record import Verdict
 from icl_bench.render.writing import numbers
 from icl_bench.render.writing.markup import escape, table
@@ -154,7 +155,7 @@ def _markdown(comparison: Comparison, inconclusive_fails: bool) -> Iterator[str]
 
 def _metric_rows(changes: list[MetricChange], short: bool = False) -> list[list[str]]:
     """Cells under `METRIC_HEADER`; the suite is left out where there is only one."""
-    several = len({change.key.partition("/")[0] for change in changes}) > 1
+    several = len({Key(change.key).suite for change in changes}) > 1
     return [_metric_row(change, several, short) for change in changes]
 
 
@@ -167,7 +168,7 @@ def _metric_row(change: MetricChange, with_suite: bool, short: bool) -> list[str
             interval = f"[{', '.join(ends)}]"
         elif change.paired:
             interval += " paired"
-    key = change.key if with_suite else change.key.partition("/")[2]
+    key = change.key if with_suite else Key(change.key).name
     return [
         one_line(f"{key}.{change.metric}"),
         numbers.number(change.baseline),

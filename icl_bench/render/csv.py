@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from icl_bench.records.keys import Key
 from icl_bench.records.record import RunRecord, write_atomically
 from icl_bench.render.content import read_rows
 from icl_bench.render.steps import ENDS, metrics_of
@@ -81,8 +82,7 @@ def heads_csv(record: RunRecord) -> str:
     """
     rows = []
     for key, measurement in record.measurements.items():
-        suite, _, name = key.partition("/")
-        place = {"model": record.model.label, "suite": suite, "measurement": name}
+        place = _place(record, Key(key))
         rows += [{**row, **place} for row in measurement.heads]
     known = ["model", "suite", "measurement", *_HEAD_COLUMNS]
     found = dict.fromkeys(name for row in rows for name in row)
@@ -98,8 +98,7 @@ def steps_csv(record: RunRecord) -> str:
     """
     rows = []
     for key, measurement in record.measurements.items():
-        suite, _, name = key.partition("/")
-        place = {"model": record.model.label, "suite": suite, "measurement": name}
+        place = _place(record, Key(key))
         for row in read_rows(measurement, "steps"):
             for metric in metrics_of(row):
                 shown = {"step": row["step"], "metric": metric, "value": row[metric]}
@@ -120,6 +119,10 @@ def write_rows(
         columns: names in the order of the file.
     """
     return write_atomically(path, _rows_csv(rows, columns))
+
+
+def _place(record: RunRecord, key: Key) -> dict[str, str]:
+    return {"model": record.model.label, "suite": key.suite, "measurement": key.name}
 
 
 def _rows_csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ from icl_bench.running.setup import Setup
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
-    from icl_bench.suite import CheckSpec, QuizSpec, Suite
+    from icl_bench.suite import Suite
 
 
 class CheckedRun(ABC):
@@ -90,7 +90,7 @@ class CheckedRun(ABC):
     def wanted(self) -> set[str]:
         """Keys of the measurements that the expected checks need, and of those for the report."""
         needed = {
-            f"{suite.name}/{spec.on}"
+            suite.key(spec.on)
             for suite, spec in self.plan.assertions()
             if (self._expected is None or (suite.name, spec.id) in self._expected)
             and applies(spec, self.results.model.names)
@@ -107,7 +107,7 @@ class CheckedRun(ABC):
             asked: checks that are asked for; nothing is measured for the report of a part of the
                 suite. None for all.
         """
-        specs: list[CheckSpec | QuizSpec] = [*suite.checks, *suite.quiz]
+        specs = suite.assertions
         if asked is not None and not all((suite.name, spec.id) in asked for spec in specs):
             return []
         mine = any(applies(spec, self.results.model.names) for spec in specs)
@@ -144,7 +144,7 @@ class CheckedRun(ABC):
         name = (suite_name, check_id)
         if name not in self.results.checks:
             suite, spec = self.plan.find(suite_name, check_id)
-            key = f"{suite.name}/{spec.on}"
+            key = suite.key(spec.on)
             # A check that is not for this model costs nothing.
             wanted = applies(spec, self.results.model.names)
             self.results.checks[name] = evaluate(

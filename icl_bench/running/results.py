@@ -71,7 +71,7 @@ def assemble(
         check = results.checks.get((suite.name, spec.id))
         if check is None:
             complete = False
-            key = f"{suite.name}/{spec.on}"
+            key = suite.key(spec.on)
             state, why = (lost or {}).get((suite.name, spec.id), ("skipped", missing))
             nothing = Measurement(probe=suite.measure[spec.on].probe, status=state, reason=why)
             info = get_probe(nothing.probe).metrics[spec.metric]

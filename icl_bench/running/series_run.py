@@ -11,6 +11,7 @@ from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.probes import get_probe
 from icl_bench.probes.design.context import Context
 from icl_bench.provenance import code_version, digest, library_versions
+from icl_bench.records.keys import Key
 from icl_bench.records.record import Measurement
 from icl_bench.records.steps import Series, align, explain_broken, explain_too_few, summarize
 from icl_bench.running.judging import CheckedRun, attempt, settings_of, timed
@@ -201,7 +202,7 @@ class SeriesRun(CheckedRun):
         # A measurement that plays two roles is one source.
         sources = {planned.sources[role]: taken for role, taken in by_role.items()}
         series = align(
-            {key.partition("/")[2]: taken for key, taken in sources.items()},
+            {Key(key).name: taken for key, taken in sources.items()},
             read_training_loss(self.spec, self.checkpoints),
         )
         if len(series.steps) < 2:

@@ -64,10 +64,8 @@ class Plan:
     def assertions(self) -> Iterator[tuple[Suite, CheckSpec | QuizSpec]]:
         """Every check and quiz item, in the order of the files."""
         for suite in self.suites:
-            for check in suite.checks:
-                yield suite, check
-            for item in suite.quiz:
-                yield suite, item
+            for spec in suite.assertions:
+                yield suite, spec
 
     def unread(self, suite: Suite) -> list[str]:
         """Return keys of the suite's measurements that no check, and no other one of them, reads.
@@ -77,11 +75,10 @@ class Plan:
         Args:
             suite: one of the plan's.
         """
-        every: list[CheckSpec | QuizSpec] = [*suite.checks, *suite.quiz]
-        read = {f"{suite.name}/{spec.on}" for spec in every}
+        read = {suite.key(spec.on) for spec in suite.assertions}
         for planned in self.measurements.values():
             read |= {planned.upstream or "", *planned.sources.values()}
-        return [key for name in suite.measure if (key := f"{suite.name}/{name}") not in read]
+        return [key for name in suite.measure if (key := suite.key(name)) not in read]
 
     def on_each_model(self, keys: Collection[str]) -> list[str]:
         """Return keys of what is measured for these on one model, or at every step of a series.
@@ -137,7 +134,7 @@ def make_plan(suites: Sequence[Suite], *, seed: int | None = None) -> Plan:
 
 
 def _add(plan: Plan, suite: Suite, name: str, seed: int | None) -> Planned:
-    key = f"{suite.name}/{name}"
+    key = suite.key(name)
     if key in plan.measurements:
         return plan.measurements[key]
     spec = suite.measure[name]
@@ -155,8 +152,7 @@ def _add(plan: Plan, suite: Suite, name: str, seed: int | None) -> Planned:
     each_look = settings.each_look() if isinstance(settings, LookSettings) else []
     if each_look:
         looks = [_describe(key, spec.probe, look, upstream) for look in each_look]
-        every: list[CheckSpec | QuizSpec] = [*suite.checks, *suite.quiz]
-        checks = tuple(one for one in every if one.on == name)
+        checks = tuple(one for one in suite.assertions if one.on == name)
         # How far it goes depends on what is asked of it; what each look finds does not.
         content = [[look.digest for look in looks], sorted(_rules_of(one) for one in checks)]
         planned = replace(planned, digest=_digest(content), looks=tuple(looks), checks=checks)

@@ -116,3 +116,16 @@ class Suite:
     sha256: str
     shipped: bool
     lines: Mapping[str, int] = field(default_factory=dict, compare=False)
+
+    @property
+    def assertions(self) -> tuple[CheckSpec | QuizSpec, ...]:
+        """Every check and quiz item."""
+        return (*self.checks, *self.quiz)
+
+    def key(self, name: str) -> str:
+        """Return the key of a measurement in plans and records.
+
+        Args:
+            name: the measurement's name in the suite.
+        """
+        return f"{self.name}/{name}"

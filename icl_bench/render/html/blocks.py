@@ -11,14 +11,15 @@ from icl_bench.render.html.panels import panel, series
 
 
 def section(record: RunRecord) -> dict[str, Any] | None:
-    """Return texts, panels and tables; grids of heads are in the heat map."""
+    """Return texts, panels and tables; of grids, which are in the heat map, the notes."""
     texts: list[dict[str, str]] = []
     panels: list[dict[str, Any]] = []
     tables: list[dict[str, Any]] = []
     for key, block in stated(record):
-        if isinstance(block, HeadGrid):
-            continue
         title = _title(key, block)
+        if isinstance(block, HeadGrid):
+            texts += [{"title": title, "text": block.note}] if block.note else []
+            continue
         if isinstance(block, Text):
             texts.append({"title": title, "text": block.text, "words": block.note})
         if isinstance(block, Curve):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from icl_bench import __version__
+from icl_bench.records.keys import Key
 from icl_bench.render.html.packing import pack
 from icl_bench.render.html.page import make_page
 from icl_bench.render.leaderboard import (
@@ -55,11 +56,11 @@ def leaderboard_page(board: Board, plotly: str | None = None) -> str:
         absent=describe_absent(board),
         broken=[one_line(line) for line in board.broken],
         score=board.column,
-        score_place=board.column.key.partition("/")[2],
+        score_place=Key(board.column.key).name,
         arrow=ARROWS[board.column.direction],
         metrics=[
             {
-                "place": one.key.partition("/")[2],
+                "place": Key(one.key).name,
                 "title": f"{one.metric} {ARROWS[one.direction]}".rstrip(),
                 "meaning": one.meaning,
             }
