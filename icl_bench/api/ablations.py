@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -73,18 +73,8 @@ def token_losses(
     clean = run_base(model, ids, torch.arange(1, ids.shape[1]))
     if not parts:
         return clean.losses.nll
-    prepared = prepare_replacement(
-        model,
-        method,
-        parts=parts,
-        sequences=_count_held_out(method, ids),
-        length=ids.shape[1],
-        bos=model.bos,
-        seed=seed,
-        patterns=patterns,
-        edges=pairs,
-    )
-    return switch_off(model, clean, [parts], prepared.replacement).nll[0]
+    replacement = _replace(model, method, parts, ids, seed=seed, patterns=patterns, edges=pairs)
+    return switch_off(model, clean, [parts], replacement).nll[0]
 
 
 def ablation_sweep(
@@ -127,7 +117,7 @@ def ablation_sweep(
     if method not in SWEEP_METHODS:
         raise SettingsError(f"unknown method {method!r}; {nearest(method, SWEEP_METHODS)}")
     model.require_heads()
-    replacement = _replace_heads(model, method, tokens.input_ids)
+    replacement = _replace(model, method, model.every_head, tokens.input_ids)
     if exact:
         sweep = sweep_exactly(model, tokens, replacement, advance)
     else:
@@ -166,7 +156,7 @@ def minimal_set(
     if method not in SWEEP_METHODS:
         raise SettingsError(f"unknown method {method!r}; {nearest(method, SWEEP_METHODS)}")
     model.require_heads()
-    replacement = _replace_heads(model, method, tokens.input_ids)
+    replacement = _replace(model, method, model.every_head, tokens.input_ids)
     return list(find_minimal_set(model, tokens, share, replacement, Context()).kept)
 
 
@@ -247,19 +237,17 @@ def _check_edges(edges: Iterable[Sequence[int]] | None, length: int) -> Pairs:
     return Pairs(query, key)
 
 
-def _replace_heads(model: Model, method: Method, input_ids: Tensor) -> Replacement:
-    """Return what stands in for any head of the model."""
+def _replace(
+    model: Model, method: Method, parts: Sequence[Part], input_ids: Tensor, **how: Any
+) -> Replacement:
+    """Return what stands in for parts on sequences as long as these."""
     prepared = prepare_replacement(
         model,
         method,
-        parts=model.every_head,
-        sequences=_count_held_out(method, input_ids),
+        parts=parts,
+        sequences=max(HELD_OUT, len(input_ids)) if method == "mean" else len(input_ids),
         length=input_ids.shape[1],
         bos=model.bos,
-        seed=0,
+        **{"seed": 0, **how},
     )
     return prepared.replacement
-
-
-def _count_held_out(method: Method, input_ids: Tensor) -> int:
-    return max(HELD_OUT, len(input_ids)) if method == "mean" else len(input_ids)

@@ -41,13 +41,11 @@ def logit_attribution(model: Model, tokens: RepeatedTokens) -> pd.DataFrame:
     from icl_bench.models.circuits.attribution import attribute_logits
 
     parts = attribute_logits(model, tokens.input_ids, repeated_targets(tokens))
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
     for layer, values in sorted(parts.heads.items()):
-        numbers = values.double().numpy()
-        mean, error = numbers.mean(0), sequence_error(numbers[None])
-        for head in range(values.shape[1]):
-            estimate = {"logit": mean[head], "logit_stderr": float(error[0, head])}
-            rows.append({"layer": layer, "head": head, **estimate})
+        logits = values.double().numpy()
+        estimates = zip(logits.mean(0), sequence_error(logits[None])[0])
+        rows += [(layer, head, *estimate) for head, estimate in enumerate(estimates)]
     frame = pd.DataFrame(rows, columns=["layer", "head", "logit", "logit_stderr"])
     return frame.astype({"logit": "float64", "logit_stderr": "float64"})
 

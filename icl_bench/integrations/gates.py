@@ -100,12 +100,12 @@ class Reaches:
             verdict, reason = self._judge_one(record, plan)
             reason = f"at step {numbers.count(step)}: {reason}"
             if verdict == "pass" or (verdict == "fail" and step >= self.by_step):
-                return self._say(verdict, reason)
+                return _say(self, verdict, reason)
             if step >= self.by_step:
                 state = verdict, reason
             else:
                 state = "skipped", f"not due yet; {reason}"
-        return self._say(*state)
+        return _say(self, *state)
 
     def _judge_one(self, record: RunRecord, plan: Plan) -> tuple[Verdict, str]:
         metric, info, missing = look_up(self.metric, record, plan)
@@ -114,9 +114,6 @@ class Reaches:
             return ("error" if missing[0] == "error" else "fail"), missing[1]
         verdict, reason = judge(metric, *self._rule, exact=info.exact)
         return verdict, reason or f"measured {numbers.estimate(metric.value, metric.stderr)}"
-
-    def _say(self, verdict: Verdict, reason: str) -> GateVerdict:
-        return GateVerdict(gate=self.name, verdict=verdict, reason=reason)
 
 
 @dataclass(frozen=True)
@@ -173,7 +170,7 @@ class Keeps:
         known = [(record, look_up(self.metric, record, plan)[0]) for record in earlier]
         measured = [(record, metric) for record, metric in known if metric is not None]
         if not measured or _step(now) < self.from_step:
-            return self._say("skipped", "nothing to compare with yet")
+            return _say(self, "skipped", "nothing to compare with yet")
         metric, info, missing = look_up(self.metric, now, plan)
         sign = -1.0 if info.direction == "down" else 1.0
         best, highest = max(measured, key=lambda pair: sign * pair[1].value)
@@ -182,17 +179,14 @@ class Keeps:
         )
         if metric is None:
             if missing[0] == "error":
-                return self._say("error", missing[1])
-            return self._say("fail", f"it was {then}, and cannot be measured now: {missing[1]}")
+                return _say(self, "error", missing[1])
+            return _say(self, "fail", f"it was {then}, and cannot be measured now: {missing[1]}")
         key, _ = find_metric(self.metric, plan)
         drop = difference(highest, metric, sign, same_tokens=same_tokens(best, now, key))
         verdict, why = judge(drop, "at_most", self.within, exact=drop.exact)
         shown = f"{then}, {numbers.estimate(metric.value, metric.stderr)} now"
         lost = numbers.estimate(drop.value, drop.stderr)
-        return self._say(verdict, f"{shown}: drop {lost}" + (f" ({why})" if why else ""))
-
-    def _say(self, verdict: Verdict, reason: str) -> GateVerdict:
-        return GateVerdict(gate=self.name, verdict=verdict, reason=reason)
+        return _say(self, verdict, f"{shown}: drop {lost}" + (f" ({why})" if why else ""))
 
 
 @dataclass(frozen=True)
@@ -251,7 +245,7 @@ class Passes:
         reason = f"at step {numbers.count(_step(now))}: " + "; ".join(parts)
         if _step(now) < self.from_step:
             worst, reason = "skipped", f"not due yet; {reason}"
-        return GateVerdict(gate=self.name, verdict=worst, reason=reason)
+        return _say(self, worst, reason)
 
 
 def difference(before: Metric, now: Metric, sign: float, *, same_tokens: bool) -> Metric:
@@ -286,6 +280,10 @@ def difference(before: Metric, now: Metric, sign: float, *, same_tokens: bool) -
     half = float(t_quantile((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
     error = math.sqrt(variance)
     return Metric(value=value, stderr=error, ci_low=value - half, ci_high=value + half, n=now.n)
+
+
+def _say(gate: Reaches | Keeps | Passes, verdict: Verdict, reason: str) -> GateVerdict:
+    return GateVerdict(gate=gate.name, verdict=verdict, reason=reason)
 
 
 def _step(record: RunRecord) -> int:

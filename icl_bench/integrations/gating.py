@@ -15,7 +15,7 @@ from icl_bench.integrations.outcome import Outcome, explain
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.naming import plain_name
 from icl_bench.options import RunOptions, refuse_url
-from icl_bench.records.record import GateVerdict, RunRecord, Verdict, read_record
+from icl_bench.records.record import RunRecord, Verdict, read_record
 from icl_bench.suite.plan import Plan, make_plan
 
 OnFailure = Literal["stop", "raise", "warn"]
@@ -110,7 +110,8 @@ class TrainingGate:
             raise SettingsError(f"step {step} was evaluated, or steps after it were")
         started = time.perf_counter()
         record = self._measure(step)
-        record.gates = self._judge([*self.history, record])
+        history = [*self.history, record]
+        record.gates = [gate.judge(history, self.plan) for gate in self.gates]
         path = None
         if self.folder is not None:
             path = record.write(self.folder / f"results-step{step}.json")
@@ -165,9 +166,6 @@ class TrainingGate:
         with left_as_it_was(self._module):
             record = ModelRun(lazy, setup).run()
         return record.model_copy(update={"step": step})
-
-    def _judge(self, history: Sequence[RunRecord]) -> list[GateVerdict]:
-        return [gate.judge(history, self.plan) for gate in self.gates]
 
     def _tell(self, record: RunRecord) -> None:
         """Log the gates whose verdict is another than at the evaluation before.

@@ -98,24 +98,17 @@ def _same_random_state(model: PreTrainedModel) -> Iterator[None]:
 def _exact_products() -> Iterator[None]:
     """Products of float32 matrices in float32; training may have allowed TF32 or bfloat16."""
     backends: Any = torch.backends
-    if hasattr(backends, "fp32_precision"):
-        # The older function fails where somebody has used this newer way.
-        backends_used = [backends.cuda.matmul, backends.mkldnn.matmul]
-        before = [backend.fp32_precision for backend in backends_used]
-        for backend in backends_used:
-            backend.fp32_precision = "ieee"
-        try:
-            yield
-        finally:
-            for backend, precision in zip(backends_used, before):
-                backend.fp32_precision = precision
-    else:
-        legacy = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(legacy)
+    with ExitStack() as stack:
+        if hasattr(backends, "fp32_precision"):
+            # The older function fails where somebody has used this newer way.
+            for products in (backends.cuda.matmul, backends.mkldnn.matmul):
+                stack.callback(setattr, products, "fp32_precision", products.fp32_precision)
+                products.fp32_precision = "ieee"
+        else:
+            before = torch.get_float32_matmul_precision()
+            stack.callback(torch.set_float32_matmul_precision, before)
+            torch.set_float32_matmul_precision("highest")
+        yield
 
 
 @contextmanager

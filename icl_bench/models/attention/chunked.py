@@ -55,14 +55,11 @@ def attend_in_chunks(
 def _score_chunk(call: AttentionCall, columns: Tensor, start: int, stop: int) -> Tensor:
     """Return the masked scores (batch, heads, stop - start, keys) of queries start..stop-1.
 
-    Args:
-        call: what to compute with.
-        columns: its keys, (batch, kv_heads, width, keys), in the type of the scores.
-        start: first query.
-        stop: query after the last one; keys that none of them sees are not worth a product.
+    `columns` are the keys, (batch, kv_heads, width, keys), in the type of the scores.
     """
     batch, heads, _, _ = call.query.shape
     kv_heads, keys = columns.shape[1], columns.shape[3]
+    # Keys that no query of the chunk sees are not worth a product.
     seen = min(keys, stop) if call.causal else keys
     rows = call.query[:, :, start:stop].to(columns.dtype) * call.scale
     grouped = rows.reshape(batch, kv_heads, heads // kv_heads * (stop - start), -1)

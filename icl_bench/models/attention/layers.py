@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 
 from torch import nn
@@ -33,16 +33,12 @@ def follow_layers(layers: nn.ModuleList | None) -> Iterator[None]:
         return hook
 
     token = _layer.set(OUTSIDE)
-    handles = []
-    for index, layer in enumerate(layers):
-        handles.append(layer.register_forward_pre_hook(enter(index)))
-        handles.append(layer.register_forward_hook(enter(OUTSIDE)))
-    try:
+    with ExitStack() as stack:
+        stack.callback(_layer.reset, token)
+        for index, layer in enumerate(layers):
+            stack.callback(layer.register_forward_pre_hook(enter(index)).remove)
+            stack.callback(layer.register_forward_hook(enter(OUTSIDE)).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        _layer.reset(token)
 
 
 def current_layer() -> int | None:

@@ -145,13 +145,7 @@ def _run_with(
     called: str = "transformers' attention interface",
     answering: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Run:
-    """Return a way to run in which the hooks are active while the model calls its attention.
-
-    Args:
-        implementation: the attention implementation that is set meanwhile.
-        called: what the model is expected to call.
-        answering: makes what lets these calls come to the attention function.
-    """
+    """Return a way to run in which hooks are active while the model calls its attention."""
 
     def run(
         runner: Runner, ids: Tensor, hooks: ForwardHooks, keep: Tensor | None, need_logits: bool

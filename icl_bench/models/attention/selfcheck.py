@@ -122,7 +122,11 @@ def _run_tiny_batch(runner: Runner, vocabulary: list[int]) -> _TinyRun:
         raise ModelError(message) from None
     own = _TinyRun(runner, ids, logits)
     if not bool(torch.isfinite(logits).all()):
-        raise ModelError(_explain_overflow(own))
+        dtype = str(own.dtype).removeprefix("torch.")
+        advice = (
+            "; its numbers end at 65,504: use bfloat16 or float32" if dtype == "float16" else ""
+        )
+        raise ModelError(f"the model's logits are not finite numbers in {dtype}{advice}")
     _check_causality(own)
     now = _read_settings(runner)
     changed = {key[1] for key, value in settings.items() if now.get(key, value) != value}
@@ -167,12 +171,6 @@ def tiny_batch(vocabulary: list[int], length: int = LENGTH) -> Tensor:
     spread = max(1, len(vocabulary) // (2 * length))
     ids = [vocabulary[(i * spread) % len(vocabulary)] for i in range(2 * length)]
     return torch.tensor(ids).reshape(2, length)
-
-
-def _explain_overflow(own: _TinyRun) -> str:
-    dtype = str(own.dtype).removeprefix("torch.")
-    advice = "; its numbers end at 65,504: use bfloat16 or float32" if dtype == "float16" else ""
-    return f"the model's logits are not finite numbers in {dtype}{advice}"
 
 
 def _check_causality(own: _TinyRun) -> None:

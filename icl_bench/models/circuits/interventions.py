@@ -31,7 +31,7 @@ from icl_bench.models.attention.prefix import Stream, resume
 from icl_bench.models.circuits.components import ComponentAblation, list_names, switched_off
 from icl_bench.models.clean_run import BaseRun, check_resumes, layers_that_fit, stream_into
 from icl_bench.models.module.batching import Advance, run_in_batches
-from icl_bench.models.module.losses import TokenLosses, score_targets
+from icl_bench.models.module.losses import TokenLosses, join_losses, score_targets
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
@@ -105,10 +105,7 @@ def switch_off(
             switch_off(model, half, sets, replacement, targets=wanted, advance=advance)
             for half in (base.part(0, count // 2), base.part(count // 2, count))
         ]
-        return TokenLosses(
-            torch.cat([half.nll for half in halves], 1),
-            torch.cat([half.correct for half in halves], 1),
-        )
+        return join_losses(halves, 1)
     shape = (len(sets), *base.wanted(torch.arange(count), wanted).shape)
     nll, correct = torch.empty(shape), torch.empty(shape, dtype=torch.bool)
     groups = interventions.group()

@@ -27,6 +27,7 @@ from icl_bench.models.attention.prefix import Stream
 from icl_bench.models.residual.contributions import CleanRun, Wanted, read_logits, run_clean
 from icl_bench.models.residual.reading import SIDES as SIDES
 from icl_bench.models.residual.reading import Side
+from icl_bench.models.residual.writing import require_output_maps
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
@@ -162,10 +163,7 @@ def _require(model: Model, length: int, paths: Paths) -> None:
     model.require_context(length)
     if "value" in paths.sides:
         model.anatomy.require_unembedding()
-        model.anatomy.require_heads(paths.layers)
-        for layer in paths.layers:
-            if not model.anatomy.layers[layer].plain:
-                raise NotMeasurable(f"layer {layer} has a gate or norm between heads and W_O")
+        require_output_maps(model.anatomy, paths.layers)
 
 
 class _Batch:

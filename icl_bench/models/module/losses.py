@@ -51,6 +51,7 @@ def score_targets(logits: Tensor | None, answer: Tensor) -> TokenLosses:
     return TokenLosses(nll, (first == choices).reshape(answer.shape).cpu())
 
 
-def join_losses(parts: Sequence[TokenLosses]) -> TokenLosses:
-    """Put the losses of consecutive batches together."""
-    return TokenLosses(torch.cat([p.nll for p in parts]), torch.cat([p.correct for p in parts]))
+def join_losses(parts: Sequence[TokenLosses], dim: int = 0) -> TokenLosses:
+    """Put the losses of consecutive batches together, along the dimension of their rows."""
+    nll, correct = [part.nll for part in parts], [part.correct for part in parts]
+    return TokenLosses(torch.cat(nll, dim), torch.cat(correct, dim))

@@ -26,7 +26,7 @@ from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.module.families import find_decoder_layers
 from icl_bench.models.residual.fitting import explain, residual_multiplier
 from icl_bench.models.residual.norms import FrozenNorm, NotLinear
-from icl_bench.models.residual.trace import Call, LayerTrace, Tracer
+from icl_bench.models.residual.trace import LayerTrace, Tracer, same_tensor
 from icl_bench.models.residual.unembedding import Unembedding, find_unembedding
 
 if TYPE_CHECKING:
@@ -214,8 +214,8 @@ def _read_attention(layer: LayerAnatomy, trace: LayerTrace, values: Tensor) -> s
     if not _same(mixed, call.gave):
         return "its output projection is not the plain linear map of its weights"
     for after in later:
-        same_input = after.given.shape == call.gave.shape and torch.equal(after.given, call.gave)
-        if same_input and not _is_idle(after):
+        # Dropout and its like hand on what they get.
+        if same_tensor(after.given, call.gave) and not same_tensor(after.gave, after.given):
             try:
                 norm = FrozenNorm(after.module, call.gave.shape[-1], call.gave)
                 norm.fit_scale(after.given, after.gave)
@@ -224,11 +224,6 @@ def _read_attention(layer: LayerAnatomy, trace: LayerTrace, values: Tensor) -> s
             layer.norm_module, layer.norm = after.module, norm
             break
     return None
-
-
-def _is_idle(call: Call) -> bool:
-    """Whether a module handed on what it got, as dropout does."""
-    return call.gave.shape == call.given.shape and torch.equal(call.gave, call.given)
 
 
 def _same(ours: Tensor, theirs: Tensor) -> bool:

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from icl_bench.models.attention.forward_hooks import ForwardHooks
@@ -61,6 +62,11 @@ def first_tensor(values: Any) -> Tensor | None:
     if isinstance(values, (tuple, list)):
         return next((v for v in values if isinstance(v, Tensor)), None)
     return None
+
+
+def same_tensor(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether two tensors have the same shape and values."""
+    return ours.shape == theirs.shape and torch.equal(ours, theirs)
 
 
 def layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from icl_bench.models.residual.norms import FrozenNorm, NotLinear
-from icl_bench.models.residual.trace import Tracer
+from icl_bench.models.residual.trace import Tracer, same_tensor
 
 
 @dataclass
@@ -72,7 +72,7 @@ def find_unembedding(
         fits = [
             call
             for call in tracer.tail
-            if _equal(call.given, tracer.last) and _equal(call.gave, given)
+            if same_tensor(call.given, tracer.last) and same_tensor(call.gave, given)
         ]
         if not fits:
             return None, "between the last layer and the unembedding stands more than one norm"
@@ -93,10 +93,6 @@ def find_unembedding(
     if scale is None:
         return None, "the logits are not a multiple of the unembedding's output, nor soft-capped"
     return Unembedding(norm_module, norm, head.weight.detach(), bias, scale, cap), None
-
-
-def _equal(ours: Tensor, theirs: Tensor) -> bool:
-    return ours.shape == theirs.shape and torch.equal(ours, theirs)
 
 
 def _off(ours: Tensor, theirs: Tensor) -> float:
