@@ -416,6 +416,10 @@ def test_blocks_of_every_kind_are_drawn(add_package: AddPackage) -> None:
             "return [Table(title='t', columns=['a'], rows=[[1, 2]])]",
             "ValueError: table 't': 2 cells in a row of 1 columns",
         ),
+        (
+            "return [Curve(title='c', x='a', y='b', lines=[[1, 2]])]",
+            "TypeError: curve 'c': lines are no Line",
+        ),
     ],
 )
 def test_a_part_that_cannot_be_made_is_told_and_its_tables_shown(

@@ -123,6 +123,10 @@ class Curve(Block):
     log: bool = False
     table: Table | None = None
 
+    def __post_init__(self) -> None:
+        if not all(isinstance(line, Line) for line in self.lines):
+            raise TypeError(f"curve {self.title!r}: lines are no Line")
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeadGrid(Block):

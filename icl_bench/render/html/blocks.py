@@ -18,7 +18,8 @@ def section(record: RunRecord) -> dict[str, Any] | None:
     for key, block in stated(record):
         title = _title(key, block)
         if isinstance(block, HeadGrid):
-            texts += [{"title": title, "text": block.note}] if block.note else []
+            if block.note:
+                texts.append({"title": title, "text": block.note, "words": ""})
             continue
         if isinstance(block, Text):
             texts.append({"title": title, "text": block.text, "words": block.note})
