@@ -43,7 +43,12 @@ UNBUILT = {
     "from a config",
 }
 """Types of which transformers builds no model from a config alone, and why."""
-TYPES = sorted([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS])
+TYPES = sorted(
+    kind
+    for kind in [*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS]
+    if kind.partition("[")[0] in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+)
+"""Those of the installed transformers."""
 
 
 def build(kind: str, seed: int = 0, attention: str | None = None) -> Any:

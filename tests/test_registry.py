@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import registry
@@ -24,11 +24,22 @@ from icl_bench.measures.tokens import Pairs, draw_repeated
 
 SEQUENCES, PERIOD = 2, 12
 LAYER = re.compile(r"\b(?:layers?|h|blocks?|attentions)\.(\d+)\.")
+VERSION = transformers.__version__
 PINNED, LINES = registry.committed()
-if transformers.__version__ != PINNED:
-    pytest.skip(
-        f"the table and the tiny configs are of transformers {PINNED}", allow_module_level=True
-    )
+pinned = pytest.mark.skipif(
+    VERSION != PINNED, reason=f"the table in docs/models.md is of transformers {PINNED}"
+)
+
+
+WITHIN = 1e-5 if VERSION == PINNED else 1e-4
+"""Rounding of scores; other versions add in other orders."""
+
+
+def stop(why: str) -> NoReturn:
+    """Skip a type of which another transformers gives no reference; the table's has to give one."""
+    if VERSION == PINNED:
+        pytest.fail(why)
+    pytest.skip(f"transformers {VERSION}: " + " ".join(why.split())[:300])
 
 
 def layer_of(name: str) -> int | None:
@@ -132,10 +143,12 @@ def nll(logits: Tensor, ids: Tensor) -> Tensor:
     )
 
 
+@pinned
 def test_every_type_has_its_line_in_the_table():
     assert sorted(LINES) == registry.TYPES
 
 
+@pinned
 @pytest.mark.parametrize("kind", sorted(registry.UNBUILT))
 def test_a_type_that_is_listed_as_not_buildable_cannot_be_built(kind):
     with pytest.raises((ImportError, ValueError)):
@@ -145,11 +158,16 @@ def test_a_type_that_is_listed_as_not_buildable_cannot_be_built(kind):
 @pytest.mark.parametrize("kind", [k for k in registry.TYPES if k not in registry.UNBUILT])
 def test_a_type_is_exact_or_refused(kind):
     try:
-        found: Any = registry.open_model(kind)
+        module = registry.build(kind)
+    except Exception as error:
+        stop(f"the tiny config makes no model: {error}")
+    try:
+        found: Any = icl_bench.wrap(module)
     except ModelError as error:
         found = error
     row = registry.describe(kind, found)
-    assert str(row) == LINES[kind]
+    if VERSION == PINNED:
+        assert str(row) == LINES[kind]
     if row.path == "refused":
         assert row.note
         return
@@ -157,6 +175,11 @@ def test_a_type_is_exact_or_refused(kind):
         found.vocabulary, sequences=SEQUENCES, period=PERIOD, seed=3, bos=found.bos
     )
     ids = tokens.input_ids
+    try:
+        with torch.no_grad():
+            own = registry.build(kind)(ids, use_cache=False).logits
+    except Exception as error:
+        stop(f"the model itself breaks: {error}")
     clean = found.losses(ids).nll
     if row.path == "none":
         with pytest.raises(NotMeasurable, match="no attention heads"):
@@ -164,6 +187,9 @@ def test_a_type_is_exact_or_refused(kind):
         assert bool(torch.isfinite(clean).all())
         return
     reference = build_reference(kind)
+    with torch.no_grad():
+        if not torch.allclose(reference(ids, use_cache=False).logits, own, atol=1e-3):
+            stop("eager attention gives other logits than the model's own default")
     compare_scores(found, reference, ids)
     first, last = min(found.heads), max(found.heads)
     for layer, head in {(first, 1), (last, found.heads[last] - 1)}:
@@ -206,10 +232,12 @@ def compare_scores(found: Any, reference: Any, ids: Tensor) -> None:
         # Its linear layers return the state that they carry, which happens to be square.
         kinds = reference.config.layer_types
         expected = {i: a for i, a in expected.items() if kinds[i] == "full_attention"}
+    if not expected.keys() >= scores.keys():
+        stop("matrices of layers that share their attention cannot be told apart")
     assert sorted(scores) == sorted(expected)
     for layer, matrix in expected.items():
         off = (scores[layer] - matrix[:, :, query, key]).abs().max()
-        assert off < 1e-5, f"layer {layer} is off by {off:.2g}"
+        assert off < WITHIN, f"layer {layer} is off by {off:.2g}"
 
 
 def compare_ablation(
