@@ -11,6 +11,7 @@ from slow_weights import Weights
 import icl_bench
 from icl_bench.errors import NotMeasurable, SettingsError
 from icl_bench.measures.composition import random_composition
+from icl_bench.models.residual.reading import read_layers
 from icl_bench.reference.handwired import handwired
 from icl_bench.reference.tokenizer import build_tokenizer
 
@@ -151,3 +152,18 @@ def test_wrong_arguments_get_one_clear_message(trained):
         icl_bench.weight_composition(trained, [(0, 9)])
     with pytest.raises(SettingsError, match=r"sender 1\.0 lies below no receiver"):
         icl_bench.weight_composition(trained, [(1, 4)], [(1, 0)])
+
+
+def test_a_layer_that_memory_runs_out_in_is_not_one_that_cannot_be_read():
+    model = icl_bench.wrap(families.build("llama"))
+    whole_passes = iter([model.anatomy])
+
+    def fail(*_):
+        if next(whole_passes, None) is None:
+            raise torch.OutOfMemoryError("no memory left")
+
+    handle = model.anatomy.modules[1].self_attn.register_forward_pre_hook(fail)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
+        read_layers(model, [1])
+    handle.remove()
+    assert set(read_layers(model, [1])) == {1}

@@ -151,10 +151,6 @@ def _shape(measurement: Measurement) -> str:
 
 def _same(baseline: RunRecord, record: RunRecord, key: str, other: str) -> bool:
     """Whether two keys are of one measurement, in both records."""
-    after, others = record.measurements.get(key), record.measurements.get(other)
-    return (
-        baseline.measurements[key].heads == baseline.measurements[other].heads
-        and after is not None
-        and others is not None
-        and after.heads == others.heads
-    )
+    old, new = baseline.measurements, record.measurements
+    now = key in new and other in new and new[key].heads == new[other].heads
+    return now and old[key].heads == old[other].heads

@@ -174,9 +174,8 @@ class Keeps:
         metric, info, missing = look_up(self.metric, now, plan)
         sign = -1.0 if info.direction == "down" else 1.0
         best, highest = max(measured, key=lambda pair: sign * pair[1].value)
-        then = f"{numbers.estimate(highest.value, highest.stderr)} at step " + numbers.count(
-            _step(best)
-        )
+        at = numbers.count(_step(best))
+        then = f"{numbers.estimate(highest.value, highest.stderr)} at step {at}"
         if metric is None:
             if missing[0] == "error":
                 return _say(self, "error", missing[1])

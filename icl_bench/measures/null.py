@@ -24,12 +24,10 @@ class NullSets:
     Args:
         sets: the sets, each sorted.
         radius: how many layers away a matched head may lie: 0 is the same layer.
-        exhaustive: whether these are all sets there are, instead of a random draw.
     """
 
     sets: list[HeadSet]
     radius: int
-    exhaustive: bool
 
     @property
     def p_min(self) -> float:
@@ -109,14 +107,14 @@ def _draw_within(
         for layer in wanted
     }
     if any(len(pools[layer]) < count for layer, count in wanted.items()):
-        return NullSets([], radius, True)
+        return NullSets([], radius)
     itself = tuple(sorted(selected))
     ways = prod(comb(len(pools[layer]), count) for layer, count in wanted.items())
     if ways <= ENUMERABLE:
         every = [some for some in _list_all(sorted(wanted.items()), pools) if some != itself]
         if len(every) <= draws:
-            return NullSets(every, radius, True)
-        return NullSets(Draws(seed, "null").choose(every, draws), radius, False)
+            return NullSets(every, radius)
+        return NullSets(Draws(seed, "null").choose(every, draws), radius)
     drawn: dict[HeadSet, None] = {}
     for attempt in range(50 * draws):
         some = _draw_one(sorted(wanted.items()), pools, Draws(seed, "null", 1 + attempt))
@@ -124,7 +122,7 @@ def _draw_within(
             drawn[some] = None
         if len(drawn) == draws:
             break
-    return NullSets(list(drawn), radius, False)
+    return NullSets(list(drawn), radius)
 
 
 def _draw_one(
