@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 from conftest import MINE, Stage
 
-from icl_bench.plugin import startup
-
 GOOD = "--icl-model=stub:good"
 BAD = "--icl-model=stub:bad"
 
@@ -147,7 +145,7 @@ def test_a_run_inside_a_test_does_not_take_the_outer_results(stage: Stage) -> No
 def test_models_of_one_name_keep_reports_of_their_own(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(startup, "check_spec", lambda spec, allow_pickle: None)
+    monkeypatch.setattr("icl_bench.running.job.check_spec", lambda spec, allow_pickle: None)
     for folder in ("a", "b"):
         stage.write(f"{folder}/it.gguf", folder)
     for folder, name in (("a", "it"), ("b", "b-it"), ("a", "it")):
