@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from browser import Open, Visit, open_browser
+from filelock import FileLock
+from real_model import find_smollm2
 from waiting import HANG
 
 import icl_bench
@@ -20,6 +23,8 @@ from icl_bench.running.model_run import ModelRun
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+    from icl_bench.models.model import Model
 
 pytest_plugins = ["pytester"]
 
@@ -113,7 +118,10 @@ class Stage:
         """Run pytest in this process, or in one of its own where xdist is to start workers."""
         if "-n" in arguments:
             return self.run_apart(*arguments)
-        return self.pytester.runpytest_inprocess(*arguments, no_reraise_ctrlc=True)
+        with warnings.catch_warnings():
+            # As in a process of its own; here all warnings are errors.
+            warnings.simplefilter("default")
+            return self.pytester.runpytest_inprocess(*arguments, no_reraise_ctrlc=True)
 
     def run_apart(self, *arguments: str) -> pytest.RunResult:
         """Run pytest in a process of its own."""
@@ -229,6 +237,16 @@ def plain(record: RunRecord) -> dict[str, Any]:
     for taken in data["measurements"].values():
         del taken["cached"], taken["cached_steps"]
     return data
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """SmolLM2-135M, opened once; its float copy is made once for all workers."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with FileLock(folder / "smollm2.lock"):
+        return icl_bench.load_model(str(find_smollm2()), cache_dir=folder / "smollm2")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from real_model import find_smollm2
 
 import icl_bench
 from icl_bench.errors import MeasurementError
@@ -27,8 +26,9 @@ SPECS = {"real": ITEMS, "builtin:induction-2l": SMALL}
 
 @pytest.fixture(scope="module", params=SPECS)
 def case(request):
-    spec = str(find_smollm2()) if request.param == "real" else request.param
-    return icl_bench.load_model(spec), SPECS[request.param]
+    if request.param == "real":
+        return request.getfixturevalue("smollm2"), ITEMS
+    return icl_bench.load_model(request.param), SPECS[request.param]
 
 
 def run(case, score):

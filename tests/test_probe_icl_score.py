@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from real_model import find_smollm2
 
 import icl_bench
 from icl_bench.errors import NotMeasurable, SuiteError
@@ -302,11 +301,6 @@ def test_a_data_set_that_nothing_pins_is_measured_anew(tmp_path, monkeypatch):
     icl_bench.run([suite.path], "builtin:induction-2l")
     again = icl_bench.run([suite.path], "builtin:induction-2l")
     assert again.measurements["mine/text"].cached
-
-
-@pytest.fixture(scope="module")
-def smollm2():
-    return icl_bench.load_model(str(find_smollm2()))
 
 
 def test_a_real_model_reads_as_its_tokenizer_does(smollm2):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from real_model import find_smollm2
 
 import icl_bench
 from icl_bench.integrations import Reaches, TrainingGate
@@ -21,8 +20,8 @@ EIGHT = {(17, 3), (17, 4), (17, 5), (18, 6), (18, 7), (20, 6), (23, 2), (23, 7)}
 
 
 @pytest.fixture(scope="module")
-def model():
-    return icl_bench.load_model(str(find_smollm2()))
+def model(smollm2):
+    return smollm2
 
 
 @pytest.fixture(scope="module")

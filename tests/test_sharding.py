@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import split_models
 import torch
 from torch import nn
+from waiting import run_in_two
 
 import icl_bench
 from icl_bench.errors import UnsupportedModel
@@ -60,18 +57,7 @@ distributed.destroy_process_group()
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes says of every model: the loss without a head, or the error."""
     folder = tmp_path_factory.mktemp("split")
-    script = folder / "open.py"
-    script.write_text(SCRIPT)
-    here = Path(__file__).parent
-    known = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-         str(script), str(folder)],
-        capture_output=True, text=True, timeout=300,
-        env={**os.environ, "PYTHONPATH": known, "OMP_NUM_THREADS": "1",
-             "SPLIT_MODELS": str(folder)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_in_two(SCRIPT, folder, str(folder), SPLIT_MODELS=str(folder))
     return [json.loads((folder / f"told-{rank}.json").read_text()) for rank in (0, 1)]
 
 

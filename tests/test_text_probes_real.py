@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from real_model import find_smollm2
 
-import icl_bench
 from icl_bench.measures.statistics import mean_metric
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.example import example
@@ -13,8 +11,8 @@ from icl_bench.probes.texts import fewshot, fuzzy
 
 
 @pytest.fixture(scope="module")
-def model():
-    return icl_bench.load_model(str(find_smollm2()))
+def model(smollm2):
+    return smollm2
 
 
 def test_examples_teach_a_pretrained_model_the_format(model):

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from trained import write_suite
-from waiting import HANG
+from waiting import run_in_two
 
 pytest.importorskip("accelerate", minversion="1.3")
 
@@ -55,17 +50,7 @@ except Exception as error:
 
 
 def test_the_main_process_measures_and_all_obey(tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT)
-    here = Path(__file__).parent
-    known = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-         str(script), str(write_suite(tmp_path)), str(tmp_path)],
-        capture_output=True, text=True, timeout=HANG,
-        env={**os.environ, "PYTHONPATH": known, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_in_two(SCRIPT, tmp_path, str(write_suite(tmp_path)), str(tmp_path))
     told = [(tmp_path / f"told-{rank}.txt").read_text().splitlines() for rank in (0, 1)]
     assert sorted(told[0] + told[1]) == [
         "control-1l: DistributedDataParallel, 3, [0, 2, 3], measured 0, failed 1",

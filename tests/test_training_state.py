@@ -128,12 +128,19 @@ def test_a_buffer_that_is_written_into_is_put_back_or_told_of(monkeypatch):
         model.counting.seen += 1
 
 
+def switch_checkpointing_on(model):
+    """By its name in transformers 5.24, or the one before."""
+    old = "gradient_checkpointing_enable"
+    new = "activation_checkpointing_enable"
+    getattr(model, new if hasattr(model, new) else old)({"use_reentrant": False})
+
+
 def train_by_hand(suite, measuring, **settings):
     """Losses and weights of a short training with dropout and accumulated gradients."""
     torch.manual_seed(0)
     model = families.build("gpt2", resid_pdrop=0.3, attn_pdrop=0.3, **settings).train()
     if settings.pop("checkpointing", False):
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        switch_checkpointing_on(model)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     gate = TrainingGate(model, [suite]) if measuring else None
     losses = []
@@ -159,7 +166,7 @@ def test_a_training_is_bit_for_bit_the_same(suite):
 
 def test_with_gradient_checkpointing_and_under_autocast(suite):
     model = in_training("llama")
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    switch_checkpointing_on(model)
     model.enable_input_require_grads()
     expected = values(TrainingGate(families.build("llama"), [suite]).check(0).record)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +35,29 @@ def start(command: Sequence[str], folder: Path, **more: Any) -> subprocess.Popen
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **{**given, **more},
     )
+
+
+def run_in_two(script: str, folder: Path, *arguments: str, **variables: str) -> None:
+    """Run a script in two processes that torch connects; fail with what they say if they fail.
+
+    Args:
+        script: its text; the tests' own files can be imported.
+        folder: where it is written.
+        arguments: of the script.
+        variables: of its environment.
+    """
+    file, here = folder / "script.py", Path(__file__).parent
+    file.write_text(script)
+    known = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*torchrun, "--nproc_per_node=2", str(file), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=HANG,
+        env={**os.environ, "PYTHONPATH": known, "OMP_NUM_THREADS": "1", **variables},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def wait_until(fact: Callable[[], object], *processes: subprocess.Popen[str]) -> None:
