@@ -98,15 +98,16 @@ newest: BIN = .venv-newest/bin
 newest: .venv-newest/.ready
 	$(PYTEST)
 
-# Torch first, as in .venv: its plain install is small.
+# Torch first, as in .venv: its plain install is small. Nothing of this folder may be imported.
+wheel: export PYTHONPATH :=
 wheel:
 	rm -rf build/wheel .venv-wheel
 	$(PYTHON) -m venv .venv-wheel
 	.venv-wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	.venv-wheel/bin/python -m pip install --quiet --constraint constraints.txt torch
 	.venv-wheel/bin/python -m pip install --quiet --constraint constraints.txt build/wheel/*.whl
-	cd build/wheel && ../../.venv-wheel/bin/icl-bench validate core quiz && \
-	  ../../.venv-wheel/bin/python -m pytest --icl-model='$(MODEL)' --icl-suite=core
+	cd build/wheel && ../../.venv-wheel/bin/icl-bench run '$(MODEL)' --suite=gate --no-cache && \
+	  ../../.venv-wheel/bin/python -m pytest --icl-model='$(MODEL)' --icl-suite=core --icl-no-cache
 
 # Torch is pinned to a release whose plain install is small on machines without a GPU.
 $(READY): pyproject.toml constraints.txt
