@@ -9,7 +9,6 @@ import pytest
 from conftest import MINE, Stage
 
 import icl_bench
-from icl_bench.plugin import startup
 
 CORE = Path(icl_bench.__file__).parents[1] / "suites" / "core.yaml"
 GOOD = "--icl-model=stub:good"
@@ -242,7 +241,7 @@ def test_junit_xml_holds_values_and_verdicts(stage: Stage) -> None:
 def test_slugs_that_clash_are_told_apart(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     for parent in ("a", "b"):
         stage.write(f"{parent}/model/config.json", "{}")
-    monkeypatch.setattr(startup, "check_spec", lambda spec, allow_pickle: None)
+    monkeypatch.setattr("icl_bench.running.job.check_spec", lambda spec, allow_pickle: None)
     found = ids(stage, "--icl-model=a/model", "--icl-model=b/model", "mine.yaml")
     assert len(set(found)) == 6
     assert all("[a-model]" in one for one in found[:3])
@@ -272,7 +271,7 @@ def test_an_id_of_a_run_beside_other_models_is_known(
 ) -> None:
     for parent in ("a", "b"):
         stage.write(f"{parent}/it/config.json", "{}")
-    monkeypatch.setattr(startup, "check_spec", lambda spec, allow_pickle: None)
+    monkeypatch.setattr("icl_bench.running.job.check_spec", lambda spec, allow_pickle: None)
     both = ids(stage, "--icl-model=a/it", "--icl-model=b/it", "mine.yaml")
     assert "mine.yaml::high[b-it]" in both
     alone = ids(stage, "--icl-model=b/it", "mine.yaml::high[b-it]")
