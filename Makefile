@@ -19,7 +19,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workstea
 # The tests start hundreds of processes. Each would compile the package anew where this is set.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo check test release-check lint types pytest quick samples pictures findings reference \
+.PHONY: demo check test release-check lint types pytest quick coverage samples pictures findings reference \
   bench oldest newest wheel clean
 
 demo: $(READY)
@@ -37,7 +37,9 @@ test: $(READY)
 #   wheel   the wheel, installed alone, passes its own suite from another folder
 #   oldest  all tests on the oldest versions that pyproject.toml allows
 #   newest  all tests on the newest versions there are, every model family of theirs included
-release-check: test wheel oldest newest
+#   coverage  all tests again, and which share of the package's lines they run; fails below the floor
+#             in pyproject.toml
+release-check: test coverage wheel oldest newest
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -51,6 +53,12 @@ pytest: $(READY)
 
 quick: $(READY)
 	$(PYTEST) -m 'not slow'
+
+coverage: $(READY)
+	rm -rf build/coverage && mkdir -p build/coverage
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -q -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m coverage combine -q build/coverage
+	$(BIN)/python -m coverage report
 
 # The committed reports, made by the tool itself.
 samples: $(READY)

@@ -305,3 +305,18 @@ def test_notes_name_files_that_are_there():
             assert any(place.exists() for place in places), f"{note.name}: {name}"
         for target in re.findall(r"\]\(([^)#:]+)[^)]*\)", text):
             assert (note.parent / target).exists(), f"{note}: {target}"
+
+
+def test_documented_names_stay_where_they_are():
+    from icl_bench import api, cli, integrations, plugin, record
+    from icl_bench.measures.statistics import mean_metric
+    from icl_bench.records import record as home
+    from icl_bench.reference.handwired import HEADS
+
+    for name in ("RunRecord", "Measurement", "Metric", "Check", "ModelInfo", "read_record"):
+        assert getattr(record, name) is getattr(home, name)
+    assert callable(cli.main) and callable(plugin.pytest_addoption)
+    assert callable(api.run) and callable(api.wrap) and callable(api.load_model)
+    assert integrations.TrainingGate.__name__ == "TrainingGate"
+    assert mean_metric([0.0, 1.0], unit="nats").value == 0.5
+    assert HEADS

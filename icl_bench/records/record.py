@@ -294,6 +294,9 @@ class RunRecord(_Part):
         """
         record = _validate(self.model_dump(by_alias=True, warnings=False))
         data = record.model_dump(by_alias=True)
+        for measurement in data["measurements"].values():
+            if measurement["package"] is None:
+                del measurement["package"]  # as in records of before there were others
         try:
             return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         except ValueError as error:  # a whole number of more digits than Python reads
