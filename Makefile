@@ -37,8 +37,7 @@ test: $(READY)
 #   wheel   the wheel, installed alone, passes its own suite from another folder
 #   oldest  all tests on the oldest versions that pyproject.toml allows
 #   newest  all tests on the newest versions there are, every model family of theirs included
-#   coverage  all tests again, and which share of the package's lines they run; fails below the floor
-#             in pyproject.toml
+#   coverage  all tests again, and which share of the package's lines they run
 release-check: test coverage wheel oldest newest
 
 lint: $(READY)
