@@ -14,6 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+LEAVE = """
+import torch.distributed
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
+"""
+"""The end of a script of several processes: one that exits while connected may abort another."""
+
 HANG = 900.0
 """Seconds after which a test gives up; many times what the slowest machine needs."""
 
@@ -47,7 +54,7 @@ def run_in_two(script: str, folder: Path, *arguments: str, **variables: str) -> 
         variables: of its environment.
     """
     file, here = folder / "script.py", Path(__file__).parent
-    file.write_text(script)
+    file.write_text(script + LEAVE)
     known = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
@@ -57,7 +64,7 @@ def run_in_two(script: str, folder: Path, *arguments: str, **variables: str) -> 
         timeout=HANG,
         env={**os.environ, "PYTHONPATH": known, "OMP_NUM_THREADS": "1", **variables},
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr
 
 
 def wait_until(fact: Callable[[], object], *processes: subprocess.Popen[str]) -> None:
