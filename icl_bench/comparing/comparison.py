@@ -103,7 +103,7 @@ def compare(
     Args:
         baseline: what was before.
         record: what is now.
-        limits: how much worse metrics may get; noise alone where none is given.
+        limits: how much worse metrics may get; a default where none is given.
         deselected: whether checks may be left out of `record` on purpose, by a choice of tests;
             they count as gone otherwise.
 
@@ -184,6 +184,8 @@ def _remarks(
     for name in sorted(before.keys() & now.keys()):
         if before[name] != now[name]:
             lines.append(f"suite {name!r} has changed since the baseline")
+    if seeds := _other_seeds(baseline, record):
+        lines.append(f"other tokens, not paired: {seeds}")
     if baseline.model.fingerprint and baseline.model.fingerprint == record.model.fingerprint:
         lines.append("both records are of the same weights")
     pairs = {
@@ -199,6 +201,17 @@ def _remarks(
     if record.status != "complete":
         lines.append(f"this run is {record.status}")
     return lines
+
+
+def _other_seeds(baseline: RunRecord, record: RunRecord) -> str:
+    """`seed 0, now 1`, for every pair of seeds of a measurement that both have."""
+    found = set()
+    for key in baseline.measurements.keys() & record.measurements.keys():
+        settings = (one.measurements[key].settings for one in (baseline, record))
+        before, now = (one.get("seed") for one in settings)
+        if before != now:
+            found.add(f"seed {before}, now {now}")
+    return "; ".join(sorted(found))
 
 
 def _names(suites: dict[str, str]) -> str:

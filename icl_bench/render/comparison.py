@@ -131,13 +131,14 @@ def _markdown(comparison: Comparison, inconclusive_fails: bool) -> Iterator[str]
         yield "## Metrics"
         yield ""
         cells = zip(_metric_rows(comparison.metrics), comparison.metrics)
-        rows = [[*row, change.reason or ""] for row, change in cells]
+        rows = [[*row, _limit(change), change.reason or ""] for row, change in cells]
         right = ("Baseline", "Now", "Difference")
-        yield from table((*METRIC_HEADER, "Why"), rows, right)
+        yield from table((*METRIC_HEADER, "Limit", "Why"), rows, right)
         yield ""
         yield (
             "Differences are now minus baseline; intervals hold for all metrics together. "
-            "`paired`: on the same tokens, sample by sample."
+            "`paired`: on the same tokens, sample by sample. A metric is worse where its interval "
+            "lies wholly beyond its limit."
         )
         yield ""
     if comparison.heads:
@@ -177,6 +178,11 @@ def _metric_row(change: MetricChange, with_suite: bool, short: bool) -> list[str
         interval,
         STATES[change.state],
     ]
+
+
+def _limit(change: MetricChange) -> str:
+    """How far the metric may change, and what says so."""
+    return "" if change.limit is None else f"{numbers.number(change.allowed)} ({change.limit})"
 
 
 def describe_check(change: VerdictChange) -> str:
