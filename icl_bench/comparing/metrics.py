@@ -10,13 +10,16 @@ from typing import Literal
 from icl_bench.comparing.defaults import Allowed, default_limit
 from icl_bench.comparing.limits import Limit, Way, allowances
 from icl_bench.comparing.rounding import rounding, rounding_floor
+from icl_bench.comparing.settings import differing_settings
+from icl_bench.comparing.versions import changed_measurement, find_renewed
 from icl_bench.errors import IclError, SettingsError, nearest
 from icl_bench.measures.statistics import student_t
 from icl_bench.probes import MetricInfo, get_probe
-from icl_bench.probes.design.sequential import comparable_settings, looks_of
+from icl_bench.probes.design.sequential import looks_of
+from icl_bench.records.keys import Key
 from icl_bench.records.record import Measurement, Metric, RunRecord
 
-State = Literal["regressed", "improved", "same", "vanished", "unclear"]
+State = Literal["regressed", "improved", "same", "vanished", "unclear", "not compared"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class MetricChange:
     Args:
         key: `SUITE/MEASUREMENT`.
         metric: its name.
-        state: `regressed` and `vanished` fail a gate.
+        state: `regressed` and `vanished` fail a gate; `not compared` is another one in a later
+            version of a shipped suite.
         baseline: value in the baseline.
         value: value now; None when it is gone.
         difference: value - baseline.
@@ -82,11 +86,18 @@ def compare_metrics(
     """
     wanted = _wanted(baseline, limits)
     floor = rounding_floor(baseline.model, record.model)
+    renewed = find_renewed(baseline, record)
     rules = _Rules(baseline, limits, floor, 1 - 0.05 / max(1, len(wanted)))
-    return [
-        _compare(key, name, baseline.measurements[key], record.measurements.get(key), rules)
-        for key, name in wanted
-    ]
+    changes = []
+    for key, name in wanted:
+        before, after = baseline.measurements[key], record.measurements.get(key)
+        why = changed_measurement(key, before, record) if Key(key).suite in renewed else None
+        if why:
+            value = before.metrics[name].value
+            changes.append(MetricChange(key, name, "not compared", value, reason=why))
+        else:
+            changes.append(_compare(key, name, before, after, rules))
+    return changes
 
 
 def check_limits(limits: Sequence[Limit], baseline: RunRecord) -> None:
@@ -247,24 +258,6 @@ def _pairs(before: Measurement, after: Measurement, old: Metric, new: Metric) ->
         and new.samples is not None
         and len(old.samples) == len(new.samples) > 1
     )
-
-
-def differing_settings(before: Measurement, after: Measurement) -> str | None:
-    """Return the first setting in which two measurements differ, or None.
-
-    Another seed draws other tokens of the same kind: they estimate the same number, unpaired.
-
-    Args:
-        before: the baseline's.
-        after: the one of now.
-    """
-    if before.probe != after.probe:
-        return f"probe {before.probe}, now {after.probe}"
-    mine, other = (comparable_settings(measurement.settings) for measurement in (before, after))
-    for name in sorted((mine.keys() | other.keys()) - {"seed"}):
-        if mine.get(name) != other.get(name):
-            return f"{name} {mine.get(name)}, now {other.get(name)}"
-    return None
 
 
 def _why_gone(name: str, after: Measurement | None) -> str:

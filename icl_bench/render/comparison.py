@@ -26,6 +26,7 @@ STATES = {
     "unclear": "UNCLEAR",
     "new": "new",
     "not run": "not run",
+    "not compared": "not compared",
 }
 """State -> the word in tables."""
 
@@ -247,6 +248,11 @@ def verdict_line(comparison: Comparison, inconclusive_fails: bool = True) -> str
         comparison: the comparison.
         inconclusive_fails: whether what cannot be told counts as worse.
     """
+    if comparison.is_empty:
+        return (
+            "NOTHING COMPARED: what the baseline holds was changed or removed in this version of "
+            "the suite; renew the baseline"
+        )
     died = len({head.name for head in comparison.died})  # a head that two suites measured is one
     counts = [
         (comparison.count("regressed"), "worse"),
@@ -255,6 +261,7 @@ def verdict_line(comparison: Comparison, inconclusive_fails: bool = True) -> str
         (comparison.count("unclear"), "unclear"),
         (comparison.count("improved"), "better"),
         (comparison.count("changed"), "changed"),
+        (comparison.count("not compared"), "not compared"),
         (comparison.count("same"), "the same"),
     ]
     told = ", ".join(f"{count} {word}" for count, word in counts if count)
