@@ -38,7 +38,7 @@ Rises = Callable[[list[int], int, int], np.ndarray]
 
 FIRST_LOOK = 6
 """Sequences of the first look."""
-FEEDS = 0.2
+FEEDS = 0.4
 """A head that attends so much to the token before may feed an induction head."""
 MARGIN_METRICS = ("null_margin", "null_margin_fed")
 COPIES = 0.1
