@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from icl_bench.measures.bounds import UNIT
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.protocol import MetricInfo, Probe
@@ -29,7 +30,9 @@ METRICS: dict[str, MetricInfo] = {
     "repeated_loss": MetricInfo("loss on later copies", "down", "nats"),
     "gain": MetricInfo("first_loss - repeated_loss", "up", "nats"),
     "icl_score": MetricInfo("loss on the last copy minus that on the first", "down", "nats"),
-    "copy_accuracy": MetricInfo("share of repeated tokens ranked first", "up", "ratio"),
+    "copy_accuracy": MetricInfo(
+        "share of repeated tokens ranked first", "up", "ratio", bounds=UNIT
+    ),
 }
 
 

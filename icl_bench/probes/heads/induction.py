@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from icl_bench.measures.bounds import SIGNED, UNIT, Bounds
 from icl_bench.probes.design.context import Advance, Context
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.protocol import MetricInfo, Probe
@@ -33,20 +34,28 @@ METRICS: dict[str, MetricInfo] = {
         "highest induction score of any head, chosen and read on different sequences",
         "up",
         "probability",
+        bounds=UNIT,
     ),
     "induction_all_max": MetricInfo(
         "highest attention to the successors of all earlier occurrences, summed",
         "up",
         "probability",
+        bounds=UNIT,
     ),
     "induction_excess_max": MetricInfo(
-        "highest induction score minus the same head's positional control", "up", "probability"
+        "highest induction score minus the same head's positional control",
+        "up",
+        "probability",
+        bounds=SIGNED,
     ),
     "induction_varied_max": MetricInfo(
-        "highest score on repeats with random gaps and periods", "up", "probability"
+        "highest score on repeats with random gaps and periods", "up", "probability", bounds=UNIT
     ),
     "induction_control": MetricInfo(
-        "positional control of the head with the highest induction score", "down", "probability"
+        "positional control of the head with the highest induction score",
+        "down",
+        "probability",
+        bounds=UNIT,
     ),
     "induction_heads": MetricInfo(
         "number of heads with an induction score above the threshold", "up", "heads"
@@ -54,10 +63,18 @@ METRICS: dict[str, MetricInfo] = {
     "induction_share": MetricInfo(
         "share of all heads with an induction score above the threshold", "up", "ratio"
     ),
-    "induction_median": MetricInfo("median induction score over heads", None, "probability"),
-    "previous_token_max": MetricInfo("highest previous-token score", "up", "probability"),
-    "duplicate_token_max": MetricInfo("highest duplicate-token score", None, "probability"),
-    "first_token_mean": MetricInfo("mean attention to the first position", None, "probability"),
+    "induction_median": MetricInfo(
+        "median induction score over heads", None, "probability", bounds=UNIT
+    ),
+    "previous_token_max": MetricInfo(
+        "highest previous-token score", "up", "probability", bounds=UNIT
+    ),
+    "duplicate_token_max": MetricInfo(
+        "highest duplicate-token score", None, "probability", bounds=UNIT
+    ),
+    "first_token_mean": MetricInfo(
+        "mean attention to the first position", None, "probability", bounds=UNIT
+    ),
     "uniform_level": MetricInfo(
         "induction score of a head that attends evenly to all it can see", None, "probability", True
     ),
@@ -127,8 +144,8 @@ def _summarize(
 
     confidence = settings.confidence
 
-    def mean(values: np.ndarray, *, unit: bool = True) -> Metric:
-        return st.mean_metric(values, unit=unit, confidence=confidence)
+    def mean(values: np.ndarray, bounds: Bounds = UNIT) -> Metric:
+        return st.mean_metric(values, bounds=bounds, confidence=confidence)
 
     def best(name: str) -> Metric:
         return mean(st.cross_fitted_max(scores[name]))
@@ -137,7 +154,9 @@ def _summarize(
     metrics = {
         "induction_max": best("induction"),
         "induction_all_max": best("induction_all"),
-        "induction_heads": st.count_above(induction, settings.threshold, confidence=confidence),
+        "induction_heads": st.count_above(
+            induction, settings.threshold, bounds=UNIT, confidence=confidence
+        ),
         "induction_median": mean(np.median(induction, axis=1)),
         "previous_token_max": best("previous_token"),
         "duplicate_token_max": best("duplicate_token"),
@@ -152,7 +171,7 @@ def _summarize(
         metrics["induction_control"] = mean(control)
         metrics["induction_varied_max"] = best("induction_varied")
         excess = st.cross_fitted_max(scores["induction_excess"])
-        metrics["induction_excess_max"] = mean(excess, unit=False)
+        metrics["induction_excess_max"] = mean(excess, SIGNED)
     else:
         names = ("induction_control", "induction_excess_max", "induction_varied_max")
         unmeasured = dict.fromkeys(names, "control: false in the suite")
@@ -214,7 +233,7 @@ def head_rows(
             metric = mean_metric(
                 values[:, column],
                 keep=False,
-                unit=name != "induction_excess",
+                bounds=SIGNED if name == "induction_excess" else UNIT,
                 confidence=confidence,
             )
             row[name] = metric.value
