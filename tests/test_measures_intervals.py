@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.optimize import brentq
+from slow_intervals import ends
 
 from icl_bench.measures import statistics as st
 from icl_bench.measures.bounds import SIGNED, UNIT, can_lie_within, unseen_share
@@ -18,32 +18,6 @@ from icl_bench.measures.intervals import (
     sample_skewness,
     undo_skewness,
 )
-
-
-def slow_ends(values, confidence=0.95, bounds=None):
-    """Both ends by scipy's t, root finders for Hall's transform and for what went unseen."""
-    n, mean, stderr = len(values), np.mean(values), stats.sem(values)
-    tail = 1 - confidence
-    below = above = stats.t.ppf(1 - tail / 2, n - 1) * stderr
-    if stderr > 1e-12:
-        # Two values lie alike around their mean.
-        a = stats.skew(values, bias=False) / math.sqrt(n) if n > 2 else 0.0
-
-        def undo(quantile):
-            return brentq(
-                lambda t: t + a / 3 * t**2 + a**2 / 27 * t**3 + a / 6 - quantile, -1e5, 1e5
-            )
-
-        quantile = stats.t.ppf(1 - 0.4 * tail, n - 1)
-        below = max(below, stderr * undo(quantile))
-        above = max(above, -stderr * undo(-quantile))
-    if bounds is not None:
-        # The share of a population that none of n samples is from with probability tail / 2.
-        unseen = brentq(lambda share: stats.binom.pmf(0, n, share) - tail / 2, 0, 1)
-        below = max(below, unseen * (mean - bounds[0]))
-        above = max(above, unseen * (bounds[1] - mean))
-    low, high = mean - below, mean + above
-    return (low, high) if bounds is None else (max(low, bounds[0]), min(high, bounds[1]))
 
 
 def draws():
@@ -63,7 +37,7 @@ def draws():
 def test_the_ends_are_those_of_a_slow_computation(case, confidence):
     _, values, bounds = case
     metric = st.mean_metric(values, bounds=bounds, confidence=confidence)
-    assert (metric.ci_low, metric.ci_high) == pytest.approx(slow_ends(values, confidence, bounds))
+    assert (metric.ci_low, metric.ci_high) == pytest.approx(ends(values, confidence, bounds))
 
 
 def test_columns_have_the_intervals_that_each_has_alone():
@@ -122,9 +96,9 @@ def test_skewness_is_scipys_and_its_transform_is_undone():
 def test_the_intervals_of_counted_heads_hold_together():
     scores = np.random.default_rng(1).normal(np.linspace(0.1, 0.8, 9), 0.1, (32, 9)).clip(0, 1)
     metric = st.count_above(scores, 0.4, bounds=UNIT)
-    ends = [slow_ends(column, 1 - 0.05 / 9, UNIT) for column in scores.T]
-    assert metric.ci_low == sum(low > 0.4 for low, _ in ends)
-    assert metric.ci_high == sum(high > 0.4 for _, high in ends)
+    each = [ends(column, 1 - 0.05 / 9, UNIT) for column in scores.T]
+    assert metric.ci_low == sum(low > 0.4 for low, _ in each)
+    assert metric.ci_high == sum(high > 0.4 for _, high in each)
     assert 0 < metric.ci_low < metric.value < metric.ci_high
     alike = st.count_above(np.full((4, 2), 0.5), 0.4, bounds=UNIT)
     assert (alike.ci_low, alike.value, alike.ci_high) == (0, 2, 2)
@@ -196,7 +170,7 @@ def test_what_can_be_passed_is_what_some_constant_passes(region, n, confidence, 
         return
     found = False
     for value in np.linspace(0, 1, 401):
-        low, high = slow_ends(np.full(n, value), confidence, UNIT)
+        low, high = ends(np.full(n, value), confidence, UNIT)
         found |= (
             region[0] < low and high < region[1]
             if strict

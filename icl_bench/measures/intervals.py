@@ -36,9 +36,9 @@ def error_bounds(
 ) -> tuple[np.ndarray, np.ndarray]:
     """How far an interval reaches below and above the mean of independent values.
 
-    It is `skewed_bounds`, two values without skewness. Where values are bounded, each side also reaches as far as the share of
-    the population that may have gone unseen could move the mean (`unseen_share`), so that equal
-    values have no width of 0.
+    It is `skewed_bounds`; two values have no skewness. Where values are bounded, each side also
+    reaches as far as the share of the population that may have gone unseen could move the mean
+    (`unseen_share`), so that equal values have no width of 0.
 
     Args:
         values: shape (n,) or (n, columns), n >= 2; columns have intervals of their own.
