@@ -328,7 +328,7 @@ def _advise(metric: Metric, region: _Region, low: float, high: float) -> str:
     if needed > MOST_ADVISED:
         return "; the value is too near the bound for more samples to decide"
     return (
-        f"; if the value stays, about {needed} samples would decide (now {metric.n}): ask for more, "
+        f"; if the value stays, about {needed} samples would decide, not {metric.n}: ask for more, "
         "or set 'until: decided'"
     )
 
