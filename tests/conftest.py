@@ -52,7 +52,7 @@ measure:
   collapse:
     probe: ablation
     heads: {from: repeats, where: {induction: {above: 0.4}}}
-    null_draws: 0
+    null_sets: 0
 checks:
   - {id: has-induction-heads, on: repeats, metric: induction_max, above: 0.4}
   - {id: copies, on: collapse, metric: gain, above: 1}

@@ -94,7 +94,7 @@ def test_an_ablation_that_stops_firing_later_is_an_error(monkeypatch):
 
     model = icl_bench.wrap(families.build("llama"))
     monkeypatch.setattr(Ablation, "apply", lambda self, layer, output: output)
-    settings = ablation.Settings(heads=[[0, 0]], method="zero", sequences=2, period=8, null_draws=0)
+    settings = ablation.Settings(heads=[[0, 0]], method="zero", sequences=2, period=8, null_sets=0)
     with pytest.raises(ModelError, match="the ablation in layer 0 did not act"):
         ablation.measure(model, settings, Context())
 

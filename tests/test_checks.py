@@ -109,13 +109,19 @@ def test_an_estimate_is_decided_only_by_its_whole_interval(
 def test_the_reason_of_an_open_verdict_shows_interval_and_threshold() -> None:
     assert judge(estimate(0.41, 0.35, 0.47), "above", 0.4, exact=False) == (
         "inconclusive",
-        "0.41 ± 0.03: the 95% interval [0.35, 0.47] reaches across 0.4",
+        "0.41 ± 0.03: the 95% interval [0.35, 0.47] reaches across 0.4; if the value stays, about "
+        "1200 samples would decide, not 32: ask for more, or set 'until: decided'",
     )
+    # A value that stands at the bound is not decided by any number.
+    _, reason = judge(estimate(0.4, 0.35, 0.45), "above", 0.4, exact=False)
+    assert reason is not None and reason.endswith("reaches across 0.4")
+    _, reason = judge(estimate(0.4001, 0.35, 0.45), "above", 0.4, exact=False)
+    assert reason is not None and reason.endswith("too near the bound for more samples to decide")
 
 
 def test_the_reason_names_both_bounds_that_an_interval_covers() -> None:
     _, reason = judge(estimate(0.3, 0.1, 0.5), "between", (0.2, 0.4), exact=False)
-    assert reason is not None and reason.endswith("[0.1, 0.5] reaches across 0.2 and 0.4")
+    assert reason is not None and "[0.1, 0.5] reaches across 0.2 and 0.4" in reason
 
 
 def test_the_reason_of_a_failure_says_what_was_needed() -> None:
@@ -125,7 +131,8 @@ def test_the_reason_of_a_failure_says_what_was_needed() -> None:
     )
     assert judge(estimate(0.02, 0.01, 0.03, 0.005), "above", 0.4, exact=False) == (
         "fail",
-        "needed > 0.4, measured 0.02 ± 0.005: the 95% interval [0.01, 0.03] lies outside",
+        "needed > 0.4, measured 0.02 ± 0.005: the 95% interval [0.01, 0.03] lies wholly outside "
+        "that",
     )
 
 
@@ -332,7 +339,8 @@ def test_a_quiz_item_that_supports_nothing_fails() -> None:
 def test_a_quiz_item_is_inconclusive_when_an_option_is_in_doubt() -> None:
     found = run(quiz(), measured(estimate(0.41, 0.35, 0.47)))
     assert (found.verdict, found.supports) == ("inconclusive", None)
-    assert found.reason == "0.41 ± 0.03: the 95% interval [0.35, 0.47] reaches across 0.4"
+    shown = "0.41 ± 0.03: the 95% interval [0.35, 0.47] reaches across 0.4; "
+    assert found.reason is not None and found.reason.startswith(shown)
 
 
 def test_a_quiz_item_names_every_option_in_doubt() -> None:
@@ -352,3 +360,21 @@ def test_a_single_question_is_decided_by_its_margin(
     spec = quiz(supports=(Support("a", "above", 0.0),))
     found = run(spec, measured(exact(margin)))
     assert (found.verdict, found.reason) == (verdict, reason)
+
+
+def test_what_holds_because_nothing_was_done_does_not_pass() -> None:
+    idle = measured(exact(0.0))
+    idle.vacuous["score"] = "nothing was switched off"
+    found = run(check(rule="below", threshold=0.1), idle)
+    assert (found.verdict, found.reason) == ("skipped", "nothing was switched off")
+    failed = run(check(rule="above", threshold=0.1), idle)
+    assert failed.verdict == "fail"
+    assert failed.reason == "needed > 0.1, measured 0; nothing was switched off"
+
+
+def test_a_remark_stands_in_the_reason_of_what_does_not_pass() -> None:
+    one = measured(exact(0.3))
+    one.remarks["score"] = "others stand in"
+    assert run(check(rule="below", threshold=0.5), one).reason is None
+    failed = run(check(rule="above", threshold=0.5), one)
+    assert failed.reason == "needed > 0.5, measured 0.3; others stand in"

@@ -206,7 +206,7 @@ def test_what_is_not_there_is_named():
 
 def test_the_probe_counts_layers_from_the_last_one_too():
     model = icl_bench.wrap(families.build("llama"))
-    small = {"sequences": 2, "period": 8, "null_draws": 0}
+    small = {"sequences": 2, "period": 8, "null_sets": 0}
 
     def measure(**off):
         return ablation.measure(model, ablation.Settings(**off, **small), Context())
@@ -228,6 +228,6 @@ def test_the_probe_counts_layers_from_the_last_one_too():
 
 def test_a_model_without_mlps_says_so():
     model = icl_bench.load_model("builtin:induction-2l")
-    settings = ablation.Settings(mlps=[-1], sequences=2, period=8, null_draws=0)
+    settings = ablation.Settings(mlps=[-1], sequences=2, period=8, null_sets=0)
     with pytest.raises(NotMeasurable, match="it has no MLP"):
         ablation.measure(model, settings, Context())

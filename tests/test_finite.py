@@ -154,7 +154,7 @@ def both(tmp_path: Path) -> Path:
             measure:
               odd: {probe: induction}
               good: {probe: losses}
-              off: {probe: ablation, heads: {from: odd, top: 1}, null_draws: 0}
+              off: {probe: ablation, heads: {from: odd, top: 1}, null_sets: 0}
             checks:
               - {id: odd, on: odd, metric: induction_max, above: -1}
               - {id: good, on: good, metric: gain, above: -9}

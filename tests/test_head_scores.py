@@ -25,7 +25,7 @@ defaults: {{period: 12, sequences: 4}}
 measure:
   repeats: {{probe: induction, control: false}}
   writing: {{probe: logit_attribution, heads: {{from: repeats, top: 2}}}}
-  off: {{probe: ablation, heads: {{from: writing, {how}}}, null_draws: 0}}
+  off: {{probe: ablation, heads: {{from: writing, {how}}}, null_sets: 0}}
 checks:
   - {{id: c, on: off, metric: copying_lost, above: 0.3}}
 """
@@ -74,7 +74,12 @@ def test_a_suite_ablates_the_heads_that_write_most(tmp_path, model, written):
     # On sequences of its own, which the record names.
     tokens = draw_repeated(model.vocabulary, sequences=4, period=12, bos=model.bos, stream="retest")
     settings = ablation.Settings(
-        sequences=4, period=12, heads=[list(head) for head in chosen], null_draws=0, method="zero"
+        varied=False,
+        sequences=4,
+        period=12,
+        heads=[list(head) for head in chosen],
+        null_sets=0,
+        method="zero",
     )
     assert off.settings["stream"] == "retest"
     assert off.settings["heads"] == {"from": "writing", "top": 2}
@@ -159,7 +164,7 @@ def test_no_head_is_tested_on_what_it_was_chosen_on(model, circuits):
 )
 def test_every_probe_that_tests_heads_changes_the_stream(model, circuits, probe):
     probe = get_probe(probe)
-    more = {"null_draws": 0} if probe.name == "ablation" else {}
+    more = {"null_sets": 0} if probe.name == "ablation" else {}
     settings = probe.settings(sequences=2, period=8, heads=[[1, 0]], **more)
     own, again = (probe.measure(model, settings, Context(one)) for one in (None, circuits))
     assert own.tokens_sha256 != again.tokens_sha256

@@ -524,7 +524,7 @@ def test_every_method_is_that_of_the_ablation_probe(trained, method):
     settings = {"sequences": 4, "period": 8}
     found = run(trained, heads=[[1, 0], [1, 4]], switches=1, method=method, text=text, **settings)
     (row,) = [row for row in found.tables["switched"] if row["off"] == [0]]
-    other = ablation.Settings(heads=[[1, 0], [1, 4]], method=method, null_draws=0, **settings)
+    other = ablation.Settings(heads=[[1, 0], [1, 4]], method=method, null_sets=0, **settings)
     expected = ablation.measure(trained, other, Context()).metrics
     # A longer held-out batch holds other tokens, which resampled outputs depend on.
     within = {"zero": 1e-4, "mean": 1e-4, "resample": 0.5}[method]

@@ -477,7 +477,7 @@ def test_edge_knockout_needs_queries_and_keys():
 
     hooked = icl_bench.wrap(families.build("bloom"))
     settings = ablation.Settings(
-        heads=[[2, 0]], method="edge_knockout", sequences=2, period=6, null_draws=0
+        heads=[[2, 0]], method="edge_knockout", sequences=2, period=6, null_sets=0
     )
     with pytest.raises(NotMeasurable):
         ablation.measure(hooked, settings, Context())

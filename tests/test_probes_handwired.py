@@ -41,7 +41,9 @@ def repeats(model):
 
 @pytest.fixture(scope="module")
 def collapse(model, repeats):
-    settings = ablation.Settings(heads=CHOSEN, method="zero", uniform_draws=5, **SMALL)
+    settings = ablation.Settings(
+        heads=CHOSEN, method="zero", null_draws=99, uniform_draws=5, **SMALL
+    )
     return ablation.measure(model, settings, Context(upstream=repeats))
 
 
@@ -135,14 +137,14 @@ def test_ablating_no_head_is_known_without_measuring():
 
 
 def test_mean_ablation_differs_from_zero_only_where_heads_write(model, repeats, collapse):
-    settings = ablation.Settings(heads=CHOSEN, method="mean", null_draws=0, **SMALL)
+    settings = ablation.Settings(heads=CHOSEN, method="mean", null_sets=0, **SMALL)
     mean = ablation.measure(model, settings, Context(upstream=repeats))
     assert value(mean, "copying_lost") == pytest.approx(1, abs=0.05)
     assert mean.unmeasured["null_p_value"] == "null_draws: 0 in the suite"
 
 
 def test_heads_that_write_nothing_do_no_damage(model):
-    settings = ablation.Settings(heads=[[0, 5], [1, 7]], method="zero", null_draws=0, **SMALL)
+    settings = ablation.Settings(heads=[[0, 5], [1, 7]], method="zero", null_sets=0, **SMALL)
     found = ablation.measure(model, settings, Context())
     assert value(found, "loss_ratio") == pytest.approx(1)
     assert value(found, "copying_lost") == pytest.approx(0)
@@ -262,7 +264,9 @@ def test_a_choice_that_becomes_no_token_is_an_error(model):
 def test_random_sets_of_other_layers_have_means_too():
     """One of 12 heads has 11 others in its layer: too few for 5%, so neighbours come in."""
     model = icl_bench.load_model("builtin:induction-2l")
-    settings = ablation.Settings(heads=[[1, 0]], method="mean", uniform_draws=6, sequences=2)
+    settings = ablation.Settings(
+        heads=[[1, 0]], method="mean", null_draws=99, uniform_draws=6, sequences=2
+    )
     found = ablation.measure(model, settings, Context())
     for table in ("null", "uniform_null"):
         layers = {row["heads"].split(".")[0] for row in found.tables[table]}

@@ -32,7 +32,7 @@ def value(result, name):
 
 
 def ablate(model, **settings):
-    given = {"sequences": 4, "period": 20, "null_draws": 0, **settings}
+    given = {"sequences": 4, "period": 20, "null_sets": 0, **settings}
     return ablation.measure(model, ablation.Settings(**given), Context())
 
 
@@ -111,7 +111,7 @@ def test_a_sweep_of_a_model_without_the_circuit_finds_nothing(broken):
 def test_heads_can_be_chosen_by_a_sweep(model):
     swept = sweep_of(model)
     settings = ablation.Settings.model_validate(
-        {"heads": {"from": "s", "top": 2}, "sequences": 4, "period": 20, "null_draws": 0}
+        {"heads": {"from": "s", "top": 2}, "sequences": 4, "period": 20, "null_sets": 0}
     )
     result = ablation.measure(model, settings, Context(swept))
     assert result.tables["ablated_heads"] == CIRCUIT

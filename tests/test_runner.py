@@ -24,7 +24,7 @@ SUITE = """
     defaults: {{sequences: 4, period: 10, seed: 5}}
     measure:
       repeats: {{probe: induction}}
-      off: {{probe: ablation, heads: {{from: repeats, top: 1}}, null_draws: 0}}
+      off: {{probe: ablation, heads: {{from: repeats, top: 1}}, null_sets: 0}}
     checks:
       - {{id: present, on: repeats, metric: induction_max, above: 0.3}}
       - {{id: causal, on: off, metric: loss_ratio, above: 2}}

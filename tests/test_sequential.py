@@ -21,7 +21,7 @@ name: mine
 defaults: {{period: 12}}
 measure:
   repeats: {{probe: induction, control: false, sequences: 4, until: decided, max_sequences: 30}}
-  collapse: {{probe: ablation, sequences: 4, heads: {{from: repeats, top: 1}}, null_draws: 0}}
+  collapse: {{probe: ablation, sequences: 4, heads: {{from: repeats, top: 1}}, null_sets: 0}}
 checks:
   - {{id: c, on: repeats, metric: previous_token_max, {rule}}}
   - {{id: d, on: collapse, metric: gain, above: 0}}
@@ -116,9 +116,9 @@ def test_heads_chosen_from_it_belong_to_its_rules(tmp_path):
 
 
 def test_ablation_draws_on_as_well(tmp_path, model):
-    text = SUITE.replace("null_draws: 0", "null_draws: 0, until: decided, max_sequences: 8")
+    text = SUITE.replace("null_sets: 0", "null_sets: 0, until: decided, max_sequences: 8")
     settings = ablation.Settings(
-        sequences=8, period=12, heads=[[1, 0]], method="zero", null_draws=0, looks=2
+        sequences=8, period=12, heads=[[1, 0]], method="zero", null_sets=0, looks=2
     )
     found = ablation.measure(model, settings, Context())
     for name in ("gain", "copying_lost", "loss_ratio", "copy_accuracy_ablated"):
@@ -148,6 +148,8 @@ def test_settings_that_do_not_agree_are_refused(tmp_path, settings, message):
 
 
 def test_a_null_is_not_drawn_at_every_look(tmp_path):
-    text = SUITE.replace("null_draws: 0", "until: decided, max_sequences: 8")
-    with pytest.raises(SuiteError, match="set null_draws: 0"):
+    text = SUITE.replace("null_sets: 0", "null_sets: 5, until: decided, max_sequences: 8")
+    with pytest.raises(SuiteError, match="leave null_sets, null_draws and uniform_draws out"):
         load(tmp_path, text=text)
+    asked = load(tmp_path, text=text.replace("null_sets: 5, ", ""))
+    assert asked.measure["collapse"].settings.null_sets == 0

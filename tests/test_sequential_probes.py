@@ -27,7 +27,7 @@ HEADS = "heads: [[1, 0], [1, 2]]"
 DRAWN = {
     "induction": ("control: false", "previous_token_max"),
     "losses": ("repeats: 2", "gain"),
-    "ablation": (f"{HEADS}, null_draws: 0", "copying_lost"),
+    "ablation": (f"{HEADS}, null_sets: 0", "copying_lost"),
     "logit_attribution": (HEADS, "selected_logit"),
     "attention_attribution": (HEADS, "logit_difference"),
     "offset_profile": ("heads: [[1, 0]]", "height_at_one"),

@@ -41,7 +41,7 @@ name: small
 defaults: {sequences: 4, period: 8}
 measure:
   repeats: {probe: induction, control: false}
-  off: {probe: ablation, heads: {from: repeats, top: 1}, null_draws: 0}
+  off: {probe: ablation, heads: {from: repeats, top: 1}, null_sets: 0}
   change: {probe: toy, scores: repeats}
 checks:
   - {id: low, on: repeats, metric: induction_max, below: 0.9}
@@ -155,7 +155,7 @@ def test_a_single_model_has_no_series() -> None:
         SUITE.replace("scores: repeats}", "scores: repeats}")
         .replace("  - {id: low, on: repeats, metric: induction_max, below: 0.9}\n", "")
         .replace("  - {id: whole, on: off, metric: gain, above: -9}\n", "")
-        .replace("  off: {probe: ablation, heads: {from: repeats, top: 1}, null_draws: 0}\n", "")
+        .replace("  off: {probe: ablation, heads: {from: repeats, top: 1}, null_sets: 0}\n", "")
     )
     record = run("runs@1")
     taken = record.measurements["small/change"]

@@ -17,6 +17,8 @@ measure:
   one: {probe: induction, sequences: 1}
   losses: {probe: losses, sequences: 8}
   off: {probe: ablation, heads: [[0, 0]], null_draws: 19, sequences: 8}
+  bare: {probe: ablation, heads: [[0, 0]], null_sets: 0}
+  brief: {probe: losses, varied: false}
   text: {probe: fuzzy}
   tasks: {probe: fewshot, tasks: [antonym, comparative]}
   asked: {probe: choice, items: [ITEM, ITEM, ITEM, ITEM]}
@@ -55,6 +57,18 @@ def check(text):
             "or more, or a threshold below 0.98",
         ),
         (
+            "on: bare, metric: null_p_value, at_most: 0.05",
+            "null_p_value is not measured without null_draws: give null_draws: 19",
+        ),
+        (
+            "on: bare, metric: null_margin, above: 0",
+            "null_margin is not measured without null_sets: give null_sets: 19",
+        ),
+        (
+            "on: brief, metric: order_share, above: 0.5",
+            "order_share is not measured without varied: give varied: true",
+        ),
+        (
             "on: losses, metric: copy_accuracy, at_least: 1",
             "copy_accuracy can never pass at_least: 1: with sequences: 8 its 95% interval reaches "
             "down to 0.63 even where every value is 1; give a threshold below 0.63",
@@ -88,7 +102,7 @@ def test_it_is_refused_with_its_place_and_what_would_be_right(tmp_path, text, sa
     line = check(text)
     with pytest.raises(SuiteError) as error:
         load(tmp_path, line)
-    place = f"{tmp_path}/x.yaml:13:{line.rindex(':') + 3}"
+    place = f"{tmp_path}/x.yaml:15:{line.rindex(':') + 3}"
     assert str(error.value) == f"{place}: {said}"
 
 
@@ -135,7 +149,7 @@ def test_the_expected_option_of_a_quiz_item_has_to_be_in_reach(tmp_path):
     line = QUIZ.format(below=0.1, expected="b")
     with pytest.raises(SuiteError) as error:
         load(tmp_path, line)
-    assert f"x.yaml:13:{line.index('0.1') + 1}: induction_median can never pass below: 0.1" in str(
+    assert f"x.yaml:15:{line.index('0.1') + 1}: induction_median can never pass below: 0.1" in str(
         error.value
     )
     assert load(tmp_path, QUIZ.format(below=0.1, expected="a")).quiz

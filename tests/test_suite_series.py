@@ -16,7 +16,7 @@ HEAD = "icl_suite: 1\nname: small\n"
 MEASURE = """\
 measure:
   repeats: {probe: induction}
-  off: {probe: ablation, heads: {from: repeats, top: 1}, null_draws: 0}
+  off: {probe: ablation, heads: {from: repeats, top: 1}, null_sets: 0}
   change: {probe: toy, scores: repeats, losses: off}
 """
 CHECKS = "checks:\n  - {id: rises, on: change, metric: rise, above: 0}\n"
@@ -54,7 +54,7 @@ def test_sources_are_planned_wherever_they_stand_and_known_by_what_they_are() ->
     moved = """\
 measure:
   shift: {probe: toy, losses: none, scores: scan}
-  none: {probe: ablation, heads: {from: scan, top: 1}, null_draws: 0}
+  none: {probe: ablation, heads: {from: scan, top: 1}, null_sets: 0}
   scan: {probe: induction}
 """
     checks = CHECKS.replace("change", "shift")

@@ -35,6 +35,7 @@ class MetricInfo:
         exact: True when the value has no sampling error and needs no interval.
         bounds: of a mean over samples, or a share of them: the lowest and the highest value that
             one sample can have. A suite whose threshold no data could reach is then refused.
+        needs: the setting without which it is not measured; a check on it is then refused.
     """
 
     meaning: str
@@ -42,6 +43,7 @@ class MetricInfo:
     unit: str = ""
     exact: bool = False
     bounds: tuple[float, float] | None = None
+    needs: str | None = None
 
 
 @dataclass(frozen=True)

@@ -325,6 +325,8 @@ def _advise(metric: Metric, region: _Region, low: float, high: float) -> str:
         return ""
     # An interval is as wide as the root of the number of samples is small.
     needed = math.ceil(metric.n * (max(metric.value - low, high - metric.value) / gap) ** 2)
+    digits = max(0, len(str(needed)) - 2)
+    needed = math.ceil(needed / 10**digits) * 10**digits
     if needed > MOST_ADVISED:
         return "; the value is too near the bound for more samples to decide"
     return (

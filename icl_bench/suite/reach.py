@@ -1,4 +1,4 @@
-"""Thresholds that no data could pass at the number of samples that a suite asks for."""
+"""Checks that no data could pass: for too few samples, or for what is not measured at all."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ def explain_unreachable(
         settings: of the measurement.
         rule: the rule and its threshold, in the metric's unit.
     """
+    if info.needs is not None and not getattr(settings, info.needs):
+        wanted = "true" if getattr(settings, info.needs) is False else "19"
+        return f"{metric} is not measured without {info.needs}: give {info.needs}: {wanted}"
     samples = getattr(settings, "independent_samples", None)
     if info.bounds is None or info.exact or samples is None:
         return None

@@ -99,32 +99,59 @@ METRICS: dict[str, MetricInfo] = {
         "the same with the heads off", "down", "ratio", bounds=UNIT
     ),
     "gain_varied": MetricInfo(
-        "loss on a block's first copy minus loss on its second, at varied distance", "up", "nats"
+        "loss on a block's first copy minus loss on its second, at varied distance",
+        "up",
+        "nats",
+        needs="varied",
     ),
     "copying_lost_varied": MetricInfo(
-        "rise of the loss on the second copy / gain_varied", "up", "ratio"
+        "rise of the loss on the second copy / gain_varied", "up", "ratio", needs="varied"
     ),
     "null_margin": MetricInfo(
         "smallest lead of the damage over that of other heads, as a share of the gain",
         "up",
         "ratio",
+        needs="null_sets",
     ),
     "null_margin_fed": MetricInfo(
-        "the same with heads that feed the chosen ones among the others", None, "ratio"
+        "the same with heads that feed the chosen ones among the others",
+        None,
+        "ratio",
+        needs="null_sets",
     ),
     "null_p_value": MetricInfo(
-        "p-value of the damage against layer-matched random heads", "down", "probability", True
+        "p-value of the damage against layer-matched random heads",
+        "down",
+        "probability",
+        exact=True,
+        needs="null_draws",
     ),
     "null_observed_ratio": MetricInfo(
-        "loss_ratio of the chosen heads on the null's sequences", "up", "ratio", True
+        "loss_ratio of the chosen heads on the null's sequences",
+        "up",
+        "ratio",
+        exact=True,
+        needs="null_draws",
     ),
-    "null_median_ratio": MetricInfo("median loss_ratio of the null", None, "ratio", True),
-    "null_max_ratio": MetricInfo("largest loss_ratio of the null", None, "ratio", True),
+    "null_median_ratio": MetricInfo(
+        "median loss_ratio of the null", None, "ratio", exact=True, needs="null_draws"
+    ),
+    "null_max_ratio": MetricInfo(
+        "largest loss_ratio of the null", None, "ratio", exact=True, needs="null_draws"
+    ),
     "uniform_median_ratio": MetricInfo(
-        "median loss_ratio of random heads of any layer", None, "ratio", True
+        "median loss_ratio of random heads of any layer",
+        None,
+        "ratio",
+        exact=True,
+        needs="uniform_draws",
     ),
     "uniform_max_ratio": MetricInfo(
-        "largest loss_ratio of random heads of any layer", None, "ratio", True
+        "largest loss_ratio of random heads of any layer",
+        None,
+        "ratio",
+        exact=True,
+        needs="uniform_draws",
     ),
 }
 

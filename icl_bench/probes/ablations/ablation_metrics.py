@@ -21,15 +21,17 @@ NOTHING = (
 """What an ablation of nothing changes: known without measuring."""
 
 
-def report_clean(result: Measurement, clean: CopyLosses, confidence: float) -> None:
-    """Report the losses of the model as it is.
+def report_clean(result: Measurement, heads: int, clean: CopyLosses, confidence: float) -> None:
+    """Report how many heads are off, and the losses of the model as it is.
 
     Args:
         result: the measurement; metrics are added.
+        heads: their number.
         clean: the losses.
         confidence: of each interval.
     """
     result.metrics |= {
+        "heads": st.exact_metric(heads),
         "first_loss": st.mean_metric(clean.first, confidence=confidence),
         "repeated_loss": st.mean_metric(clean.repeated, confidence=confidence),
         "gain": st.mean_metric(clean.gain, confidence=confidence),

@@ -14,7 +14,12 @@ from icl_bench.probes.ablations.ablation_metrics import (
     report_nothing,
     report_varied,
 )
-from icl_bench.probes.ablations.ablation_null import compare_with_null, compared_heads
+from icl_bench.probes.ablations.ablation_null import (
+    NULL_METRICS,
+    UNIFORM_METRICS,
+    compare_with_null,
+    compared_heads,
+)
 from icl_bench.probes.ablations.copy_runs import (
     CopyRun,
     VariedRun,
@@ -153,7 +158,7 @@ def report_case(result: Measurement, case: Case) -> None:
     rows = settings.sequences * (2 if parts else 1) * (2 if settings.varied else 1)
     with context.task("losses, clean and ablated", rows) as advance:
         run = run_repeats(model, context, case.tokens, parts, advance)
-        report_clean(result, run.losses, settings.confidence)
+        report_clean(result, len(case.heads), run.losses, settings.confidence)
         off = run.ablate(model, parts, case.replacement(run), advance) if parts else None
         varied = _run_varied(result, case)
         rises = None
@@ -168,9 +173,9 @@ def report_case(result: Measurement, case: Case) -> None:
     if varied is not None:
         report_varied(result, varied, rises, settings.confidence)
     if off is not None and not case.is_of_chosen_heads:
-        result.unmeasured |= dict.fromkeys(
-            MARGIN_METRICS, "the null is made of heads that are switched off alone"
-        )
+        why = "the null is made of heads that are switched off alone"
+        names = (*MARGIN_METRICS, *NULL_METRICS, *UNIFORM_METRICS)
+        result.unmeasured |= dict.fromkeys(names, why)
     elif off is not None:
         compare_with_null(result, case, run, off)
         report_levels(result, model, run, case.levels, case.replacement(run))

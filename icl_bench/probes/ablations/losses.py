@@ -39,10 +39,16 @@ METRICS: dict[str, MetricInfo] = {
         "gain, with no more of the first loss than the logarithm of the vocabulary", "up", "nats"
     ),
     "gain_varied": MetricInfo(
-        "loss on a block's first copy minus loss on its second, at varied distance", "up", "nats"
+        "loss on a block's first copy minus loss on its second, at varied distance",
+        "up",
+        "nats",
+        needs="varied",
     ),
     "order_share": MetricInfo(
-        "share of gain_varied that goes when the second copy has another order", "up", "ratio"
+        "share of gain_varied that goes when the second copy has another order",
+        "up",
+        "ratio",
+        needs="varied",
     ),
     "icl_score": MetricInfo("loss on the last copy minus that on the first", "down", "nats"),
     "copy_accuracy": MetricInfo(

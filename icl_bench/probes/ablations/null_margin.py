@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from icl_bench.errors import NotMeasurable
-from icl_bench.measures.intervals import CONFIDENCE, error_bounds
+from icl_bench.measures.bounds import CONFIDENCE
+from icl_bench.measures.intervals import error_bounds
 from icl_bench.measures.null import HeadSet, NullSets, disjoint_sets
 from icl_bench.measures.sequential import look_confidence
 from icl_bench.measures.tokens import Pairs
