@@ -131,3 +131,29 @@ def test_a_leaderboards_cost_is_measured_step_by_step(monkeypatch, capsys) -> No
         ["reading", "ranking", "terminal", "md", "html", "csv", "json", "all"]
     )
     assert all(float(row[-1]) > 0 for row in rows)
+
+
+def test_false_alarms_and_caught_damage_are_counted(monkeypatch, capsys) -> None:
+    quick = ["--pairs", "1", "--kinds", "batch", "noise", "--seeds", "1", "--scales", "0"]
+    rows = run(monkeypatch, capsys, "baseline_noise.py", *quick)
+    assert rows[:2] == [["batch", "1", "0", "0"], ["noise", "1", "0", "0"]]
+    # Of the second table the header stands among the rows.
+    assert [row[0] for row in rows[3:]] == ["induction 1.0", "induction 1.4", "previous_token 0.9"]
+    assert {row[-1] for row in rows[3:]} == {"1 of 1"}
+
+
+def test_a_scaled_head_writes_so_much_less_and_the_original_stays() -> None:
+    noise = importlib.import_module("baseline_noise")
+    model = icl_bench.load_model("builtin:induction-2l")
+    ids = icl_bench.repeated_tokens(model, sequences=2, period=8).input_ids
+    whole = icl_bench.token_losses(model, ids)
+    off = icl_bench.token_losses(noise.scaled(model, 1, 4, 0.0), ids)
+    torch.testing.assert_close(
+        torch.as_tensor(off),
+        torch.as_tensor(icl_bench.token_losses(model, ids, ablate=[(1, 4)], method="zero")),
+        atol=1e-5,
+        rtol=1e-5,
+    )
+    assert (torch.as_tensor(off) - torch.as_tensor(whole)).abs().max() > 0.1
+    same = icl_bench.token_losses(noise.scaled(model, 1, 4, 1.0), ids)
+    torch.testing.assert_close(torch.as_tensor(same), torch.as_tensor(whole))

@@ -16,7 +16,8 @@ name: small
 defaults: {sequences: 4, period: 8, seed: 5}
 measure:
   repeats: {probe: induction}
-  collapse: {probe: ablation, heads: {from: repeats, top: 2}, method: resample, null_draws: 2, null_sets: 2}
+  collapse:
+    {probe: ablation, heads: {from: repeats, top: 2}, method: resample, null_draws: 2, null_sets: 2}
 checks:
   - {id: has-induction-heads, on: repeats, metric: induction_max, above: 0.4}
 """

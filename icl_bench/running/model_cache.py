@@ -142,8 +142,10 @@ class ModelCache:
         found: dict[str, Measurement] = {}
 
         def look(planned: Planned) -> bool:
-            if planned.upstream:
-                upstream = plan.measurements[planned.upstream]
+            for source in dict.fromkeys((planned.upstream, *planned.sources.values())):
+                if source is None:
+                    continue
+                upstream = plan.measurements[source]
                 if not look(upstream):
                     return False
                 above = found.get(upstream.digest)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from icl_bench.errors import IclError
 from icl_bench.probes import get_probe
+from icl_bench.probes.design.combined import combine
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.sequential import LookSettings
-from icl_bench.probes.design.settings import source_of_heads
 from icl_bench.records.record import Measurement
 from icl_bench.running.cache import KnownModel
 from icl_bench.running.checks import all_decided
@@ -183,16 +183,11 @@ class ModelRun(CheckedRun):
         if planned.digest not in self._by_digest:
             self._announce()
             self._look_back()
-        upstream = self.measure(planned.upstream) if planned.upstream else None
+        upstream, lacking = self._measure_upstream(planned)
         shared = planned.digest in self._by_digest
         if not shared:
-            if upstream is not None and upstream.status != "measured":
-                taken = Measurement(
-                    probe=planned.probe,
-                    status=upstream.status,
-                    reason=f"{planned.upstream}: {upstream.reason}",
-                    settings=settings_of(planned.settings),
-                )
+            if lacking is not None:
+                taken = lacking
             else:
                 with self.progress.measuring(planned.digest) as finish:
                     taken = self._obtain(planned, upstream)
@@ -203,6 +198,23 @@ class ModelRun(CheckedRun):
         if self._model_cache and not shared and not taken.cached and not planned.looks:
             self._model_cache.keep(planned, taken)
         return taken
+
+    def _measure_upstream(self, planned: Planned) -> tuple[Measurement | None, Measurement | None]:
+        """What heads are chosen from; and, where that was not measured, what is handed down."""
+        if planned.upstream is None:
+            return None, None
+        keys = dict.fromkeys((planned.upstream, *planned.sources.values()))
+        for key in keys:
+            found = self.measure(key)
+            if found.status != "measured":
+                return None, Measurement(
+                    probe=planned.probe,
+                    status=found.status,
+                    reason=f"{key}: {found.reason}",
+                    settings=settings_of(planned.settings),
+                )
+        read = {name: self.measure(key) for name, key in planned.sources.items()}
+        return combine(self.measure(planned.upstream), read), None
 
     def _obtain(self, planned: Planned, upstream: Measurement | None) -> Measurement:
         """The measurement, kept or taken; with several looks, the first that decides the checks."""
@@ -253,12 +265,10 @@ def _named_as(planned: Planned, taken: Measurement) -> Measurement:
         asked = settings_of(settings)
         told = {name: asked[name] for name in ("until", settings.budget)}
         taken = taken.model_copy(update={"settings": {**taken.settings, **told}})
-    heads = taken.settings.get("heads")
-    source = source_of_heads(planned.settings)
-    if not isinstance(heads, dict) or heads.get("from") == source:
+    heads, asked_for = taken.settings.get("heads"), settings_of(settings).get("heads")
+    if not isinstance(heads, dict) or heads == asked_for:
         return taken
-    renamed = {**taken.settings, "heads": {**heads, "from": source}}
-    return taken.model_copy(update={"settings": renamed})
+    return taken.model_copy(update={"settings": {**taken.settings, "heads": asked_for}})
 
 
 def close_others(runs: Mapping[str, CheckedRun], slug: str) -> None:

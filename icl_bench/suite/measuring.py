@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -167,13 +168,18 @@ class Measurements:
             self.notes.add((*base, *one.path), one.message, one.at_key)
 
     def _check_source(self, name: str) -> None:
-        """Check that heads are taken from a measurement of this suite that scores heads."""
-        heads = self._heads_of(name)
+        """Check that heads are taken from measurements of this suite that score heads."""
+        entry = self.entries[name]
+        own = isinstance(entry, dict) and "heads" in entry
+        section: PathKey = ("measure", name) if own else ("defaults",)
+        for path, rule in _rules(self._heads_of(name), (*section, "heads")):
+            self._check_rule(name, rule, path)
+
+    def _check_rule(self, name: str, heads: dict[str, Any], path: PathKey) -> None:
+        """Check one of the rules by which a measurement chooses its heads."""
         source = heads.get("from")
         if not isinstance(source, str):
             return
-        section: PathKey = ("measure", name) if "heads" in self.entries[name] else ("defaults",)
-        path = (*section, "heads")
         origin = self.probe_of(source, (*path, "from"))
         if origin is None:
             return
@@ -184,7 +190,7 @@ class Measurements:
                 f"{source!r} is {origin.name!r}"
             )
             self.notes.add((*path, "from"), message)
-        elif self._is_circular(name):
+        elif self._is_circular(name, source):
             self.notes.add((*path, "from"), f"the heads of {name!r} would come from itself")
         else:
             self._check_scores(heads, source, origin, path)
@@ -197,15 +203,18 @@ class Measurements:
         heads = (entry if "heads" in entry else self.defaults).get("heads")
         return heads if isinstance(heads, dict) else {}
 
-    def _is_circular(self, name: str) -> bool:
-        """Whether the heads of a measurement are chosen from itself, by whatever way."""
+    def _is_circular(self, name: str, source: str) -> bool:
+        """Whether the heads of a measurement are chosen from itself, by way of a source of them."""
         seen: set[str] = set()
-        source = self._heads_of(name).get("from")
-        while isinstance(source, str) and source not in seen:
-            if source == name:
+        ahead = [source]
+        while ahead:
+            one = ahead.pop()
+            if one == name:
                 return True
-            seen.add(source)
-            source = self._heads_of(source).get("from")
+            if one not in seen:
+                seen.add(one)
+                rules = [rule for _, rule in _rules(self._heads_of(one), ())]
+                ahead += [rule["from"] for rule in rules if isinstance(rule.get("from"), str)]
         return False
 
     def _check_scores(
@@ -248,6 +257,14 @@ class Measurements:
             else:
                 continue
             self.notes.add(path, message)
+
+
+def _rules(heads: dict[str, Any], path: PathKey) -> Iterator[tuple[PathKey, dict[str, Any]]]:
+    """Yield how heads are chosen and the rules within that, each with its path."""
+    yield path, heads
+    for name in ("and", "without"):
+        if isinstance(heads.get(name), dict):
+            yield from _rules(heads[name], (*path, name))
 
 
 def _explain_until(probe: Probe, findings: list[Finding]) -> list[Finding]:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from icl_bench.errors import InputError
 from icl_bench.probes import get_probe
 from icl_bench.probes.design.sequential import LookSettings
-from icl_bench.probes.design.settings import source_of_heads
+from icl_bench.probes.design.settings import source_of_heads, sources_of_heads
 from icl_bench.suite import CheckSpec, QuizSpec, Suite
 
 
@@ -35,7 +35,8 @@ class Planned:
             the other until `checks` are decided; the last one taken is the result.
         checks: with `until: decided`, the checks and quiz items on this measurement.
         series: whether it is made from what was measured at every checkpoint of a series.
-        sources: of such a measurement, role -> key of the measurement that it reads.
+        sources: of such a measurement, role -> key of the measurement that it reads; of one whose
+            heads are chosen from several, name in the suite -> key of each.
     """
 
     key: str
@@ -143,7 +144,8 @@ def _add(plan: Plan, suite: Suite, name: str, seed: int | None) -> Planned:
         settings = settings.model_copy(update={"seed": seed})
     source = source_of_heads(settings)
     upstream = None if source is None else _add(plan, suite, source, seed)
-    planned = _describe(key, spec.probe, settings, upstream)
+    read = {name: _add(plan, suite, name, seed) for name in sources_of_heads(settings)}
+    planned = _describe(key, spec.probe, settings, upstream, read)
     if get_probe(spec.probe).is_series:
         sources = {
             role: _add(plan, suite, source, seed) for role, source in settings.sources.items()
@@ -151,7 +153,7 @@ def _add(plan: Plan, suite: Suite, name: str, seed: int | None) -> Planned:
         planned = _describe_series(planned, sources)
     each_look = settings.each_look() if isinstance(settings, LookSettings) else []
     if each_look:
-        looks = [_describe(key, spec.probe, look, upstream) for look in each_look]
+        looks = [_describe(key, spec.probe, look, upstream, read) for look in each_look]
         checks = tuple(one for one in suite.assertions if one.on == name)
         # How far it goes depends on what is asked of it; what each look finds does not.
         content = [[look.digest for look in looks], sorted(_rules_of(one) for one in checks)]
@@ -160,7 +162,13 @@ def _add(plan: Plan, suite: Suite, name: str, seed: int | None) -> Planned:
     return planned
 
 
-def _describe(key: str, probe: str, settings: BaseModel, upstream: Planned | None) -> Planned:
+def _describe(
+    key: str,
+    probe: str,
+    settings: BaseModel,
+    upstream: Planned | None,
+    read: Mapping[str, Planned],
+) -> Planned:
     described: dict[str, Any] = {
         "probe": probe,
         "settings": settings.model_dump(mode="json", by_alias=True),
@@ -168,8 +176,22 @@ def _describe(key: str, probe: str, settings: BaseModel, upstream: Planned | Non
     }
     if upstream:
         # What heads are chosen from is told by its digest; its name in the suite is not a setting.
-        described["settings"]["heads"].pop("from", None)
-    return Planned(key, probe, settings, upstream.key if upstream else None, _digest(described))
+        described["settings"]["heads"] = _without_names(described["settings"]["heads"], read)
+    sources = {name: one.key for name, one in read.items()} if len(read) > 1 else {}
+    planned = Planned(key, probe, settings, upstream.key if upstream else None, _digest(described))
+    return replace(planned, sources=sources)
+
+
+def _without_names(rule: dict[str, Any], read: Mapping[str, Planned]) -> dict[str, Any]:
+    """How heads are chosen, rules within rules, with digests in place of the inner ones' names."""
+    told = {name: value for name, value in rule.items() if name != "from"}
+    for name in ("and", "without"):
+        if inner := rule.get(name):
+            told[name] = {
+                **_without_names(inner, read),
+                "upstream": read[inner["from"]].digest,
+            }
+    return told
 
 
 def _describe_series(planned: Planned, sources: Mapping[str, Planned]) -> Planned:

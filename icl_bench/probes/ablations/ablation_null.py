@@ -54,7 +54,9 @@ def compare_with_null(result: Measurement, case: Case, run: RepeatedRun, off: Co
     base = float(run.repeated[:count].mean())
     result.unmeasured |= dict.fromkeys(UNIFORM_METRICS, "uniform_draws: 0 in the suite")
     result.unmeasured |= dict.fromkeys(NULL_METRICS, "null_draws: 0 in the suite")
-    if base <= 0 and (settings.null_draws or settings.uniform_draws):
+    if not settings.null_draws and not settings.uniform_draws:
+        return
+    if base <= 0:
         why = "the clean loss on repeats is 0: nothing to divide by"
         result.unmeasured |= dict.fromkeys((*NULL_METRICS, *UNIFORM_METRICS), why)
         return

@@ -83,6 +83,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         stream="test",
     )
     model.require_context(tokens.input_ids.shape[1])
+    model.require_reach(settings.period)
     result = Measurement(probe="losses", settings=settings.model_dump(exclude_none=True))
     batches = [tokens.input_ids]
     rows = settings.sequences * (3 if settings.varied else 1)

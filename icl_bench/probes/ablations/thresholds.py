@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from icl_bench.errors import NotMeasurable
 from icl_bench.models.attention.ablation import Replacement
 from icl_bench.probes.ablations.copy_runs import RepeatedRun
-from icl_bench.probes.design.head_selection import Head, rows_above
+from icl_bench.probes.design.combined import narrow
+from icl_bench.probes.design.head_selection import Head, qualify, rows_above
 from icl_bench.probes.design.settings import HeadSelection
 from icl_bench.records.record import Measurement
 from icl_bench.records.rows import list_heads
@@ -45,12 +46,21 @@ def heads_by_level(settings: Settings, upstream: Measurement | None) -> dict[flo
     if None in bounds.values() or not first.startswith("induction"):
         return {}
     return {
-        level: rows_above(
-            upstream.heads,
-            {
-                name: level if name == first else min(level, own or 0)
-                for name, own in bounds.items()
-            },
+        level: sorted(
+            narrow(
+                rule,
+                upstream,
+                set(
+                    rows_above(
+                        upstream.heads,
+                        {
+                            name: level if name == first else min(level, own or 0)
+                            for name, own in bounds.items()
+                        },
+                    )
+                ),
+                qualify,
+            )
         )
         for level in LEVELS
     }

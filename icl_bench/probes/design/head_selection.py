@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from icl_bench.errors import MeasurementError, NotMeasurable
+from icl_bench.probes.design.combined import choose_by_rules, parts_of
 from icl_bench.probes.design.settings import HEAD_SOURCES, PATTERN, HeadSelection
 from icl_bench.records.record import Measurement
 
@@ -51,11 +52,18 @@ def name_stream(upstream: Measurement | None) -> str:
 
     Args:
         upstream: the measurement that heads are chosen from, if any.
+
+    Raises:
+        MeasurementError: they are chosen on both streams.
     """
-    tested = upstream is not None and upstream.probe in RETESTED
-    if upstream is None or not tested or upstream.settings.get("stream") == AGAIN:
-        return "test"
-    return AGAIN
+    tested = [part for part in parts_of(upstream) if part.probe in RETESTED]
+    streams = {part.settings.get("stream", "test") for part in tested}
+    if len(streams) > 1:
+        raise MeasurementError(
+            "heads are chosen on both streams of sequences, so none is left to test them on: "
+            f"choose what the {' and '.join(RETESTED)} measurements are about from attention scores"
+        )
+    return AGAIN if streams == {"test"} else "test"
 
 
 def tell_stream(upstream: Measurement | None) -> dict[str, str]:
@@ -119,11 +127,20 @@ def choose_heads(model: Model, settings: Choosing, upstream: Measurement | None)
         return sorted(Draws(settings.seed, "heads").choose(pool, chosen.random))
     if upstream is None:
         raise MeasurementError(f"the measurement {chosen.from_!r} to choose heads from is missing")
-    return sorted((row["layer"], row["head"]) for row in _qualify(chosen, upstream))
+    return choose_by_rules(chosen, upstream, qualify)
 
 
-def _qualify(rule: HeadSelection, upstream: Measurement) -> list[dict[str, Any]]:
-    """Return the rows of heads that a rule chooses by scores."""
+def qualify(rule: HeadSelection, upstream: Measurement) -> list[dict[str, Any]]:
+    """Return the rows of heads that a rule chooses by scores, whatever rules are within it.
+
+    Args:
+        rule: the rule.
+        upstream: the measurement that it names.
+
+    Raises:
+        MeasurementError: no head has a score.
+        NotMeasurable: the model does not allow it.
+    """
     by = rule.by or HEAD_SOURCES[upstream.probe][0]
     names = [*(rule.where or {}), *([by] if rule.top else [])]
     rows = _scored(rule, upstream, names)
@@ -201,16 +218,20 @@ def describe_misfit(chosen: HeadSelection | HeadList | None) -> str | None:
     Args:
         chosen: the rule that no head fits.
     """
-    bounds = chosen.where if isinstance(chosen, HeadSelection) else None
+    if not isinstance(chosen, HeadSelection):
+        return None
     words = " and ".join(
         f"{name} {side} {limit:g}"
-        for name, bound in (bounds or {}).items()
+        for name, bound in (chosen.where or {}).items()
         for side, limit in (("above", bound.above), ("below", bound.below))
         if limit is not None
     )
-    if words and isinstance(chosen, HeadSelection) and chosen.or_top:
+    if words and chosen.or_top:
         words += f", nor {EXCESS} of {PATTERN:g}"
-    return f"no head has {words}" if words else None
+    told = f"no head has {words}" if words else None
+    if len(chosen.rules()) == 1:
+        return told
+    return f"{told or 'no head is chosen'}, and fits the other rules ('and', 'without')"
 
 
 def explain_empty(rule: HeadSelection | HeadList | None) -> str:

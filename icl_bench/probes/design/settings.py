@@ -79,6 +79,17 @@ class StrictSettings(BaseModel):
         return self
 
 
+def sources_of_heads(settings: BaseModel) -> list[str]:
+    """Return the names of all measurements that a measurement's heads are chosen from, each once.
+
+    Args:
+        settings: any probe's.
+    """
+    heads = dict(settings).get("heads")
+    rules = heads.rules() if isinstance(heads, HeadSelection) else []
+    return list(dict.fromkeys(rule.from_ for rule in rules if rule.from_ is not None))
+
+
 def source_of_heads(settings: BaseModel) -> str | None:
     """Return the name of the measurement that a measurement's heads are chosen from.
 
@@ -121,6 +132,15 @@ class HeadSelection(StrictSettings):
     those that show the pattern at all (`PATTERN`)."""
     random: Annotated[int, Field(ge=1)] | None = None
     """Choose this many heads uniformly at random."""
+    and_: HeadSelection | None = Field(default=None, alias="and")
+    """Keep only those heads that this rule chooses too."""
+    without: HeadSelection | None = None
+    """Leave out the heads that this rule chooses."""
+
+    def rules(self) -> list[HeadSelection]:
+        """Return the rule and all rules within it, itself first."""
+        within = [rule for rule in (self.and_, self.without) if rule is not None]
+        return [self, *(one for rule in within for one in rule.rules())]
 
     @model_validator(mode="after")
     def _one_way(self) -> HeadSelection:
@@ -133,6 +153,8 @@ class HeadSelection(StrictSettings):
             raise ValueError("'random' chooses without scores: leave 'from' out")
         if self.where is not None and not self.where:
             raise ValueError("'where' needs at least one score")
+        if any(rule.random is not None for rule in self.rules()) and len(self.rules()) > 1:
+            raise ValueError("'and' and 'without' choose by scores: 'random' does not go with them")
         if self.or_top is not None and self.where is None:
             raise ValueError("'or_top' is for where no head holds the bounds of 'where'")
         return self

@@ -59,6 +59,11 @@ METRICS: dict[str, MetricInfo] = {
         "chosen heads that write less than the threshold", "down", "heads"
     ),
     "selected_silent_share": MetricInfo("the same as a share of the chosen heads", "down", "ratio"),
+    "negative_heads": MetricInfo(
+        "chosen heads that write against the correct token: their whole interval is below 0",
+        None,
+        "heads",
+    ),
 }
 
 
@@ -136,6 +141,7 @@ def _summarize(
     silent = st.count_above(-own, -settings.threshold, confidence=confidence)
     metrics["selected_silent"] = silent
     metrics["selected_silent_share"] = st.divide_count(silent, own.shape[1])
+    _report_negative(result, own, confidence)
     whole = metrics["heads_logit"]
     if (whole.value if whole.ci_low is None else whole.ci_low) > 0:
         metrics["selected_share"] = st.share_metric(
@@ -144,6 +150,34 @@ def _summarize(
     else:
         why = f"what all heads write ({whole.value:.2g} logits) is not surely above 0"
         result.unmeasured["selected_share"] = why
+
+
+def _report_negative(result: Measurement, own: np.ndarray, confidence: float) -> None:
+    """Count and name the chosen heads that write against the correct token.
+
+    Source: McDougall et al. 2023, Copy suppression: heads that attend to a token that came before
+    and write against it.
+
+    Args:
+        result: the measurement; the metric and the table `negative_heads` are added.
+        own: logits of the chosen heads, (sequences, heads).
+        confidence: of the heads' intervals together.
+    """
+    from icl_bench.measures import statistics as st
+
+    count, heads = own.shape
+    if count == 1:
+        result.unmeasured["negative_heads"] = "one sequence does not say how sure a sign is"
+        return
+    half = st.student_t(count - 1, heads, confidence) * own.std(axis=0, ddof=1) / count**0.5
+    high, low = own.mean(axis=0) + half, own.mean(axis=0) - half
+    surely, perhaps = int((high < 0).sum()), int((low < 0).sum())
+    result.metrics["negative_heads"] = Metric(value=surely, ci_low=surely, ci_high=perhaps, n=count)
+    result.tables["negative_heads"] = [
+        {**place, "logit": float(own[:, column].mean()), "logit_high": float(high[column])}
+        for column, place in enumerate(result.tables["selected_heads"])
+        if high[column] < 0
+    ]
 
 
 def _head_rows(model: Model, written: np.ndarray) -> list[dict[str, Any]]:

@@ -58,6 +58,12 @@ METRICS: dict[str, MetricInfo] = {
     "height_at_one": MetricInfo(
         "attention at k = 1, the induction target", "up", "probability", bounds=UNIT
     ),
+    "backward_copy": MetricInfo(
+        "attention at k = -1, the token before the earlier occurrence",
+        "down",
+        "probability",
+        bounds=UNIT,
+    ),
     "peak_margin": MetricInfo(
         "attention at the peak minus that at the next highest offset",
         "up",
@@ -140,11 +146,12 @@ def _summarize(result: Measurement, profile: np.ndarray, settings: Settings) -> 
     order = profile.mean(axis=0).argsort()
     margin = profile[:, order[-1]] - profile[:, order[-2]]
     result.metrics["peak_margin"] = st.mean_metric(margin, bounds=SIGNED, confidence=confidence)
-    if 1 in offsets:
-        at_one = profile[:, offsets.index(1)]
-        result.metrics["height_at_one"] = st.mean_metric(at_one, unit=True, confidence=confidence)
-    else:
-        result.unmeasured["height_at_one"] = "1 is not among the offsets of the suite"
+    for name, offset in (("height_at_one", 1), ("backward_copy", -1)):
+        if offset in offsets:
+            there = profile[:, offsets.index(offset)]
+            result.metrics[name] = st.mean_metric(there, unit=True, confidence=confidence)
+        else:
+            result.unmeasured[name] = f"{offset} is not among the offsets of the suite"
 
 
 def locate_peak(profile: np.ndarray, offsets: list[int], confidence: float = 0.95) -> Metric:
