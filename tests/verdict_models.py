@@ -1,0 +1,224 @@
+"""Hand-set models with known answers: what each does, and what a suite has to say of it.
+
+The tables of right verdicts are in `verdict_table`; models of other architectures in
+`verdict_families`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from handset import (
+    BOS,
+    COPIED,
+    FIRST,
+    ONE,
+    OUTPUT,
+    PREVIOUS,
+    SINK,
+    TOKEN,
+    add_duplicate_token,
+    add_induction,
+    add_positional,
+    add_previous_token,
+    blank,
+    textbook,
+)
+from torch import Tensor
+
+from icl_bench.reference import handwired as hw
+from icl_bench.reference.architecture import IclReferenceForCausalLM
+
+Built = IclReferenceForCausalLM
+
+
+def positional_copier(period: int) -> Built:
+    """Copy at one period only, with a weak matching head beside.
+
+    Head 1.1 copies what stands `period` - 1 places back. Head 1.0 matches, gives the match .36 of
+    its attention and writes next to nothing. Right: fails; at any other distance nothing is
+    copied, and the head that matches is not what copies.
+    """
+    model = blank()
+    add_previous_token(model)
+    add_induction(model, attention=0.36, write=0.05)
+    add_positional(model, period)
+    return model
+
+
+def shift_by_position(period: int) -> Built:
+    """Copy what stands `period` - 1 places back by learned positions; nothing matches.
+
+    Right: fails, at its own period too: it does not matter what the tokens are.
+    """
+    model = blank()
+    add_positional(model, period, index=0)
+    return model
+
+
+def positional_beside_circuit(period: int) -> Built:
+    """Add to the textbook circuit a head that attends by position and writes nothing.
+
+    At its period both heads attend alike. Right: passes; the other head does not harm.
+    """
+    model = textbook()
+    add_positional(model, period, write=0)
+    return model
+
+
+def shared_induction(count: int, attention: float) -> Built:
+    """Share copying among equal heads, each of which gives less than .4 to a match.
+
+    Right: all but `has-induction-heads`, which is about one head above .4: the heads together
+    copy, and with all of them off copying is lost.
+    """
+    model = blank(heads=max(4, 2 * count))
+    add_previous_token(model)
+    for index in range(count):
+        add_induction(model, index=index, attention=attention, write=1 / (attention * count))
+    return model
+
+
+def token_shift() -> Built:
+    """Put a shift of the stream by one token in the place of the previous-token head.
+
+    RWKV and models with short convolutions have such shifts. Right: passes; that no head attends
+    to the token before says nothing here, so that check is skipped with this reason.
+    """
+    model = blank()
+    add_induction(model)
+
+    def shift(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        stream = (arguments[0] if arguments else named["hidden_states"]).clone()
+        stream[:, 1:, PREVIOUS] = stream[:, :-1, TOKEN]
+        if arguments:
+            return (stream, *arguments[1:]), named
+        return arguments, {**named, "hidden_states": stream}
+
+    model.model.layers[1].register_forward_pre_hook(shift, with_kwargs=True)
+    return model
+
+
+def bos_only() -> Built:
+    """Copy only where `<bos>` stands in front; else the head rests on the first token.
+
+    Right: passes, since models are measured with their `<bos>`; measured without, it fails.
+    """
+    model = blank()
+    add_previous_token(model)
+    head = add_induction(model)
+    head.key[SINK, FIRST] = 1.5
+    head.key[SINK, BOS] = -0.91
+    return model
+
+
+def duplicate_token(write: float) -> Built:
+    """Attend to earlier occurrences of the current token, and name that token again.
+
+    Right: fails; the token that followed is neither attended nor copied.
+    """
+    model = blank()
+    add_duplicate_token(model, write)
+    return model
+
+
+def two_induction_heads(*writes: float) -> Built:
+    """Have a head for each number; all attend by match, each writes that much of the token.
+
+    Right: what the sum copies decides. Heads that write nothing, or some against the token,
+    beside one that copies: passes. One alone that writes nothing or against it: attention is as
+    it should be, and nothing is copied.
+    """
+    model = blank()
+    add_previous_token(model)
+    for index, write in enumerate(writes):
+        add_induction(model, index=index, write=write)
+    return model
+
+
+def backup_head() -> Built:
+    """Have a second head, in a third layer, that copies where the first one has not.
+
+    Head 1.0 marks where it copied; there head 2.0 rests. In the clean run only 1.0 attends by
+    match. Right: copying is there, but does not go with the induction heads that are found: 2.0
+    takes over. With attention frozen to that of the clean run it cannot.
+    """
+    model = textbook(layers=3)
+    first = add_induction(model)
+    first.value[SINK, ONE] = 1
+    first.value[SINK, FIRST] = -1
+    first.output[COPIED, SINK] = 1
+    backup = add_induction(model, layer=2)
+    backup.query[SINK, COPIED] = backup.scale
+    return model
+
+
+def loud() -> Built:
+    """Speak the textbook circuit's answers so loudly that the loss on repeats is exactly 0.
+
+    Right: passes; ratios to a loss of 0 are not measured, with this reason.
+    """
+    return textbook(gain=4 * hw.GAIN)
+
+
+def previous_token_only() -> Built:
+    """Have a previous-token head, and nothing that uses it. Right: fails all that follows."""
+    model = blank()
+    add_previous_token(model)
+    return model
+
+
+def unigram() -> Built:
+    """Predict the same for every place: frequent words are more likely, no head does anything.
+
+    Right: fails; the loss on a token is the same the first and the second time.
+    """
+    model = blank()
+    with torch.no_grad():
+        model.model.embed_positions.weight[:, OUTPUT.start] = 1.0
+        model.lm_head.weight[:, OUTPUT.start] = torch.linspace(-2, 2, model.config.vocab_size)
+    return model
+
+
+def bigram() -> Built:
+    """Predict from the current token alone, by a fixed table. Right: fails as `unigram` does."""
+    model = blank()
+    with torch.no_grad():
+        codes = hw.token_codes()
+        model.model.embed_tokens.weight[:, OUTPUT] = codes.roll(1, dims=0) / 3
+    return model
+
+
+def random_weights(seed: int = 0) -> Built:
+    """Draw all weights at random. Right: fails; nothing was learned."""
+    config = blank().config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = IclReferenceForCausalLM(config)
+    return model.eval()
+
+
+def idle_circuit_with_cache() -> Built:
+    """Attend as the circuit does and write nothing; a cache raises every token seen before.
+
+    Right: fails. Attention is as it should be and repeats gain several nats, but a shuffled copy
+    gains as much, and nothing goes with the heads.
+    """
+    model = two_induction_heads(0.0)
+    codes = hw.token_codes()
+
+    def recall(module: Any, arguments: Any, output: Tensor) -> Tensor:
+        from verdict_families import seen_before
+
+        stream: Tensor = output
+        tokens = (stream[..., TOKEN] @ codes.T).argmax(-1)
+        seen = seen_before(tokens, len(codes))
+        return torch.cat([stream, 6 * seen], dim=-1)
+
+    with torch.no_grad():
+        wide = torch.cat([model.lm_head.weight, torch.eye(len(codes))], dim=1)
+    model.lm_head = torch.nn.Linear(wide.shape[1], len(codes), bias=False)
+    model.lm_head.weight.data.copy_(wide)
+    model.model.norm.register_forward_hook(recall)
+    return model
