@@ -90,10 +90,15 @@ def head_of(model: IclReferenceForCausalLM, layer: int, index: int) -> Head:
     return Head(model.model.layers[layer].self_attn, index)
 
 
-def add_previous_token(model: IclReferenceForCausalLM, layer: int = 0, index: int = 0) -> None:
-    """Let a head attend to the token before and note it, for a later layer to match with."""
-    head = head_of(model, layer, index)
-    _look_back(head, 1)
+def add_previous_token(model: IclReferenceForCausalLM, distance: int = 1) -> None:
+    """Let head (0, 0) attend to the token before and note it, for a later layer to match with.
+
+    Args:
+        model: the model.
+        distance: how many places back the head looks.
+    """
+    head = head_of(model, 0, 0)
+    _look_back(head, distance)
     head.copy(PREVIOUS)
 
 

@@ -42,12 +42,23 @@ _SHAPE: dict[str, Any] = {
 }
 
 
-def windowed(window: int) -> Any:
+def window_that_fits(window: int) -> Any:
     """Build the textbook circuit into Mistral, whose heads see no further than a window.
 
-    Right: where the window is longer than the distances that are measured, passes; where the
-    period does not fit into it, the measurement is refused with this reason, and nothing failed.
+    Right: passes; the window is longer than the periods.
     """
+    return _windowed(window)
+
+
+def window_too_short(window: int) -> Any:
+    """Build the textbook circuit into Mistral, with a window shorter than the period.
+
+    Right: refused; what heads are asked to attend to cannot be seen, so nothing is measured.
+    """
+    return _windowed(window)
+
+
+def _windowed(window: int) -> Any:
     model = tf.MistralForCausalLM(tf.MistralConfig(**_SHAPE, sliding_window=window))
     _write_ends(model, model.model.norm)
     first, second = model.model.layers
@@ -209,13 +220,19 @@ def mamba(seed: int = 0) -> Any:
 
 
 def rwkv(seed: int = 0) -> Any:
-    """Draw the weights of an RWKV at random. Right: as for `mamba`."""
+    """Draw the weights of an RWKV at random.
+
+    Right: fails by what it does; checks of heads are skipped, since there are none.
+    """
     config = tf.RwkvConfig(**_RECURRENT, attention_hidden_size=32, intermediate_size=32)
     return _draw(tf.RwkvForCausalLM, config, seed)
 
 
 def hybrid(seed: int = 0) -> Any:
-    """Draw the weights of a hybrid at random: a convolution, then attention. Right: fails."""
+    """Draw the weights of a hybrid at random: a short convolution, then attention.
+
+    Right: fails; nothing was learned.
+    """
     config = tf.Lfm2Config(**_SHAPE, layer_types=["conv", "full_attention"])
     return _draw(tf.Lfm2ForCausalLM, config, seed)
 

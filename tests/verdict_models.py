@@ -27,10 +27,19 @@ from handset import (
 )
 from torch import Tensor
 
+from icl_bench import load_model
 from icl_bench.reference import handwired as hw
 from icl_bench.reference.architecture import IclReferenceForCausalLM
 
 Built = IclReferenceForCausalLM
+
+
+def textbook_circuit(heads: int) -> Built:
+    """Have one previous-token head and one induction head; the other heads do nothing.
+
+    Right: passes, however many heads a layer has.
+    """
+    return textbook(heads)
 
 
 def positional_copier(period: int) -> Built:
@@ -70,8 +79,8 @@ def positional_beside_circuit(period: int) -> Built:
 def shared_induction(count: int, attention: float) -> Built:
     """Share copying among equal heads, each of which gives less than .4 to a match.
 
-    Right: all but `has-induction-heads`, which is about one head above .4: the heads together
-    copy, and with all of them off copying is lost.
+    Right: fails, in `has-induction-heads` alone, which is about one head above .4. The heads
+    together copy, and with all of them off copying is lost.
     """
     model = blank(heads=max(4, 2 * count))
     add_previous_token(model)
@@ -113,28 +122,84 @@ def bos_only() -> Built:
     return model
 
 
-def duplicate_token(write: float) -> Built:
-    """Attend to earlier occurrences of the current token, and name that token again.
+def duplicate_token_idle() -> Built:
+    """Attend to earlier occurrences of the current token and write nothing.
 
     Right: fails; the token that followed is neither attended nor copied.
     """
     model = blank()
-    add_duplicate_token(model, write)
+    add_duplicate_token(model, write=0)
     return model
 
 
-def two_induction_heads(*writes: float) -> Built:
-    """Have a head for each number; all attend by match, each writes that much of the token.
+def duplicate_token_copied() -> Built:
+    """Attend to earlier occurrences of the current token and say that it comes again.
 
-    Right: what the sum copies decides. Heads that write nothing, or some against the token,
-    beside one that copies: passes. One alone that writes nothing or against it: attention is as
-    it should be, and nothing is copied.
+    Right: fails; what is copied is the wrong token.
     """
+    model = blank()
+    add_duplicate_token(model, write=1)
+    return model
+
+
+def shift_by_two() -> Built:
+    """Build the circuit on a head that looks two places back instead of one.
+
+    Right: fails; attended and copied is the token after the next.
+    """
+    model = blank()
+    add_previous_token(model, distance=2)
+    add_induction(model)
+    return model
+
+
+def matching_heads(*writes: float) -> Built:
+    """Return a model with a matching head for each number, which writes that much of the token."""
     model = blank()
     add_previous_token(model)
     for index, write in enumerate(writes):
         add_induction(model, index=index, write=write)
     return model
+
+
+def idle_induction_alone() -> Built:
+    """Attend as an induction head does and write nothing.
+
+    Right: fails; attention alone copies nothing.
+    """
+    return matching_heads(0)
+
+
+def idle_induction_beside() -> Built:
+    """Have two heads that attend alike by match, one that copies and one that writes nothing.
+
+    Right: passes; with both off copying is lost.
+    """
+    return matching_heads(1, 0)
+
+
+def negative_alone() -> Built:
+    """Attend as an induction head does and write against the token.
+
+    Right: fails; the second copy costs more than the first.
+    """
+    return matching_heads(-1)
+
+
+def negative_beside() -> Built:
+    """Have two heads that attend alike by match: one copies, one takes .3 of it back.
+
+    Right: passes; copying remains and goes with the heads.
+    """
+    return matching_heads(1, -0.3)
+
+
+def slightly_negative_beside() -> Built:
+    """Have two heads that attend alike by match: one copies, one takes .1 of it back.
+
+    Right: passes, as with .3.
+    """
+    return matching_heads(1, -0.1)
 
 
 def backup_head() -> Built:
@@ -163,7 +228,10 @@ def loud() -> Built:
 
 
 def previous_token_only() -> Built:
-    """Have a previous-token head, and nothing that uses it. Right: fails all that follows."""
+    """Have a previous-token head, and nothing that uses it.
+
+    Right: fails; the check for that head passes.
+    """
     model = blank()
     add_previous_token(model)
     return model
@@ -182,7 +250,10 @@ def unigram() -> Built:
 
 
 def bigram() -> Built:
-    """Predict from the current token alone, by a fixed table. Right: fails as `unigram` does."""
+    """Predict from the current token alone, by a fixed table; no head does anything.
+
+    Right: fails; the same token is followed by the same prediction the first time.
+    """
     model = blank()
     with torch.no_grad():
         codes = hw.token_codes()
@@ -191,7 +262,10 @@ def bigram() -> Built:
 
 
 def random_weights(seed: int = 0) -> Built:
-    """Draw all weights at random. Right: fails; nothing was learned."""
+    """Draw all weights at random.
+
+    Right: fails; nothing was learned.
+    """
     config = blank().config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -205,7 +279,9 @@ def idle_circuit_with_cache() -> Built:
     Right: fails. Attention is as it should be and repeats gain several nats, but a shuffled copy
     gains as much, and nothing goes with the heads.
     """
-    model = two_induction_heads(0.0)
+    # Not quite nothing: a model in which no head changes a logit is refused as one that is not
+    # understood.
+    model = matching_heads(1e-3)
     codes = hw.token_codes()
 
     def recall(module: Any, arguments: Any, output: Tensor) -> Tensor:
@@ -222,3 +298,24 @@ def idle_circuit_with_cache() -> Built:
     model.lm_head.weight.data.copy_(wide)
     model.model.norm.register_forward_hook(recall)
     return model
+
+
+def trained(name: str) -> Any:
+    """Return the shipped trained model of this name."""
+    return load_model(f"builtin:{name}").model
+
+
+def trained_two_layers() -> Any:
+    """Train two layers of attention on repeats and sentences (`builtin:induction-2l`).
+
+    Right: passes.
+    """
+    return trained("induction-2l")
+
+
+def trained_one_layer() -> Any:
+    """Train one layer in the same way (`builtin:control-1l`).
+
+    Right: fails; one layer cannot match what came before a token.
+    """
+    return trained("control-1l")

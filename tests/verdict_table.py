@@ -1,0 +1,233 @@
+"""The right verdicts: which checks of which suites a model passes, fails or does not concern.
+
+They follow from the definitions of the measures (docs/measures.md) and from how a model is made,
+never from a run. docs/verdicts.md is written from this table.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import verdict_families as families
+import verdict_models as models
+
+from icl_bench.suite.loading import find_suite
+
+WORDS: dict[str, set[str]] = {
+    "no": {"fail", "inconclusive", "skipped"},
+    "refused": {"error", "skipped"},
+    "any": {"pass", "fail", "inconclusive", "skipped"},
+}
+"""Where the definitions leave a choice. `no`: anything but a pass, as where a share of a gain is
+asked for and there is none. `refused`: not measured, with a reason. `any`: not stated."""
+
+ATTENTION = ("has-induction-heads", "not-by-position", "at-any-distance")
+PREVIOUS = "has-previous-token-head"
+BEHAVIOUR = ("copies-from-context", "copies-at-any-distance", "copies-in-order")
+RATIOS = ("ablation-collapses-copying", "zeroing-does-the-same")
+LOST, LOST_VARIED = "copying-is-lost", "copying-is-lost-at-any-distance"
+FIRST, BEYOND = "first-copy-unharmed", "beyond-other-heads"
+CAUSE = (*RATIOS, LOST, LOST_VARIED, BEYOND)
+ANSWERS = ("harry-potter", "cat-on-the-mat")
+OV = ("olsson/copying-above-chance", "olsson/copying-by-weights")
+CHECKS = (*ATTENTION, PREVIOUS, *BEHAVIOUR, *CAUSE, FIRST, *ANSWERS, *OV)
+
+SAME_AS = {
+    "olsson/prefix-matching": "has-induction-heads",
+    "olsson/previous-token": PREVIOUS,
+    "olsson/writing-carries-copying": LOST,
+    **{f"{suite}/beyond-random-heads": BEYOND for suite in ("core", "gate", "olsson")},
+}
+"""Checks of `olsson` that ask what a check of the others asks."""
+ON_TEXT = {"previous-token-on-text", "later-tokens-are-easier", "heads-carry-icl-on-text"}
+"""Checks on natural text, which models of four hundred words cannot read: skipped."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and the right verdicts.
+
+    Args:
+        build: makes the model.
+        verdicts: check, or SUITE/CHECK, -> verdict or a word of `WORDS`; all others pass.
+        suites: the suites that are run on it.
+    """
+
+    build: Callable[[], Any]
+    verdicts: dict[str, str] = field(default_factory=dict)
+    suites: tuple[str, ...] = ("core", "gate")
+
+    def right(self, suite: str, check: str) -> str:
+        """Return the right verdict of a check, or a word of `WORDS`."""
+        if check in ON_TEXT:
+            return "skipped"
+        key = f"{suite}/{check}"
+        for name in (key, SAME_AS.get(key, check)):
+            if name in self.verdicts:
+                return self.verdicts[name]
+        return "pass"
+
+    def rights(self, suite: str) -> dict[str, str]:
+        """Return the right verdict of every check and quiz item that a shipped suite has."""
+        found = find_suite(suite)
+        return {spec.id: self.right(suite, spec.id) for spec in (*found.checks, *found.quiz)}
+
+    def texts(self) -> tuple[str, str]:
+        """Return what the model does and what is right, as its builder's docstring has them."""
+        build = self.build.func if isinstance(self.build, partial) else self.build
+        does, right = (inspect.getdoc(build) or "").split("Right: ")
+        return " ".join(does.split()), " ".join(right.split())
+
+
+def allowed(right: str) -> set[str]:
+    """Return the verdicts that a word of the table allows."""
+    return WORDS.get(right, {right})
+
+
+def outcome(verdicts: Iterable[str]) -> str:
+    """Return what a suite says as a whole, from verdicts or words of the table.
+
+    It passes if something passes and nothing fails, is inconclusive or an error.
+    """
+    found = set(verdicts)
+    if found & {"fail", "inconclusive"}:
+        return "fails"
+    if found & {"refused", "error"}:
+        return "refused"
+    return "passes" if "pass" in found else "decides nothing"
+
+
+def _all(names: Iterable[str], verdict: str) -> dict[str, str]:
+    return dict.fromkeys(names, verdict)
+
+
+_NOTHING_LOST = {**_all(CAUSE, "no"), LOST_VARIED: "fail"}
+_NO_BEHAVIOUR = {**_all(BEHAVIOUR, "fail"), "copies-in-order": "no", **_NOTHING_LOST}
+_NOTHING = {
+    **_all(ATTENTION, "fail"),
+    PREVIOUS: "fail",
+    **_NO_BEHAVIOUR,
+    **_all(ANSWERS, "fail"),
+    **_all(OV, "any"),
+}
+_ANY_ANSWER = _all(ANSWERS, "any")
+_BY_LUCK = {"copies-at-any-distance": "no", LOST_VARIED: "no", **_ANY_ANSWER}
+"""What random weights do: nothing, but not exactly nothing."""
+_NO_HEADS = _all([*ATTENTION, PREVIOUS, *CAUSE, FIRST, *OV], "skipped")
+_REFUSED = {**_all(CHECKS, "refused"), **_ANY_ANSWER}
+
+_WEAK = "no"
+"""At .36 and .395 an interval over 32 sequences reaches .4, even where all are equal."""
+_POSITIONAL = {"has-induction-heads": _WEAK, **_NO_BEHAVIOUR, FIRST: "any", **_ANY_ANSWER}
+_AT_ITS_PERIOD = {"copies-from-context": "pass", FIRST: "pass"}
+_FIXED = {**_NOTHING, **_all(["has-induction-heads", FIRST], "any"), **_ANY_ANSWER}
+_FIXED_AT_ITS_PERIOD = {**_FIXED, **_all([*RATIOS, LOST], "any"), "copies-from-context": "pass"}
+_SHARED = {"has-induction-heads": _WEAK, "olsson/prefix-matching": "pass"}
+_SHIFTED = {PREVIOUS: "skipped", **_all(OV, "any")}
+_IDLE = {**_NO_BEHAVIOUR, **_all(RATIOS, "fail"), **_all(ANSWERS, "fail")}
+
+ALL = ("core", "gate", "olsson")
+
+CASES: dict[str, Case] = {
+    "textbook-4": Case(partial(models.textbook_circuit, 4), suites=ALL),
+    "textbook-8": Case(partial(models.textbook_circuit, 8)),
+    **{
+        f"textbook-{heads}": Case(partial(models.textbook_circuit, heads), suites=("gate",))
+        for heads in (12, 16, 19, 24)
+    },
+    "trained-two-layers": Case(models.trained_two_layers, suites=("gate",)),
+    "positional-copier-20": Case(partial(models.positional_copier, 20), _POSITIONAL),
+    "positional-copier-25": Case(
+        partial(models.positional_copier, 25),
+        {**_POSITIONAL, **_AT_ITS_PERIOD, LOST: "fail", "olsson/prefix-matching": "pass"},
+        ("gate", "olsson"),
+    ),
+    "positional-copier-50": Case(
+        partial(models.positional_copier, 50),
+        {**_POSITIONAL, **_AT_ITS_PERIOD, **_all([*RATIOS, LOST], "fail")},
+        ("core",),
+    ),
+    "shift-by-position-20": Case(partial(models.shift_by_position, 20), _FIXED),
+    "shift-by-position-25": Case(
+        partial(models.shift_by_position, 25), _FIXED_AT_ITS_PERIOD, ("gate", "olsson")
+    ),
+    "shift-by-position-50": Case(
+        partial(models.shift_by_position, 50), _FIXED_AT_ITS_PERIOD, ("core",)
+    ),
+    "positional-beside-circuit-25": Case(
+        partial(models.positional_beside_circuit, 25), suites=("gate",)
+    ),
+    "positional-beside-circuit-50": Case(
+        partial(models.positional_beside_circuit, 50), suites=("core",)
+    ),
+    "shared-by-2": Case(partial(models.shared_induction, 2, 0.395), _SHARED),
+    "shared-by-3": Case(partial(models.shared_induction, 3, 0.395), _SHARED, ALL),
+    "shared-by-5": Case(partial(models.shared_induction, 5, 0.395), _SHARED, ("gate",)),
+    "token-shift": Case(models.token_shift, _SHIFTED, ALL),
+    "short-convolution": Case(families.short_convolution, _SHIFTED),
+    "bos-only": Case(models.bos_only),
+    "shift-by-two": Case(models.shift_by_two, {**_NOTHING, **_ANY_ANSWER}),
+    "duplicate-token-idle": Case(models.duplicate_token_idle, _NOTHING),
+    "duplicate-token-copied": Case(models.duplicate_token_copied, {**_NOTHING, **_ANY_ANSWER}),
+    "idle-induction-alone": Case(models.idle_induction_alone, {**_IDLE, **_all(OV, "skipped")}, ALL),
+    "idle-induction-beside": Case(models.idle_induction_beside),
+    "negative-alone": Case(
+        models.negative_alone, {**_IDLE, "olsson/copying-above-chance": "fail"}, ALL
+    ),
+    "negative-beside": Case(models.negative_beside, suites=ALL),
+    "slightly-negative-beside": Case(models.slightly_negative_beside),
+    "backup-head": Case(
+        models.backup_head,
+        {
+            **_all([*RATIOS, LOST, LOST_VARIED], "fail"),
+            BEYOND: "no",
+            "olsson/writing-carries-copying": "pass",
+            "olsson/beyond-other-heads": "pass",
+        },
+        ALL,
+    ),
+    "loud": Case(models.loud, _all(RATIOS, "skipped")),
+    "idle-circuit-with-cache": Case(
+        models.idle_circuit_with_cache,
+        {"copies-in-order": "fail", **_all(CAUSE, "fail"), BEYOND: "no", **_ANY_ANSWER},
+    ),
+    "recurrent-memory": Case(families.recurrent_memory, _NO_HEADS, ALL),
+    "recurrent-cache": Case(
+        families.recurrent_cache,
+        {**_NO_HEADS, "copies-in-order": "fail", **_all(ANSWERS, "fail")},
+    ),
+    "mamba-random": Case(families.mamba, {**_NO_BEHAVIOUR, **_BY_LUCK, **_NO_HEADS}),
+    "rwkv-random": Case(families.rwkv, {**_NO_BEHAVIOUR, **_BY_LUCK, **_NO_HEADS}),
+    "hybrid-random": Case(families.hybrid, {**_NOTHING, **_BY_LUCK}),
+    "window-64": Case(partial(families.window_that_fits, 64)),
+    "window-32": Case(partial(families.window_that_fits, 32), suites=("gate",)),
+    "window-too-short-32": Case(
+        partial(families.window_too_short, 32), _REFUSED, suites=("core",)
+    ),
+    "window-too-short-16": Case(partial(families.window_too_short, 16), _REFUSED),
+    "previous-token-only": Case(models.previous_token_only, {**_NOTHING, PREVIOUS: "pass"}),
+    "unigram": Case(models.unigram, {**_NOTHING, **_ANY_ANSWER}),
+    "bigram": Case(models.bigram, {**_NOTHING, **_ANY_ANSWER}),
+    "random-weights": Case(models.random_weights, {**_NOTHING, **_BY_LUCK}, ALL),
+    "trained-one-layer": Case(
+        models.trained_one_layer,
+        {
+            **_NOTHING,
+            PREVIOUS: "any",
+            **_all(["copies-from-context", "copies-at-any-distance", LOST_VARIED], "any"),
+            **_all([*RATIOS, LOST, FIRST], "any"),
+            "copies-in-order": "fail",
+            **_ANY_ANSWER,
+        },
+    ),
+}
+
+
+def heading(name: str) -> str:
+    """Return a model's name as a page shows it."""
+    return re.sub(r"-(\d+)$", r" (\1)", name).replace("-", " ")
