@@ -11,7 +11,8 @@ from slow_models import SLOW
 import icl_bench
 from icl_bench.api import Bench
 from icl_bench.errors import NotMeasurable, SettingsError
-from icl_bench.measures.tokens import draw_repeated, draw_varied
+from icl_bench.measures.tokens import draw_repeated
+from icl_bench.measures.varied import draw_varied
 from icl_bench.models.circuits.patching import Paths, Scored, patch_paths
 from icl_bench.reference.handwired import handwired
 
@@ -194,7 +195,8 @@ def test_scores_do_not_depend_on_the_batch():
 
 def test_pairs_may_differ_from_sequence_to_sequence():
     model = icl_bench.wrap(families.build("llama"))
-    ids, pairs = draw_varied(model.vocabulary, sequences=3, period=PERIOD, bos=model.bos)
+    varied = draw_varied(model.vocabulary, sequences=3, period=PERIOD, bos=model.bos)
+    ids, pairs = varied.input_ids, varied.pairs()
     everything = [(head,) for head in HEADS]
     scored = Scored(ids, pairs, torch.arange(1, 3))
     effects = patch_paths(model, scored, Paths([1, 2], everything, ("query", "key")))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -20,20 +22,25 @@ def cross_fitted_max(scores: np.ndarray) -> np.ndarray:
     return read_cross_fitted(scores, scores)
 
 
-def read_cross_fitted(by: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Per-sample value of the head that is best by a score on the half the sample is not in.
+def read_cross_fitted(by: np.ndarray | Sequence[np.ndarray], values: np.ndarray) -> np.ndarray:
+    """Per-sample value of the head that is best on the half that the sample is not in.
 
     Args:
-        by: what heads are chosen by, shape (samples, heads).
+        by: what heads are chosen by, shape (samples, heads); of several, a head counts for the
+            smallest of its means.
         values: what is read of the chosen head, same shape.
 
     Returns:
         shape (samples,); with one sample, the value of that sample's best head.
     """
-    samples = len(by)
+    scores = [by] if isinstance(by, np.ndarray) else list(by)
+    samples = len(values)
+
+    def best(some: slice) -> int:
+        return int(np.min([each[some].mean(axis=0) for each in scores], axis=0).argmax())
+
     if samples == 1:
-        return values[:, int(by[0].argmax())]
+        return values[:, best(slice(None))]
     half = samples // 2
-    best_first = int(by[:half].mean(axis=0).argmax())
-    best_second = int(by[half:].mean(axis=0).argmax())
-    return np.concatenate([values[:half, best_second], values[half:, best_first]])
+    first, second = slice(None, half), slice(half, None)
+    return np.concatenate([values[first, best(second)], values[second, best(first)]])

@@ -27,6 +27,9 @@ STREAMS = {
     "example": 24,  # the block that stands for a text where there is no tokenizer
     "retest": 45,  # sequences of what chooses heads by scores that were measured on `test`
     "order": 46,  # random orders of a pool of items or documents
+    "varied_test": 47,  # repeats at random distances, on which ablations are tested
+    "varied_order": 48,  # their second copies in another order
+    "disjoint": 49,  # sets of other heads that an ablation is compared with
     "gradual": 30,  # residuals of gradual curves that a phase change is compared with
 }
 """Independent streams of one seed. The numbers are part of every result: never reuse one."""
@@ -85,4 +88,14 @@ class Draws:
         while True:
             order = self.sample(size, size)
             if all(place != value for place, value in enumerate(order)):
+                return order
+
+    def reordering(self, size: int) -> list[int]:
+        """Return a uniform derangement in which no value follows the one before it; size >= 2.
+
+        Of three values there is none: it is any derangement then.
+        """
+        while True:
+            order = self.derangement(size)
+            if size == 3 or all(after != value + 1 for value, after in zip(order, order[1:])):
                 return order

@@ -83,10 +83,14 @@ class Pairs:
 
     def rows(self, start: int, stop: int) -> Pairs:
         """Return the pairs of sequences start..stop."""
+        return self.of(slice(start, stop))
+
+    def of(self, chosen: slice | Tensor) -> Pairs:
+        """Return the pairs of some sequences, by number."""
         if self.query.ndim == 1:
             return self
-        weight = None if self.weight is None else self.weight[start:stop]
-        return Pairs(self.query[start:stop], self.key[start:stop], weight)
+        weight = None if self.weight is None else self.weight[chosen]
+        return Pairs(self.query[chosen], self.key[chosen], weight)
 
 
 def draw_block(draws: Draws, vocabulary: Sequence[int], period: int) -> list[int]:
@@ -135,7 +139,7 @@ def shuffle_copies(tokens: RepeatedTokens, seed: int = 0) -> Tensor:
     """Return the sequences with every later copy replaced by another permutation of the block.
 
     No token of a later copy stands at its old place, so the usual offsets never point at a
-    true induction target.
+    true induction target, and none follows the token that it followed before.
 
     Args:
         tokens: repeated sequences.
@@ -149,62 +153,9 @@ def shuffle_copies(tokens: RepeatedTokens, seed: int = 0) -> Tensor:
         # Each copy is shuffled against the one before it, whose successors the offset points at.
         order = torch.arange(n)
         for copy in range(1, tokens.repeats):
-            order = order[torch.tensor(draws.derangement(n))]
+            order = order[torch.tensor(draws.reordering(n))]
             ids[row, prefix + copy * n : prefix + (copy + 1) * n] = block[order]
     return ids
-
-
-def draw_varied(
-    vocabulary: Sequence[int],
-    *,
-    sequences: int,
-    period: int,
-    seed: int = 0,
-    bos: int | None = None,
-) -> tuple[Tensor, Pairs]:
-    """Draw repeats with random gaps and periods, 2 * period tokens of content each.
-
-    A sequence is filler, a block, filler, the block again, filler; all tokens but the block's
-    second copy are different from one another. The distance of the copies is never `period`,
-    so a head that looks back a fixed period - 1 misses.
-
-    Args:
-        vocabulary: usable ids.
-        sequences: number of sequences.
-        period: the fixed period that must be avoided; blocks have period/2 to period - 1 tokens.
-        seed: seed of the draws.
-        bos: id put first, or None.
-
-    Returns:
-        ids of shape (sequences, prefix + 2 * period), and the pairs of the induction targets.
-    """
-    prefix = 0 if bos is None else 1
-    length = 2 * period
-    rows, queries, keys, weights = [], [], [], []
-    for index in range(sequences):
-        draws = Draws(seed, "varied", index)
-        while True:
-            block = draws.between(max(2, period // 2), period - 1)
-            before = draws.between(0, length - 2 * block)
-            gap = draws.between(0, length - 2 * block - before)
-            distance = block + gap
-            if distance != period:
-                break
-        distinct = draw_block(draws, vocabulary, length - block)
-        second = before + distance
-        copy = distinct[before : before + block]
-        content = distinct[:second] + copy + distinct[second:]
-        rows.append(([] if bos is None else [bos]) + content)
-        # The last token of the second copy is followed by filler that no head can foretell,
-        # but its target, the token after the first copy, is as well defined as the others.
-        query = [prefix + second + k for k in range(block)] + [prefix] * (period - block)
-        key = [prefix + before + 1 + k for k in range(block)] + [prefix] * (period - block)
-        queries.append(query)
-        keys.append(key)
-        weights.append([1.0] * block + [0.0] * (period - block))
-    return torch.tensor(rows), Pairs(
-        torch.tensor(queries), torch.tensor(keys), torch.tensor(weights)
-    )
 
 
 def draw_plain(

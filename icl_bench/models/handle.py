@@ -18,6 +18,7 @@ from icl_bench.models.attention.selfcheck import choose_path
 from icl_bench.models.module.batching import BatchLimit
 from icl_bench.models.module.families import NO_ATTENTION
 from icl_bench.models.module.placement import count_parameters
+from icl_bench.models.module.reach import attention_reach
 from icl_bench.models.module.vocabulary import (
     bos_id,
     context_length,
@@ -81,6 +82,7 @@ class ModelHandle:
         self.limit = BatchLimit(self.runner.device.type, batch_size, 4 * vocabulary_size(model))
         self.bos = bos_id(model, tokenizer)
         self.context = context_length(model)
+        self.reach = attention_reach(model.config.get_text_config())
         self.no_heads: str | None = None
         self.attention_note: str | None = None
         self.shapes: dict[int, tuple[int, int, int]] = {}
@@ -162,6 +164,18 @@ class ModelHandle:
             raise MeasurementError(
                 f"a sequence of {length} tokens does not fit into the model's context of "
                 f"{self.context}; lower the period or the repeats"
+            )
+
+    def require_reach(self, period: int) -> None:
+        """Raise MeasurementError when no head sees what it would attend to on repeats.
+
+        Args:
+            period: tokens from a token to its repetition; the target is one token nearer.
+        """
+        if self.reach is not None and period - 1 > self.reach:
+            raise MeasurementError(
+                f"heads see {self.reach} tokens back, and with a period of {period} what followed "
+                f"before stands {period - 1} back; lower the period to {self.reach + 1} at most"
             )
 
     def choose_bos(self, rule: str) -> int | None:

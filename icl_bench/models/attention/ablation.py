@@ -36,7 +36,7 @@ class Replacement:
             changes. With zeros this is the pattern-preserving ablation of Olsson et al. 2022.
         edges: when given, the heads stay on and only their attention along these pairs is
             removed before the softmax (attention knockout, Geva et al. 2023; Crosbie & Shutova
-            2024).
+            2024); the same pairs for all sequences, or each sequence's own.
         at: when given, heads are replaced at one position of each sequence alone: its physical
             position, shape (sequences,), counted as `values` counts sequences.
     """

@@ -86,6 +86,8 @@ def _hide(scores: Tensor, hidden: Pairs, start: int, stop: int) -> None:
     """Set the scores of hidden pairs to -inf, in place."""
     query, key = hidden.query.to(scores.device), hidden.key.to(scores.device)
     inside = (query >= start) & (query < stop) & (key < scores.shape[-1])
+    if hidden.weight is not None:
+        inside &= hidden.weight.to(scores.device) > 0
     if query.ndim == 1:
         scores[:, :, query[inside] - start, key[inside]] = float("-inf")
     else:

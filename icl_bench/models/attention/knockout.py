@@ -17,7 +17,7 @@ class Knockout:
 
     Args:
         off: layer -> heads that lose the edges, boolean, shape (rows, heads).
-        pairs: the edges, the same for every row: query and key of shape (pairs,).
+        pairs: the edges: query and key of shape (pairs,), the same for every row, or (rows, pairs).
 
     After a pass:
         applied: the layers in which it was applied.
@@ -55,7 +55,7 @@ class Knockout:
             value=call.value[rows, groups][:, None],
             mask=mask,
         )
-        own, sums = attend_in_chunks(single, hidden=self.pairs)
+        own, sums = attend_in_chunks(single, hidden=self.pairs.of(rows.cpu()))
         output, lse = output.clone(), lse.clone()
         output[rows, heads], lse[rows, heads] = own[:, 0].to(output.dtype), sums[:, 0].to(lse.dtype)
         return output, lse

@@ -216,7 +216,7 @@ class _Group:
         parts = [split_parts(some) for some in off]
         marked = mark_heads([heads for heads, _ in parts], self.model.heads)
         if how.edges is not None:
-            hooks.knockout = Knockout(marked, how.edges)
+            hooks.knockout = Knockout(marked, how.edges.of(rows + base.offset))
         else:
             ablation = Ablation(marked, how.values, rows + base.offset, how.at)
             hooks.ablation = ablation if stream is None else ablation.since(stream.layer)

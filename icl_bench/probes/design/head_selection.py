@@ -76,7 +76,8 @@ def draw_unseen(
         upstream: the measurement that heads are chosen from, if any.
 
     Raises:
-        MeasurementError: the sequences do not fit the model or its vocabulary.
+        MeasurementError: the sequences do not fit the model or its vocabulary, or no head sees
+            one period back.
     """
     from icl_bench.measures.tokens import draw_repeated
 
@@ -90,6 +91,7 @@ def draw_unseen(
         stream=name_stream(upstream),
     )
     model.require_context(tokens.input_ids.shape[1])
+    model.require_reach(settings.period)
     return tokens
 
 

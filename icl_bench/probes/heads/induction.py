@@ -9,6 +9,7 @@ from pydantic import Field
 
 from icl_bench.probes.design.context import Advance, Context
 from icl_bench.probes.design.sequential import SequentialSettings
+from icl_bench.probes.heads.first_half import explain_first_half
 from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.record import Measurement, Metric
 
@@ -28,26 +29,26 @@ class Settings(SequentialSettings):
     """Whether the positional controls are measured."""
 
 
+CHOSEN_BY = ("induction", "induction_excess", "induction_varied")
+"""The chosen head is the one whose smallest of these is largest, chosen and read on different
+sequences."""
+
 METRICS: dict[str, MetricInfo] = {
-    "induction_max": MetricInfo(
-        "highest induction score of any head, chosen and read on different sequences",
-        "up",
-        "probability",
-    ),
+    "induction_max": MetricInfo("induction score of the chosen head", "up", "probability"),
     "induction_all_max": MetricInfo(
         "highest attention to the successors of all earlier occurrences, summed",
         "up",
         "probability",
     ),
     "induction_excess_max": MetricInfo(
-        "highest induction score minus the same head's positional control", "up", "probability"
+        "induction score of the chosen head minus its positional control", "up", "probability"
     ),
     "induction_varied_max": MetricInfo(
-        "highest score on repeats with random gaps and periods", "up", "probability"
+        "score of the chosen head where the block comes again at varied distance",
+        "up",
+        "probability",
     ),
-    "induction_control": MetricInfo(
-        "positional control of the head with the highest induction score", "down", "probability"
-    ),
+    "induction_control": MetricInfo("positional control of the chosen head", "down", "probability"),
     "induction_heads": MetricInfo(
         "number of heads with an induction score above the threshold", "up", "heads"
     ),
@@ -58,6 +59,11 @@ METRICS: dict[str, MetricInfo] = {
     "previous_token_max": MetricInfo("highest previous-token score", "up", "probability"),
     "duplicate_token_max": MetricInfo("highest duplicate-token score", None, "probability"),
     "first_token_mean": MetricInfo("mean attention to the first position", None, "probability"),
+    "induction_without_previous": MetricInfo(
+        "score of the chosen head while no head below it attends to the token before",
+        None,
+        "probability",
+    ),
     "uniform_level": MetricInfo(
         "induction score of a head that attends evenly to all it can see", None, "probability", True
     ),
@@ -77,6 +83,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         MeasurementError: the sequences do not fit the model or its vocabulary.
     """
     from icl_bench.measures import tokens as tk
+    from icl_bench.measures.varied import draw_varied
 
     model.require_heads()
     drawn: dict[str, Any] = {
@@ -87,21 +94,24 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     }
     repeated = tk.draw_repeated(model.vocabulary, repeats=settings.repeats, **drawn)
     model.require_context(repeated.input_ids.shape[1])
+    model.require_reach(settings.period)
     batches = [repeated.input_ids]
     passes = settings.sequences * (3 if settings.control else 1)
     with context.task("attention of every head", passes) as advance:
         scores = score_heads(model, repeated, advance)
         if settings.control:
             shuffled = tk.shuffle_copies(repeated, settings.seed)
-            varied, varied_pairs = tk.draw_varied(model.vocabulary, **drawn)
-            batches += [shuffled, varied]
+            varied = draw_varied(model.vocabulary, reach=model.reach, **drawn)
+            batches += [shuffled, varied.input_ids]
             same_offsets = {"induction_control": tk.induction_pairs(repeated)}
             scores |= _flatten(model.head_scores(shuffled, same_offsets, advance=advance))
-            true_targets = {"induction_varied": varied_pairs}
-            scores |= _flatten(model.head_scores(varied, true_targets, advance=advance))
+            targets = {"induction_varied": varied.pairs()}
+            scores |= _flatten(model.head_scores(varied.input_ids, targets, advance=advance))
             scores["induction_excess"] = scores["induction"] - scores["induction_control"]
 
     metrics, unmeasured = _summarize(scores, settings, repeated)
+    decisive = [scores[name].mean(axis=0) for name in CHOSEN_BY if name in scores]
+    explain_first_half(model, settings, repeated, np.min(decisive, axis=0), metrics, unmeasured)
     return Measurement(
         probe="induction",
         settings=settings.model_dump(exclude_none=True),
@@ -130,12 +140,19 @@ def _summarize(
     def mean(values: np.ndarray, *, unit: bool = True) -> Metric:
         return st.mean_metric(values, unit=unit, confidence=confidence)
 
+    # The head that is an induction head by all that is known: it attends there, does not where the
+    # copy is shuffled, and does at other distances. Each is read of it, not of the best head each.
+    decisive = [scores[name] for name in CHOSEN_BY if name in scores]
+
+    def chosen(name: str) -> Metric:
+        return mean(st.read_cross_fitted(decisive, scores[name]), unit=name != "induction_excess")
+
     def best(name: str) -> Metric:
         return mean(st.cross_fitted_max(scores[name]))
 
     induction = scores["induction"]
     metrics = {
-        "induction_max": best("induction"),
+        "induction_max": chosen("induction"),
         "induction_all_max": best("induction_all"),
         "induction_heads": st.count_above(induction, settings.threshold, confidence=confidence),
         "induction_median": mean(np.median(induction, axis=1)),
@@ -148,11 +165,9 @@ def _summarize(
     metrics["induction_share"] = st.divide_count(metrics["induction_heads"], heads)
     unmeasured = {}
     if settings.control:
-        control = scores["induction_control"][:, int(induction.mean(axis=0).argmax())]
-        metrics["induction_control"] = mean(control)
-        metrics["induction_varied_max"] = best("induction_varied")
-        excess = st.cross_fitted_max(scores["induction_excess"])
-        metrics["induction_excess_max"] = mean(excess, unit=False)
+        metrics["induction_control"] = chosen("induction_control")
+        metrics["induction_varied_max"] = chosen("induction_varied")
+        metrics["induction_excess_max"] = chosen("induction_excess")
     else:
         names = ("induction_control", "induction_excess_max", "induction_varied_max")
         unmeasured = dict.fromkeys(names, "control: false in the suite")
