@@ -90,16 +90,29 @@ def head_of(model: IclReferenceForCausalLM, layer: int, index: int) -> Head:
     return Head(model.model.layers[layer].self_attn, index)
 
 
-def add_previous_token(model: IclReferenceForCausalLM, distance: int = 1) -> None:
-    """Let head (0, 0) attend to the token before and note it, for a later layer to match with.
+def add_previous_token(
+    model: IclReferenceForCausalLM,
+    index: int = 0,
+    *,
+    distance: int = 1,
+    attention: float | None = None,
+    write: float = 1.0,
+) -> None:
+    """Let a head of layer 0 attend to the token before and note it, for later layers to match with.
 
     Args:
         model: the model.
+        index: the head's number.
         distance: how many places back the head looks.
+        attention: what that place gets, the rest staying on the first position; None for all.
+        write: how much of the code it writes.
     """
-    head = head_of(model, 0, 0)
+    head = head_of(model, 0, index)
     _look_back(head, distance)
-    head.copy(PREVIOUS)
+    if attention is not None:
+        head.key[: hw._POSITION, FIRST] = -hw._position_codes()[0]
+        head.rest_on_first(_share_with_first(attention))
+    head.copy(PREVIOUS, write)
 
 
 def add_positional(
@@ -118,6 +131,11 @@ def add_positional(
     head.key[: hw._POSITION, FIRST] = -hw._position_codes()[0]
     head.rest_on_first(0.75)
     head.copy(OUTPUT, write)
+
+
+def _share_with_first(attention: float) -> float:
+    """Return the score of the first position that leaves this much attention to one match."""
+    return 1 + math.log((1 - attention) / attention) / hw.SHARPNESS
 
 
 def _look_back(head: Head, distance: int) -> None:
@@ -145,8 +163,7 @@ def add_induction(
     head = head_of(model, layer, index)
     head.query[:CODE, TOKEN] = head.scale * torch.eye(CODE)
     head.key[:CODE, PREVIOUS] = torch.eye(CODE)
-    rest = REST if attention is None else 1 + math.log((1 - attention) / attention) / hw.SHARPNESS
-    head.rest_on_first(rest)
+    head.rest_on_first(REST if attention is None else _share_with_first(attention))
     head.copy(OUTPUT, write)
     return head
 

@@ -76,16 +76,41 @@ def positional_beside_circuit(period: int) -> Built:
     return model
 
 
+def positional_copies_beside_circuit(period: int) -> Built:
+    """Add to the textbook circuit a head that attends by position and copies what it finds.
+
+    Right: fails; at its period copying stays when the induction heads are off. At other distances
+    it is lost.
+    """
+    model = textbook()
+    add_positional(model, period)
+    return model
+
+
 def shared_induction(count: int, attention: float) -> Built:
     """Share copying among equal heads, each of which gives less than .4 to a match.
 
     Right: fails, in `has-induction-heads` alone, which is about one head above .4. The heads
-    together copy, and with all of them off copying is lost.
+    together copy, and with all of them off copying is lost. `olsson` passes, where attention to
+    several earlier occurrences adds up.
     """
     model = blank(heads=max(4, 2 * count))
     add_previous_token(model)
     for index in range(count):
         add_induction(model, index=index, attention=attention, write=1 / (attention * count))
+    return model
+
+
+def shared_previous_token(count: int) -> Built:
+    """Share the previous-token head's work among equal heads, each of which attends there by .3.
+
+    Right: fails, in `has-previous-token-head` alone, which is about one head above .4. Heads do
+    the work here, so the check is not skipped as it is for a shift.
+    """
+    model = blank()
+    for index in range(count):
+        add_previous_token(model, index, attention=0.3, write=1 / (0.3 * count))
+    add_induction(model)
     return model
 
 
@@ -206,8 +231,8 @@ def backup_head() -> Built:
     """Have a second head, in a third layer, that copies where the first one has not.
 
     Head 1.0 marks where it copied; there head 2.0 rests. In the clean run only 1.0 attends by
-    match. Right: copying is there, but does not go with the induction heads that are found: 2.0
-    takes over. With attention frozen to that of the clean run it cannot.
+    match. Right: fails; copying does not go with the induction heads that are found, since 2.0
+    takes over. With attention frozen to that of the clean run it cannot, so `olsson` passes.
     """
     model = textbook(layers=3)
     first = add_induction(model)

@@ -19,12 +19,14 @@ import verdict_models as models
 from icl_bench.suite.loading import find_suite
 
 WORDS: dict[str, set[str]] = {
+    "short": {"fail", "inconclusive"},
     "no": {"fail", "inconclusive", "skipped"},
     "refused": {"error", "skipped"},
     "any": {"pass", "fail", "inconclusive", "skipped"},
 }
-"""Where the definitions leave a choice. `no`: anything but a pass, as where a share of a gain is
-asked for and there is none. `refused`: not measured, with a reason. `any`: not stated."""
+"""Where the definitions leave a choice. `short`: below the threshold, whether or not the interval
+reaches it. `no`: anything but a pass, as where a share of a gain is asked for and there is none.
+`refused`: not measured, with a reason. `any`: not stated."""
 
 ATTENTION = ("has-induction-heads", "not-by-position", "at-any-distance")
 PREVIOUS = "has-previous-token-head"
@@ -95,7 +97,7 @@ def outcome(verdicts: Iterable[str]) -> str:
     It passes if something passes and nothing fails, is inconclusive or an error.
     """
     found = set(verdicts)
-    if found & {"fail", "inconclusive"}:
+    if found & {"fail", "inconclusive", "short"}:
         return "fails"
     if found & {"refused", "error"}:
         return "refused"
@@ -121,13 +123,14 @@ _BY_LUCK = {"copies-at-any-distance": "no", LOST_VARIED: "no", **_ANY_ANSWER}
 _NO_HEADS = _all([*ATTENTION, PREVIOUS, *CAUSE, FIRST, *OV], "skipped")
 _REFUSED = {**_all(CHECKS, "refused"), **_ANY_ANSWER}
 
-_WEAK = "no"
+_WEAK = "short"
 """At .36 and .395 an interval over 32 sequences reaches .4, even where all are equal."""
 _POSITIONAL = {"has-induction-heads": _WEAK, **_NO_BEHAVIOUR, FIRST: "any", **_ANY_ANSWER}
 _AT_ITS_PERIOD = {"copies-from-context": "pass", FIRST: "pass"}
 _FIXED = {**_NOTHING, **_all(["has-induction-heads", FIRST], "any"), **_ANY_ANSWER}
 _FIXED_AT_ITS_PERIOD = {**_FIXED, **_all([*RATIOS, LOST], "any"), "copies-from-context": "pass"}
 _SHARED = {"has-induction-heads": _WEAK, "olsson/prefix-matching": "pass"}
+_TWICE = {**_all(RATIOS, "no"), LOST: "fail", BEYOND: "any", **_ANY_ANSWER}
 _SHIFTED = {PREVIOUS: "skipped", **_all(OV, "any")}
 _IDLE = {**_NO_BEHAVIOUR, **_all(RATIOS, "fail"), **_all(ANSWERS, "fail")}
 
@@ -165,16 +168,25 @@ CASES: dict[str, Case] = {
     "positional-beside-circuit-50": Case(
         partial(models.positional_beside_circuit, 50), suites=("core",)
     ),
+    "positional-copies-beside-circuit-25": Case(
+        partial(models.positional_copies_beside_circuit, 25), _TWICE, suites=("gate",)
+    ),
+    "positional-copies-beside-circuit-50": Case(
+        partial(models.positional_copies_beside_circuit, 50), _TWICE, suites=("core",)
+    ),
     "shared-by-2": Case(partial(models.shared_induction, 2, 0.395), _SHARED),
     "shared-by-3": Case(partial(models.shared_induction, 3, 0.395), _SHARED, ALL),
     "shared-by-5": Case(partial(models.shared_induction, 5, 0.395), _SHARED, ("gate",)),
+    "shared-previous-token-3": Case(partial(models.shared_previous_token, 3), {PREVIOUS: "fail"}),
     "token-shift": Case(models.token_shift, _SHIFTED, ALL),
     "short-convolution": Case(families.short_convolution, _SHIFTED),
     "bos-only": Case(models.bos_only),
     "shift-by-two": Case(models.shift_by_two, {**_NOTHING, **_ANY_ANSWER}),
     "duplicate-token-idle": Case(models.duplicate_token_idle, _NOTHING),
     "duplicate-token-copied": Case(models.duplicate_token_copied, {**_NOTHING, **_ANY_ANSWER}),
-    "idle-induction-alone": Case(models.idle_induction_alone, {**_IDLE, **_all(OV, "skipped")}, ALL),
+    "idle-induction-alone": Case(
+        models.idle_induction_alone, {**_IDLE, **_all(OV, "skipped")}, ALL
+    ),
     "idle-induction-beside": Case(models.idle_induction_beside),
     "negative-alone": Case(
         models.negative_alone, {**_IDLE, "olsson/copying-above-chance": "fail"}, ALL
@@ -206,9 +218,7 @@ CASES: dict[str, Case] = {
     "hybrid-random": Case(families.hybrid, {**_NOTHING, **_BY_LUCK}),
     "window-64": Case(partial(families.window_that_fits, 64)),
     "window-32": Case(partial(families.window_that_fits, 32), suites=("gate",)),
-    "window-too-short-32": Case(
-        partial(families.window_too_short, 32), _REFUSED, suites=("core",)
-    ),
+    "window-too-short-32": Case(partial(families.window_too_short, 32), _REFUSED, suites=("core",)),
     "window-too-short-16": Case(partial(families.window_too_short, 16), _REFUSED),
     "previous-token-only": Case(models.previous_token_only, {**_NOTHING, PREVIOUS: "pass"}),
     "unigram": Case(models.unigram, {**_NOTHING, **_ANY_ANSWER}),
