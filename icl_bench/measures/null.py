@@ -75,6 +75,68 @@ def matched_sets(
     return null
 
 
+FEW_SETS, ENOUGH_SETS, ALL_SETS = 3, 7, 31
+"""With fewer sets than the first, heads of near layers are added until there are as many as the
+second; up to the third, all that exist are taken."""
+
+
+def disjoint_sets(
+    selected: Collection[Head],
+    heads: Mapping[int, int],
+    draws: int,
+    seed: int = 0,
+    without: Collection[Head] = (),
+) -> NullSets:
+    """Draw sets of other heads, as many of each layer as `selected` has there.
+
+    All sets where at most `ALL_SETS` exist, else distinct draws. Where the layers have fewer than
+    `FEW_SETS`, heads of the nearest layers come in until there are `ENOUGH_SETS`.
+
+    Args:
+        selected: the heads under test, in no set.
+        heads: layer -> number of heads.
+        draws: number of sets wanted where there are many.
+        seed: seed of the draws.
+        without: further heads that are in no set, such as those that feed the selected ones.
+    """
+    wanted = sorted(Counter(layer for layer, _ in selected).items())
+    banned, found = {*selected, *without}, NullSets([], 0)
+    for radius in range(max(heads) - min(heads) + 1):
+        pools = {
+            layer: [head for head in _pool(heads, layer, radius) if head not in banned]
+            for layer, _ in wanted
+        }
+        near = NullSets(_draw_disjoint(wanted, pools, draws, seed), radius)
+        if len(near.sets) >= (FEW_SETS if radius == 0 else ENOUGH_SETS):
+            return near
+        found = near if len(near.sets) > len(found.sets) else found
+    return found
+
+
+def _draw_disjoint(
+    wanted: list[tuple[int, int]], pools: Mapping[int, list[Head]], draws: int, seed: int
+) -> list[HeadSet]:
+    if any(len(pools[layer]) < count for layer, count in wanted):
+        return []
+    if prod(comb(len(pools[layer]), count) for layer, count in wanted) <= ENUMERABLE:
+        every = _list_all(wanted, pools)
+        return every if len(every) <= ALL_SETS else Draws(seed, "disjoint").choose(every, draws)
+    drawn: dict[HeadSet, None] = {}
+    for attempt in range(50 * draws):
+        some = _draw_one(wanted, pools, Draws(seed, "disjoint", 1 + attempt))
+        if some is not None:
+            drawn[some] = None
+        if len(drawn) == draws:
+            break
+    return list(drawn)
+
+
+def _pool(heads: Mapping[int, int], layer: int, radius: int) -> list[Head]:
+    """The heads of a layer and of those near it, in order."""
+    near = [other for other in sorted(heads) if abs(other - layer) <= radius]
+    return [(other, head) for other in near for head in range(heads[other])]
+
+
 def uniform_sets(
     selected: Collection[Head], heads: Mapping[int, int], draws: int, seed: int = 0
 ) -> list[HeadSet]:
@@ -97,15 +159,7 @@ def _draw_within(
     selected: set[Head], heads: Mapping[int, int], radius: int, draws: int, seed: int
 ) -> NullSets:
     wanted = Counter(layer for layer, _ in selected)
-    pools = {
-        layer: [
-            (near, head)
-            for near in sorted(heads)
-            if abs(near - layer) <= radius
-            for head in range(heads[near])
-        ]
-        for layer in wanted
-    }
+    pools = {layer: _pool(heads, layer, radius) for layer in wanted}
     if any(len(pools[layer]) < count for layer, count in wanted.items()):
         return NullSets([], radius)
     itself = tuple(sorted(selected))

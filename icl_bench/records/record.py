@@ -100,6 +100,11 @@ class Numbers(_Part):
     """Metric name -> metric; a name that could not be measured is absent."""
     unmeasured: dict[str, str] = Field(default_factory=dict)
     """Metric name -> why this one metric is absent although the rest was measured."""
+    remarks: dict[str, str] = Field(default_factory=dict)
+    """Metric name -> what to know of it where a check on it does not pass."""
+    vacuous: dict[str, str] = Field(default_factory=dict)
+    """Metric name -> why its value says nothing for the model, as when nothing was switched off:
+    a check that it fails fails, one that it would pass is skipped."""
 
     @field_validator("metrics")
     @classmethod

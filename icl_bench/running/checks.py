@@ -119,6 +119,8 @@ def evaluate(
     elif metric is not None and isinstance(spec, CheckSpec):
         verdict, reason = judge(metric, spec.rule, spec.threshold, spec.tolerance, exact=info.exact)
     found = metric or Metric.model_construct(value=math.nan)
+    if metric is not None and measurement is not None:
+        verdict, reason = _heed(measurement, spec.metric, verdict, reason)
     return Check(
         id=spec.id,
         suite=suite_name,
@@ -134,6 +136,17 @@ def evaluate(
         description=spec.description,
         **_stated(spec, supported),
     )
+
+
+def _heed(
+    measurement: Measurement, name: str, verdict: Verdict, reason: str | None
+) -> tuple[Verdict, str | None]:
+    """Return a verdict and its reason with what the measurement says of the metric."""
+    vacuous = measurement.vacuous.get(name)
+    if vacuous and verdict in ("pass", "inconclusive"):
+        return "skipped", vacuous
+    told = [vacuous, None if verdict == "pass" else measurement.remarks.get(name)]
+    return verdict, "; ".join(filter(None, (reason, *told))) or None
 
 
 def all_decided(

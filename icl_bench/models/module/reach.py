@@ -20,7 +20,7 @@ def attention_reach(config: Any) -> int | None:
     kinds = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
     if kinds is None and (
         getattr(config, "use_sliding_window", True) is False
-        or getattr(config, "max_window_layers", 0)
+        or getattr(config, "max_window_layers", None)
     ):
         return None
     seeing = {kind for kind in kinds or ["local"] if kind not in NO_HEADS}

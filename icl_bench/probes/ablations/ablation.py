@@ -7,32 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, model_validator
 
 from icl_bench.errors import MeasurementError, NotMeasurable
-from icl_bench.probes.ablations.ablation_null import (
-    NULL_METRICS,
-    UNIFORM_METRICS,
-    compare_with_null,
-    compared_heads,
-)
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.head_selection import (
     choose_heads,
     draw_unseen,
-    explain_empty,
     tell_stream,
 )
-from icl_bench.probes.design.replacement import Method, Patterns, prepare_replacement
+from icl_bench.probes.design.replacement import Method, Patterns
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
 from icl_bench.probes.protocol import MetricInfo, Probe
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.record import Measurement
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from icl_bench.measures.copying import CopyLosses
-    from icl_bench.measures.tokens import RepeatedTokens
-    from icl_bench.models.attention.ablation import Component, Part, Replacement
-    from icl_bench.models.clean_run import BaseRun
+    from icl_bench.models.attention.ablation import Component
     from icl_bench.models.model import Model
 
 Head = tuple[int, int]
@@ -55,10 +43,15 @@ class Settings(SequentialSettings):
     """Switch every head off except the chosen ones."""
     repeats: Annotated[int, Field(ge=2)] = 2
     """Copies of the block in a sequence."""
-    null_draws: Annotated[int, Field(ge=0)] = 99
-    """Layer-matched random sets to compare with; 0 for none."""
+    varied: bool = True
+    """Whether copying at varied distance is measured too."""
+    null_sets: Annotated[int, Field(ge=0)] | None = None
+    """Sets of other heads of the same layers that `null_margin` compares with; 0 for none. When
+    not given, 19, and none with `until: decided`."""
+    null_draws: Annotated[int, Field(ge=0)] = 0
+    """Layer-matched random sets of all heads for `null_p_value`; 0 for none."""
     null_sequences: Annotated[int, Field(ge=1)] = 8
-    """Sequences that the null is measured on (at most `sequences`)."""
+    """Sequences that `null_draws` and `uniform_draws` are measured on (at most `sequences`)."""
     uniform_draws: Annotated[int, Field(ge=0)] = 0
     """Random sets from any layer, reported and never gated on."""
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
@@ -72,10 +65,13 @@ class Settings(SequentialSettings):
             raise ValueError(f"{self.method} is for heads; MLPs and layers take zero or mean")
         if self.keep_only and (self.heads is None or self.mlps or self.layers):
             raise ValueError("keep_only is for heads alone")
-        if self.until is not None and (self.null_draws or self.uniform_draws):
+        if self.null_sets is None:
+            self.null_sets = 19 if self.until is None else 0
+        if self.until is not None and (self.null_sets or self.null_draws or self.uniform_draws):
             raise ValueError(
-                "'until: decided' is for measurements without random sets: set null_draws: 0 and "
-                "put the null into a measurement of its own"
+                "'until: decided' is for measurements without other sets of heads: leave "
+                "null_sets, null_draws and uniform_draws out and put them into a measurement of "
+                "its own"
             )
         if self.method == "edge_knockout" and self.patterns == "frozen":
             raise ValueError("edge_knockout changes patterns: it cannot have 'patterns: frozen'")
@@ -97,6 +93,20 @@ METRICS: dict[str, MetricInfo] = {
     "icl_share": MetricInfo("1 - gain ablated / gain clean", "up", "ratio"),
     "copy_accuracy": MetricInfo("share of repeated targets ranked first, clean", "up", "ratio"),
     "copy_accuracy_ablated": MetricInfo("the same with the heads off", "down", "ratio"),
+    "gain_varied": MetricInfo(
+        "loss on a block's first copy minus loss on its second, at varied distance", "up", "nats"
+    ),
+    "copying_lost_varied": MetricInfo(
+        "rise of the loss on the second copy / gain_varied", "up", "ratio"
+    ),
+    "null_margin": MetricInfo(
+        "smallest lead of the damage over that of other heads, as a share of the gain",
+        "up",
+        "ratio",
+    ),
+    "null_margin_fed": MetricInfo(
+        "the same with heads that feed the chosen ones among the others", None, "ratio"
+    ),
     "null_p_value": MetricInfo(
         "p-value of the damage against layer-matched random heads", "down", "probability", True
     ),
@@ -126,8 +136,8 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         NotMeasurable: the model has no attention heads, or they cannot be changed in this way.
         MeasurementError: a head does not exist, or the sequences do not fit the model.
     """
-    from icl_bench.measures import tokens as tk
     from icl_bench.models.circuits.interventions import require_support
+    from icl_bench.probes.ablations.case import plan_case, report_case
 
     if settings.heads is not None:
         model.require_heads()
@@ -136,71 +146,22 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     rest = [head for head in model.every_head if head not in set(chosen)]
     heads = rest if settings.keep_only else chosen
     components = _components(model, settings)
-    parts: list[Part] = [*heads, *components]
-    alone = bool(heads) and not settings.keep_only and len(parts) == len(heads)
-    prepared = prepare_replacement(
-        model,
-        settings.method,
-        parts=[*parts, *(compared_heads(model, settings, heads) if alone else [])],
-        sequences=settings.sequences,
-        length=tokens.input_ids.shape[1],
-        bos=model.choose_bos(settings.bos),
-        seed=settings.seed,
-        patterns=settings.patterns,
-        edges=tk.induction_pairs(tokens),
-    )
-    replacement = prepared.replacement
-    require_support(model, replacement)
-    run, clean, ablated = _run(model, context, tokens, parts, replacement)
+    case = plan_case(model, settings, context, tokens, (heads, components))
+    require_support(model, case.prepared.replacement)
     result = Measurement(
         probe="ablation",
         settings=settings.model_dump(by_alias=True, exclude_none=True)
         | tell_stream(context.upstream)
         | {f"{kind}s": [n for one, n in components if one == kind] for kind in ("mlp", "layer")},
-        tokens_sha256=tk.digest_tokens(tokens.input_ids, *prepared.batches),
         tables={
             "ablated_heads": [{"layer": layer, "head": head} for layer, head in heads],
             "chosen_heads": [{"layer": layer, "head": head} for layer, head in chosen],
         },
     )
-    if ablated is None:
-        _report_nothing_ablated(result, clean, settings)
-        return result
-    _compare(result, clean, ablated, settings.confidence)
-    if not alone:
-        why = "the null is made of heads that are switched off alone"
-        result.unmeasured |= dict.fromkeys((*NULL_METRICS, *UNIFORM_METRICS), why)
-    else:
-        compare_with_null(
-            result, model, settings, context, tokens, heads, replacement, run, clean, ablated
-        )
+    report_case(result, case)
+    known = result.metrics.keys() | result.unmeasured.keys()
+    result.unmeasured |= dict.fromkeys(METRICS.keys() - known, result.reason or "not measured")
     return result
-
-
-def _run(
-    model: Model,
-    context: Context,
-    tokens: RepeatedTokens,
-    parts: list[Part],
-    replacement: Replacement,
-) -> tuple[BaseRun, CopyLosses, CopyLosses | None]:
-    """Return the clean run, its losses, and those without the parts; None if there are none."""
-    import torch
-
-    from icl_bench.measures import copying
-    from icl_bench.models.attention.ablation import layer_of
-    from icl_bench.models.circuits.interventions import switch_off
-
-    targets = torch.cat([copying.first_targets(tokens), copying.repeated_targets(tokens)])
-    rows = len(tokens.input_ids) * (2 if parts else 1)
-    with context.task("losses, clean and ablated", rows) as advance:
-        first = {min(map(layer_of, parts))} if parts else set()
-        run = context.base_run(model, tokens.input_ids, targets, first, advance)
-        clean = copying.split_losses(tokens, run.losses.nll, run.losses.correct)
-        if not parts:
-            return run, clean, None
-        off = switch_off(model, run, [parts], replacement, advance=advance)
-    return run, clean, copying.split_losses(tokens, off.nll[0], off.correct[0])
 
 
 def _components(model: Model, settings: Settings) -> list[Component]:
@@ -226,65 +187,6 @@ def _place(model: Model, numbers: list[int]) -> list[int]:
         if number < -count:
             raise NotMeasurable(f"the model has {count} layers, the suite means the last {-number}")
     return sorted({number % count for number in numbers})
-
-
-def _report_nothing_ablated(result: Measurement, clean: CopyLosses, settings: Settings) -> None:
-    """No head is to be switched off: what an empty ablation changes needs no measuring."""
-    from icl_bench.measures.statistics import exact_metric, mean_metric
-
-    confidence = settings.confidence
-    result.reason = explain_empty(settings.heads)
-    result.metrics = {
-        "heads": exact_metric(0),
-        "first_loss": mean_metric(clean.first, confidence=confidence),
-        "repeated_loss": mean_metric(clean.repeated, confidence=confidence),
-        "gain": mean_metric(clean.gain, confidence=confidence),
-        "copy_accuracy": mean_metric(clean.accuracy, unit=True, confidence=confidence),
-        "loss_ratio": exact_metric(1),
-        "copying_lost": exact_metric(0),
-        "icl_share": exact_metric(0),
-        "delta_first": exact_metric(0),
-        "delta_repeated": exact_metric(0),
-    }
-    result.unmeasured = dict.fromkeys(METRICS.keys() - result.metrics.keys(), result.reason)
-
-
-def _compare(
-    result: Measurement, clean: CopyLosses, ablated: CopyLosses, confidence: float
-) -> None:
-    from icl_bench.measures import statistics as st
-
-    def mean(values: np.ndarray, *, unit: bool = False) -> Metric:
-        return st.mean_metric(values, unit=unit, confidence=confidence)
-
-    delta = ablated.repeated - clean.repeated
-    result.metrics = {
-        "heads": st.exact_metric(len(result.tables["ablated_heads"])),
-        "first_loss": mean(clean.first),
-        "repeated_loss": mean(clean.repeated),
-        "gain": mean(clean.gain),
-        "first_loss_ablated": mean(ablated.first),
-        "repeated_loss_ablated": mean(ablated.repeated),
-        "gain_ablated": mean(ablated.gain),
-        "delta_first": mean(ablated.first - clean.first),
-        "delta_repeated": mean(delta),
-        "copy_accuracy": mean(clean.accuracy, unit=True),
-        "copy_accuracy_ablated": mean(ablated.accuracy, unit=True),
-    }
-    if clean.repeated.mean() > 0 and ablated.repeated.mean() > 0:
-        result.metrics["loss_ratio"] = st.ratio_metric(
-            ablated.repeated, clean.repeated, confidence=confidence
-        )
-    else:
-        result.unmeasured["loss_ratio"] = "the clean loss on repeats is 0: nothing to divide by"
-    gain = result.metrics["gain"]
-    if gain.value > 0:
-        result.metrics["copying_lost"] = st.share_metric(delta, clean.gain, confidence=confidence)
-        lost = clean.gain - ablated.gain
-        result.metrics["icl_share"] = st.share_metric(lost, clean.gain, confidence=confidence)
-    else:
-        why = f"the clean model gains nothing from repetition (gain {gain.value:.3g} nats)"
-        result.unmeasured |= {"copying_lost": why, "icl_share": why}
 
 
 PROBE = Probe("ablation", Settings, METRICS, measure)

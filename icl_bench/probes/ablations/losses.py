@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
-from icl_bench.probes.design.context import Context
+from icl_bench.errors import MeasurementError
+from icl_bench.probes.design.context import Advance, Context
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.record import Measurement, Metric
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from icl_bench.measures.tokens import RepeatedTokens
     from icl_bench.models.model import Model
 
@@ -22,12 +26,23 @@ class Settings(SequentialSettings):
 
     repeats: Annotated[int, Field(ge=2)] = 2
     """Copies of the block in a sequence."""
+    varied: bool = True
+    """Whether copying at varied distance, and by order, is measured too."""
 
 
 METRICS: dict[str, MetricInfo] = {
     "first_loss": MetricInfo("loss on the first copy", "down", "nats"),
     "repeated_loss": MetricInfo("loss on later copies", "down", "nats"),
     "gain": MetricInfo("first_loss - repeated_loss", "up", "nats"),
+    "gain_below_uniform": MetricInfo(
+        "gain, with no more of the first loss than the logarithm of the vocabulary", "up", "nats"
+    ),
+    "gain_varied": MetricInfo(
+        "loss on a block's first copy minus loss on its second, at varied distance", "up", "nats"
+    ),
+    "order_share": MetricInfo(
+        "share of gain_varied that goes when the second copy has another order", "up", "ratio"
+    ),
     "icl_score": MetricInfo("loss on the last copy minus that on the first", "down", "nats"),
     "copy_accuracy": MetricInfo("share of repeated tokens ranked first", "up", "ratio"),
 }
@@ -39,52 +54,88 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     Args:
         model: the model; it needs no attention heads.
         settings: which sequences.
-        context: progress.
+        context: clean runs that others have made, and progress.
 
     Raises:
         MeasurementError: the sequences do not fit the model or its vocabulary.
     """
-    import torch
-
     from icl_bench.measures import statistics as st
     from icl_bench.measures import tokens as tk
-    from icl_bench.measures.copying import first_targets, repeated_targets, split_losses
+    from icl_bench.probes.ablations.copy_runs import run_repeats
 
+    bos = model.choose_bos(settings.bos)
     tokens = tk.draw_repeated(
         model.vocabulary,
         sequences=settings.sequences,
         period=settings.period,
         repeats=settings.repeats,
         seed=settings.seed,
-        bos=model.choose_bos(settings.bos),
+        bos=bos,
+        stream="test",
     )
     model.require_context(tokens.input_ids.shape[1])
-    targets = torch.arange(1, settings.period * settings.repeats) + tokens.prefix
-    with context.task("losses on repeats", settings.sequences) as advance:
-        found = model.losses(tokens.input_ids, targets, advance=advance)
-    parts = torch.cat([first_targets(tokens), repeated_targets(tokens)]) - tokens.prefix - 1
-    split = split_losses(tokens, found.nll[:, parts], found.correct[:, parts])
-    nll = found.nll.double().numpy()
+    result = Measurement(probe="losses", settings=settings.model_dump(exclude_none=True))
+    batches = [tokens.input_ids]
+    rows = settings.sequences * (3 if settings.varied else 1)
+    with context.task("losses on repeats", rows) as advance:
+        run = run_repeats(model, context, tokens, advance=advance)
+        if settings.varied:
+            batches += _measure_varied(result, model, settings, context, advance)
+        else:
+            why = "varied: false in the suite"
+            result.unmeasured |= dict.fromkeys(("gain_varied", "order_share"), why)
+    result.tokens_sha256 = tk.digest_tokens(*batches)
+    nll, losses = run.run.losses.nll.double().numpy(), run.losses
     # The first token of copy 2 cannot be predicted; of a later copy it can.
     whole = settings.period - (settings.repeats == 2)
     last = nll[:, -whole:].mean(axis=1)
+    uniform = math.log(model.embedding.shape[0])
 
     def mean(values: np.ndarray, *, unit: bool = False) -> Metric:
         return st.mean_metric(values, unit=unit, confidence=settings.confidence)
 
-    return Measurement(
-        probe="losses",
-        settings=settings.model_dump(exclude_none=True),
-        tokens_sha256=tk.digest_tokens(tokens.input_ids),
-        metrics={
-            "first_loss": mean(split.first),
-            "repeated_loss": mean(split.repeated),
-            "gain": mean(split.gain),
-            "icl_score": mean(last - split.first),
-            "copy_accuracy": mean(split.accuracy, unit=True),
-        },
-        tables={"positions": _rows(tokens, nll)},
-    )
+    result.metrics |= {
+        "first_loss": mean(losses.first),
+        "repeated_loss": mean(losses.repeated),
+        "gain": mean(losses.gain),
+        "gain_below_uniform": mean(np.minimum(losses.first, uniform) - losses.repeated),
+        "icl_score": mean(last - losses.first),
+        "copy_accuracy": mean(losses.accuracy, unit=True),
+    }
+    result.tables["positions"] = _rows(tokens, nll)
+    return result
+
+
+def _measure_varied(
+    result: Measurement, model: Model, settings: Settings, context: Context, advance: Advance
+) -> list[Tensor]:
+    """Report what repetition gains at varied distance, and how much of it by order.
+
+    Returns:
+        the sequences that were measured.
+    """
+    from icl_bench.measures import statistics as st
+    from icl_bench.probes.ablations.copy_runs import run_varied
+
+    try:
+        run = run_varied(model, context, settings, model.choose_bos(settings.bos), (), advance)
+    except MeasurementError as error:
+        result.unmeasured |= dict.fromkeys(("gain_varied", "order_share"), str(error))
+        return []
+    gain = st.mean_metric(run.gain, confidence=settings.confidence)
+    result.metrics["gain_varied"] = gain
+    shuffled = run.tokens.reorder(settings.seed)
+    nll = model.losses(shuffled, run.targets, advance=advance).nll
+    other = run.average(nll, 0, len(nll))
+    if gain.value > 0:
+        by_order = np.minimum(other, run.first) - run.repeated
+        result.metrics["order_share"] = st.share_metric(
+            by_order, run.gain, confidence=settings.confidence
+        )
+    else:
+        why = f"repetition gains nothing at varied distance ({gain.value:.3g} nats)"
+        result.unmeasured["order_share"] = why
+    return [run.tokens.input_ids, shuffled]
 
 
 def _rows(tokens: RepeatedTokens, nll: np.ndarray) -> list[dict[str, Any]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from icl_bench.errors import MeasurementError, NotMeasurable
-from icl_bench.probes.design.settings import HEAD_SOURCES, HeadSelection
+from icl_bench.probes.design.settings import HEAD_SOURCES, PATTERN, HeadSelection
 from icl_bench.records.record import Measurement
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 Head = tuple[int, int]
 
+EXCESS = "induction_excess"
+"""What `or_top` orders by."""
 RETESTED = ("logit_attribution", "copying")
 """Probes that score every head on the sequences that heads are tested on."""
 AGAIN = "retest"
@@ -116,26 +119,64 @@ def choose_heads(model: Model, settings: Choosing, upstream: Measurement | None)
         return sorted(Draws(settings.seed, "heads").choose(pool, chosen.random))
     if upstream is None:
         raise MeasurementError(f"the measurement {chosen.from_!r} to choose heads from is missing")
+    return sorted((row["layer"], row["head"]) for row in _qualify(chosen, upstream))
+
+
+def _qualify(rule: HeadSelection, upstream: Measurement) -> list[dict[str, Any]]:
+    """Return the rows of heads that a rule chooses by scores."""
+    by = rule.by or HEAD_SOURCES[upstream.probe][0]
+    names = [*(rule.where or {}), *([by] if rule.top else [])]
+    rows = _scored(rule, upstream, names)
+    if rule.top is not None:
+        return sorted(rows, key=lambda row: -row[by])[: rule.top]
+    found = [
+        row
+        for row in rows
+        if all(
+            (bound.above is None or row[name] > bound.above)
+            and (bound.below is None or row[name] < bound.below)
+            for name, bound in (rule.where or {}).items()
+        )
+    ]
+    if found or rule.or_top is None:
+        return found
+    showing = [row for row in _scored(rule, upstream, [EXCESS]) if row[EXCESS] >= PATTERN]
+    return sorted(showing, key=lambda row: -row[EXCESS])[: rule.or_top]
+
+
+def _scored(
+    rule: HeadSelection, upstream: Measurement, names: Iterable[str]
+) -> list[dict[str, Any]]:
+    """Return the rows of heads that have all of some scores; those without do not qualify.
+
+    Raises:
+        MeasurementError: no head has a score.
+        NotMeasurable: the model does not allow it.
+    """
     rows = upstream.heads
-    by = chosen.by or HEAD_SOURCES[upstream.probe][0]
-    for name in (*(chosen.where or {}), *([by] if chosen.top else [])):
+    for name in names:
         if rows and all(name not in row for row in rows):
-            message = f"{chosen.from_!r} has not measured {name!r}"
+            message = f"{rule.from_!r} has not measured {name!r}"
             # One of two scores that a family may not allow: no mistake of the suite.
             why = upstream.unmeasured.get(f"{name}_others")
             raise NotMeasurable(f"{message}: {why}") if why else MeasurementError(message)
         # A head without the score (it writes nothing, say) does not qualify.
         rows = [row for row in rows if name in row]
-    if chosen.top is not None:
-        rows = sorted(rows, key=lambda row: -row[by])[: chosen.top]
-    for name, bound in (chosen.where or {}).items():
-        rows = [
-            row
-            for row in rows
-            if (bound.above is None or row[name] > bound.above)
-            and (bound.below is None or row[name] < bound.below)
-        ]
-    return sorted((row["layer"], row["head"]) for row in rows)
+    return rows
+
+
+def rows_above(rows: Iterable[dict[str, Any]], bounds: dict[str, float]) -> list[Head]:
+    """Return the heads whose scores are above all bounds, sorted.
+
+    Args:
+        rows: of heads, as a measurement has them.
+        bounds: score -> bound.
+    """
+    return sorted(
+        (row["layer"], row["head"])
+        for row in rows
+        if all(row.get(name, float("-inf")) > bound for name, bound in bounds.items())
+    )
 
 
 def check_numbers(model: Model, listed: HeadList) -> list[Head]:
@@ -167,6 +208,8 @@ def describe_misfit(chosen: HeadSelection | HeadList | None) -> str | None:
         for side, limit in (("above", bound.above), ("below", bound.below))
         if limit is not None
     )
+    if words and isinstance(chosen, HeadSelection) and chosen.or_top:
+        words += f", nor {EXCESS} of {PATTERN:g}"
     return f"no head has {words}" if words else None
 
 

@@ -43,6 +43,8 @@ HEAD_SOURCES: dict[str, tuple[SCORES, ...]] = {
 }
 """Probe that heads can be chosen from -> its columns; `top` orders by the first when `by` is not
 given."""
+PATTERN = 0.1
+"""An `induction_excess` below this is what heads without the pattern show; `or_top` takes none."""
 Writing = Literal["zero", "mean", "resample"]
 """What heads that are off write: nothing, their mean, or what they write on other tokens."""
 
@@ -106,6 +108,9 @@ class HeadSelection(StrictSettings):
     """Choose this many heads with the highest `by` score."""
     by: SCORES | None = None
     """The score that `top` orders by; when not given, the first one of that probe."""
+    or_top: Annotated[int, Field(ge=1)] | None = None
+    """With `where`: where no head holds all bounds, choose this many with the highest excess, of
+    those that show the pattern at all (`PATTERN`)."""
     random: Annotated[int, Field(ge=1)] | None = None
     """Choose this many heads uniformly at random."""
 
@@ -120,6 +125,8 @@ class HeadSelection(StrictSettings):
             raise ValueError("'random' chooses without scores: leave 'from' out")
         if self.where is not None and not self.where:
             raise ValueError("'where' needs at least one score")
+        if self.or_top is not None and self.where is None:
+            raise ValueError("'or_top' is for where no head holds the bounds of 'where'")
         return self
 
 

@@ -1,0 +1,336 @@
+"""The null of the `ablation` probe that gates: each of some sets of other heads does less damage.
+
+The claim is about these sets alone. With an interval for every set, all of them clear of 0 say so
+without a correction for their number (intersection-union test, Berger 1982); a largest damage of
+each sequence, or a rank among sets that may hold the chosen heads, finds one causal head of few
+seldom or never. Two looks at growing data halve the error of each; a set that is decided at the
+first is not measured again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icl_bench.errors import NotMeasurable
+from icl_bench.measures import statistics as st
+from icl_bench.measures.null import HeadSet, NullSets, disjoint_sets
+from icl_bench.measures.sequential import look_confidence
+from icl_bench.measures.tokens import Pairs
+from icl_bench.models.circuits.interventions import require_support
+from icl_bench.probes.ablations.copy_runs import CopyRun, knocked_out
+from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.rows import list_heads
+
+if TYPE_CHECKING:
+    from icl_bench.models.attention.ablation import Replacement
+    from icl_bench.models.model import Model
+    from icl_bench.probes.design.context import Advance, Context
+
+Head = tuple[int, int]
+Rises = Callable[[list[int], int, int], np.ndarray]
+"""(numbers of sets, first sequence, the one after the last) -> nats, (sets, sequences)."""
+
+FIRST_LOOK = 6
+"""Sequences of the first look."""
+FEEDS = 0.2
+"""A head that attends so much to the token before may feed an induction head."""
+MARGIN_METRICS = ("null_margin", "null_margin_fed")
+COPIES = 0.1
+"""From this induction score on, a null head's score is shown."""
+EDGES = (0, 2, 3)
+"""Offsets from the earlier occurrence whose edges are cut where there are no other heads."""
+
+
+@dataclass
+class SetMargin:
+    """How much more the chosen heads do than one other set, on more and more sequences.
+
+    Args:
+        margins: of each sequence, as a share of the gain.
+    """
+
+    margins: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def value(self) -> float:
+        """Mean margin."""
+        return float(self.margins.mean())
+
+    def low(self, confidence: float) -> float | None:
+        """Return the lower end of its interval; None of a single sequence."""
+        if len(self.margins) == 1:
+            return None
+        return self.value - st.error_bounds(self.margins, confidence)[0]
+
+    def high(self, confidence: float) -> float | None:
+        """Return the upper end of its interval; None of a single sequence."""
+        if len(self.margins) == 1:
+            return None
+        return self.value + st.error_bounds(self.margins, confidence)[1]
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Margins over several sets.
+
+    Args:
+        sets: one for each set.
+        low_confidence: of a set's lower end, all of which must be clear of 0.
+        high_confidence: of its upper end, corrected for the number of sets.
+    """
+
+    sets: list[SetMargin]
+    low_confidence: float
+    high_confidence: float
+
+    def metric(self) -> Metric:
+        """Return the smallest margin with the smallest ends; the interval holds at 95%."""
+        worst = min(self.sets, key=lambda one: one.value)
+        lows = [one.low(self.low_confidence) for one in self.sets]
+        highs = [one.high(self.high_confidence) for one in self.sets]
+        n = len(worst.margins)
+        if None in lows or None in highs:
+            return Metric(value=worst.value, n=n)
+        stderr = float(worst.margins.std(ddof=1)) / n**0.5
+        low, high = (min(end for end in ends if end is not None) for ends in (lows, highs))
+        low, high = min(low, worst.value), max(high, worst.value)
+        return Metric(value=worst.value, stderr=stderr, ci_low=low, ci_high=high, n=n)
+
+
+def measure_margins(chosen: np.ndarray, gain: float, count: int, rises: Rises) -> Margins:
+    """Compare the damage of the chosen heads with that of each of some sets.
+
+    margin_j = mean_s((rise_chosen,s - rise_j,s) / gain); a set whose lower end is above 0 at the
+    first look stays as it is, and a smallest upper end below 0 ends the comparison.
+
+    Args:
+        chosen: rise of the loss with the chosen heads off, nats, shape (sequences,).
+        gain: mean gain of the clean model, nats, above 0.
+        count: number of sets.
+        rises: measures those of sets.
+    """
+    most = len(chosen)
+    looks = [FIRST_LOOK, most] if most > FIRST_LOOK else [most]
+    low, high = look_confidence(len(looks)), 1 - (1 - st.CONFIDENCE) / count / len(looks)
+    margins = Margins([SetMargin() for _ in range(count)], low, high)
+    undecided, done = list(range(count)), 0
+    for look in looks:
+        found = (chosen[done:look] - rises(undecided, done, look)) / gain
+        for number, more in zip(undecided, found):
+            one = margins.sets[number]
+            one.margins = np.concatenate([one.margins, more])
+        done = look
+        ends = [margins.sets[number].high(high) for number in undecided]
+        if any(end is not None and end < 0 for end in ends):
+            break
+        lows = {number: margins.sets[number].low(low) for number in undecided}
+        undecided = [number for number, end in lows.items() if end is None or end <= 0]
+        if not undecided:
+            break
+    return margins
+
+
+@dataclass(frozen=True)
+class MarginNull:
+    """What the chosen heads are compared with.
+
+    Args:
+        apart: sets without heads that feed the chosen ones.
+        fed: sets from the same layers that hold such a head.
+        feeders: those heads.
+    """
+
+    apart: NullSets
+    fed: list[HeadSet]
+    feeders: list[Head]
+
+    @property
+    def heads(self) -> list[Head]:
+        """All heads of all sets."""
+        return sorted({head for some in (*self.apart.sets, *self.fed) for head in some})
+
+
+def draw_null(
+    heads: Sequence[Head], model: Model, draws: int, seed: int, feeders: Collection[Head]
+) -> MarginNull:
+    """Draw the sets that chosen heads are compared with.
+
+    Args:
+        heads: the chosen heads.
+        model: the model.
+        draws: sets wanted; 0 for none.
+        seed: seed of the draws.
+        feeders: heads that feed the chosen ones.
+    """
+    if draws == 0 or not heads:
+        return MarginNull(NullSets([], 0), [], [])
+    apart = disjoint_sets(heads, model.heads, draws, seed, feeders)
+    mixed = disjoint_sets(heads, model.heads, draws, seed)
+    fed = [some for some in mixed.sets if not set(some).isdisjoint(feeders)]
+    return MarginNull(apart, fed, sorted(set(feeders)))
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What switching the chosen heads off did, on one run.
+
+    Args:
+        model: the model.
+        context: progress.
+        where: the sequences.
+        heads: the chosen heads.
+        replacement: what becomes of heads that are off.
+        rises: of the loss on later copies, nats, shape (sequences,).
+    """
+
+    model: Model
+    context: Context
+    where: CopyRun
+    heads: list[Head]
+    replacement: Replacement
+    rises: np.ndarray
+
+    def of_sets(self, sets: list[HeadSet]) -> Rises:
+        """Return a function that measures what other sets of heads do.
+
+        Args:
+            sets: the sets.
+        """
+
+        def rises(numbers: list[int], start: int, stop: int) -> np.ndarray:
+            wanted, rows = [sets[number] for number in numbers], len(numbers) * (stop - start)
+            with self.context.task("other heads of the same layers", rows) as advance:
+                return self.where.rises(self.model, wanted, self.replacement, start, stop, advance)
+
+        return rises
+
+    def of_edges(self) -> Rises:
+        """Return a function that measures what the chosen heads lose without edges of `EDGES`."""
+
+        def rises(numbers: list[int], start: int, stop: int) -> np.ndarray:
+            rows = len(numbers) * (stop - start)
+            with self.context.task("other edges of the same heads", rows) as advance:
+                return np.concatenate(
+                    [self.without_edge(EDGES[i], start, stop, advance) for i in numbers]
+                )
+
+        return rises
+
+    def without_edge(
+        self, offset: int, start: int = 0, stop: int | None = None, advance: Advance | None = None
+    ) -> np.ndarray:
+        """Return what the chosen heads lose without one edge of each query, (1, sequences).
+
+        Args:
+            offset: of the key, from the earlier occurrence.
+            start: the first sequence.
+            stop: the one after the last; None for all.
+            advance: called with the number of sequences done.
+        """
+        edges = knocked_out(self.where, offset)
+        return self.where.rises(self.model, [self.heads], edges, start, stop, advance)
+
+
+def compare_margins(
+    result: Measurement, damage: Damage, null: MarginNull, scores: dict[Head, float]
+) -> None:
+    """Report how much more the chosen heads do than other heads of their layers.
+
+    Args:
+        result: the measurement; `null_margin` and its table are added.
+        damage: what the chosen heads did.
+        null: the sets that they are compared with.
+        scores: induction scores of heads, where they are known.
+    """
+    gain = float(damage.where.gain.mean())
+    if gain <= 0:
+        why = f"the clean model gains nothing from repetition (gain {gain:.3g} nats)"
+        result.unmeasured |= dict.fromkeys(MARGIN_METRICS, why)
+        return
+    if not null.apart.sets:
+        _compare_edges(result, damage, gain)
+        return
+    sets = null.apart.sets
+    margins = measure_margins(damage.rises, gain, len(sets), damage.of_sets(sets))
+    result.metrics["null_margin"] = result.metrics["null_margin_fed"] = margins.metric()
+    result.tables["null_margins"] = _tabulate(margins, sets, scores, "")
+    if null.apart.radius:
+        near = f"null heads come from up to {null.apart.radius} layers away"
+        result.reason = f"{result.reason}; {near}" if result.reason else near
+    if null.fed:
+        few = damage.rises[:FIRST_LOOK]
+        fed = measure_margins(few, gain, len(null.fed), damage.of_sets(null.fed))
+        both = replace(margins, sets=[*margins.sets, *fed.sets])
+        result.metrics["null_margin_fed"] = both.metric()
+        result.tables["null_margins"] += _tabulate(fed, null.fed, scores, "feeds them")
+
+
+def _compare_edges(result: Measurement, damage: Damage, gain: float) -> None:
+    """No other heads: the edge to the induction target against other edges of the same heads."""
+    none = "there are no other heads to compare with"
+    result.unmeasured["null_margin_fed"] = none
+    try:
+        require_support(damage.model, knocked_out(damage.where, 1))
+    except NotMeasurable as error:
+        result.unmeasured["null_margin"] = f"not applicable: {none}, and {error}"
+        return
+    chosen = damage.without_edge(1)[0]
+    margins = measure_margins(chosen, gain, len(EDGES), damage.of_edges())
+    result.metrics["null_margin"] = margins.metric()
+    result.remarks["null_margin"] = (
+        f"{none}: what the chosen heads lose without their attention to the token after the "
+        "earlier occurrence is compared with what they lose without other edges"
+    )
+    result.tables["null_margins"] = [
+        {"draw": number, "heads": f"edges at offset {offset}", **_row(margins, one)}
+        for number, (offset, one) in enumerate(zip(EDGES, margins.sets))
+    ]
+
+
+def _tabulate(
+    margins: Margins, sets: list[HeadSet], scores: dict[Head, float], note: str
+) -> list[dict[str, Any]]:
+    """A row for each set: its heads, the margin over it, and its heads that copy a little."""
+    rows = []
+    for number, (some, one) in enumerate(zip(sets, margins.sets)):
+        copying = [head for head in some if scores.get(head, 0) >= COPIES]
+        told = ", ".join(f"{layer}.{head} {scores[layer, head]:.2f}" for layer, head in copying)
+        named = list_heads([{"layer": layer, "head": head} for layer, head in some])
+        rows.append(
+            {"draw": number, "heads": named, **_row(margins, one), "note": note, "scores": told}
+        )
+    return rows
+
+
+def _row(margins: Margins, one: SetMargin) -> dict[str, Any]:
+    row: dict[str, Any] = {"margin": one.value, "sequences": len(one.margins)}
+    low, high = one.low(margins.low_confidence), one.high(margins.high_confidence)
+    return row if low is None or high is None else {**row, "ci_low": low, "ci_high": high}
+
+
+def feeding_heads(model: Model, upstream: Measurement | None, input_ids: Tensor) -> list[Head]:
+    """Return the heads that may feed induction heads: they attend to the token before.
+
+    Args:
+        model: the model.
+        upstream: the measurement that heads were chosen from.
+        input_ids: sequences to read where it has not scored them, (sequences, length).
+    """
+    rows = upstream.heads if upstream is not None else []
+    if rows and all("previous_token" in row for row in rows):
+        return [(r["layer"], r["head"]) for r in rows if r["previous_token"] >= FEEDS]
+    query = torch.arange(2, input_ids.shape[1])
+    pairs = {"previous_token": Pairs(query, query - 1)}
+    scores = model.head_scores(input_ids[:FIRST_LOOK], pairs)["previous_token"]
+    return [
+        (layer, head)
+        for layer, values in scores.items()
+        for head, value in enumerate(values.mean(dim=0).tolist())
+        if value >= FEEDS
+    ]
