@@ -1,31 +1,24 @@
-"""Hand-set models with known answers: what each does, and what a suite has to say of it.
+"""Hand-set models that have the induction circuit, in its textbook form or another.
 
-The tables of right verdicts are in `verdict_table`; models of other architectures in
-`verdict_families`.
+A docstring says what a model does and what is right; `verdict_table` has it check by check.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from handset import (
     BOS,
-    COPIED,
     FIRST,
-    ONE,
-    OUTPUT,
     PREVIOUS,
     SINK,
     TOKEN,
-    add_duplicate_token,
     add_induction,
     add_positional,
     add_previous_token,
     blank,
     textbook,
 )
-from torch import Tensor
 
 from icl_bench import load_model
 from icl_bench.reference import handwired as hw
@@ -40,51 +33,6 @@ def textbook_circuit(heads: int) -> Built:
     Right: passes, however many heads a layer has.
     """
     return textbook(heads)
-
-
-def positional_copier(period: int) -> Built:
-    """Copy at one period only, with a weak matching head beside.
-
-    Head 1.1 copies what stands `period` - 1 places back. Head 1.0 matches, gives the match .36 of
-    its attention and writes next to nothing. Right: fails; at any other distance nothing is
-    copied, and the head that matches is not what copies.
-    """
-    model = blank()
-    add_previous_token(model)
-    add_induction(model, attention=0.36, write=0.05)
-    add_positional(model, period)
-    return model
-
-
-def shift_by_position(period: int) -> Built:
-    """Copy what stands `period` - 1 places back by learned positions; nothing matches.
-
-    Right: fails, at its own period too: it does not matter what the tokens are.
-    """
-    model = blank()
-    add_positional(model, period, index=0)
-    return model
-
-
-def positional_beside_circuit(period: int) -> Built:
-    """Add to the textbook circuit a head that attends by position and writes nothing.
-
-    At its period both heads attend alike. Right: passes; the other head does not harm.
-    """
-    model = textbook()
-    add_positional(model, period, write=0)
-    return model
-
-
-def positional_copies_beside_circuit(period: int) -> Built:
-    """Add to the textbook circuit a head that attends by position and copies what it finds.
-
-    Right: fails; at its period copying stays when the induction heads are off. At other distances
-    it is lost.
-    """
-    model = textbook()
-    add_positional(model, period)
-    return model
 
 
 def shared_induction(count: int, attention: float) -> Built:
@@ -147,37 +95,6 @@ def bos_only() -> Built:
     return model
 
 
-def duplicate_token_idle() -> Built:
-    """Attend to earlier occurrences of the current token and write nothing.
-
-    Right: fails; the token that followed is neither attended nor copied.
-    """
-    model = blank()
-    add_duplicate_token(model, write=0)
-    return model
-
-
-def duplicate_token_copied() -> Built:
-    """Attend to earlier occurrences of the current token and say that it comes again.
-
-    Right: fails; what is copied is the wrong token.
-    """
-    model = blank()
-    add_duplicate_token(model, write=1)
-    return model
-
-
-def shift_by_two() -> Built:
-    """Build the circuit on a head that looks two places back instead of one.
-
-    Right: fails; attended and copied is the token after the next.
-    """
-    model = blank()
-    add_previous_token(model, distance=2)
-    add_induction(model)
-    return model
-
-
 def matching_heads(*writes: float) -> Built:
     """Return a model with a matching head for each number, which writes that much of the token."""
     model = blank()
@@ -187,28 +104,12 @@ def matching_heads(*writes: float) -> Built:
     return model
 
 
-def idle_induction_alone() -> Built:
-    """Attend as an induction head does and write nothing.
-
-    Right: fails; attention alone copies nothing.
-    """
-    return matching_heads(0)
-
-
 def idle_induction_beside() -> Built:
     """Have two heads that attend alike by match, one that copies and one that writes nothing.
 
     Right: passes; with both off copying is lost.
     """
     return matching_heads(1, 0)
-
-
-def negative_alone() -> Built:
-    """Attend as an induction head does and write against the token.
-
-    Right: fails; the second copy costs more than the first.
-    """
-    return matching_heads(-1)
 
 
 def negative_beside() -> Built:
@@ -227,20 +128,13 @@ def slightly_negative_beside() -> Built:
     return matching_heads(1, -0.1)
 
 
-def backup_head() -> Built:
-    """Have a second head, in a third layer, that copies where the first one has not.
+def positional_beside_circuit(period: int) -> Built:
+    """Add to the textbook circuit a head that attends by position and writes nothing.
 
-    Head 1.0 marks where it copied; there head 2.0 rests. In the clean run only 1.0 attends by
-    match. Right: fails; copying does not go with the induction heads that are found, since 2.0
-    takes over. With attention frozen to that of the clean run it cannot, so `olsson` passes.
+    At its period both heads attend alike. Right: passes; the other head does not harm.
     """
-    model = textbook(layers=3)
-    first = add_induction(model)
-    first.value[SINK, ONE] = 1
-    first.value[SINK, FIRST] = -1
-    first.output[COPIED, SINK] = 1
-    backup = add_induction(model, layer=2)
-    backup.query[SINK, COPIED] = backup.scale
+    model = textbook()
+    add_positional(model, period, write=0)
     return model
 
 
@@ -252,95 +146,9 @@ def loud() -> Built:
     return textbook(gain=4 * hw.GAIN)
 
 
-def previous_token_only() -> Built:
-    """Have a previous-token head, and nothing that uses it.
-
-    Right: fails; the check for that head passes.
-    """
-    model = blank()
-    add_previous_token(model)
-    return model
-
-
-def unigram() -> Built:
-    """Predict the same for every place: frequent words are more likely, no head does anything.
-
-    Right: fails; the loss on a token is the same the first and the second time.
-    """
-    model = blank()
-    with torch.no_grad():
-        model.model.embed_positions.weight[:, OUTPUT.start] = 1.0
-        model.lm_head.weight[:, OUTPUT.start] = torch.linspace(-2, 2, model.config.vocab_size)
-    return model
-
-
-def bigram() -> Built:
-    """Predict from the current token alone, by a fixed table; no head does anything.
-
-    Right: fails; the same token is followed by the same prediction the first time.
-    """
-    model = blank()
-    with torch.no_grad():
-        codes = hw.token_codes()
-        model.model.embed_tokens.weight[:, OUTPUT] = codes.roll(1, dims=0) / 3
-    return model
-
-
-def random_weights(seed: int = 0) -> Built:
-    """Draw all weights at random.
-
-    Right: fails; nothing was learned.
-    """
-    config = blank().config
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = IclReferenceForCausalLM(config)
-    return model.eval()
-
-
-def idle_circuit_with_cache() -> Built:
-    """Attend as the circuit does and write nothing; a cache raises every token seen before.
-
-    Right: fails. Attention is as it should be and repeats gain several nats, but a shuffled copy
-    gains as much, and nothing goes with the heads.
-    """
-    # Not quite nothing: a model in which no head changes a logit is refused as one that is not
-    # understood.
-    model = matching_heads(1e-3)
-    codes = hw.token_codes()
-
-    def recall(module: Any, arguments: Any, output: Tensor) -> Tensor:
-        from verdict_families import seen_before
-
-        stream: Tensor = output
-        tokens = (stream[..., TOKEN] @ codes.T).argmax(-1)
-        seen = seen_before(tokens, len(codes))
-        return torch.cat([stream, 6 * seen], dim=-1)
-
-    with torch.no_grad():
-        wide = torch.cat([model.lm_head.weight, torch.eye(len(codes))], dim=1)
-    model.lm_head = torch.nn.Linear(wide.shape[1], len(codes), bias=False)
-    model.lm_head.weight.data.copy_(wide)
-    model.model.norm.register_forward_hook(recall)
-    return model
-
-
-def trained(name: str) -> Any:
-    """Return the shipped trained model of this name."""
-    return load_model(f"builtin:{name}").model
-
-
 def trained_two_layers() -> Any:
     """Train two layers of attention on repeats and sentences (`builtin:induction-2l`).
 
     Right: passes.
     """
-    return trained("induction-2l")
-
-
-def trained_one_layer() -> Any:
-    """Train one layer in the same way (`builtin:control-1l`).
-
-    Right: fails; one layer cannot match what came before a token.
-    """
-    return trained("control-1l")
+    return load_model("builtin:induction-2l").model

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import verdict_families as families
+import verdict_lookalikes as lookalikes
 import verdict_models as models
 
 from icl_bench.suite.loading import find_suite
@@ -22,11 +23,13 @@ WORDS: dict[str, set[str]] = {
     "short": {"fail", "inconclusive"},
     "no": {"fail", "inconclusive", "skipped"},
     "refused": {"error", "skipped"},
+    "vacuous": {"pass", "skipped"},
     "any": {"pass", "fail", "inconclusive", "skipped"},
 }
 """Where the definitions leave a choice. `short`: below the threshold, whether or not the interval
 reaches it. `no`: anything but a pass, as where a share of a gain is asked for and there is none.
-`refused`: not measured, with a reason. `any`: not stated."""
+`refused`: not measured, with a reason. `vacuous`:
+nothing is switched off, so nothing is harmed. `any`: not stated."""
 
 ATTENTION = ("has-induction-heads", "not-by-position", "at-any-distance")
 PREVIOUS = "has-previous-token-head"
@@ -115,6 +118,7 @@ _NOTHING = {
     PREVIOUS: "fail",
     **_NO_BEHAVIOUR,
     **_all(ANSWERS, "fail"),
+    FIRST: "vacuous",
     **_all(OV, "any"),
 }
 _ANY_ANSWER = _all(ANSWERS, "any")
@@ -144,23 +148,23 @@ CASES: dict[str, Case] = {
         for heads in (12, 16, 19, 24)
     },
     "trained-two-layers": Case(models.trained_two_layers, suites=("gate",)),
-    "positional-copier-20": Case(partial(models.positional_copier, 20), _POSITIONAL),
+    "positional-copier-20": Case(partial(lookalikes.positional_copier, 20), _POSITIONAL),
     "positional-copier-25": Case(
-        partial(models.positional_copier, 25),
+        partial(lookalikes.positional_copier, 25),
         {**_POSITIONAL, **_AT_ITS_PERIOD, LOST: "fail", "olsson/prefix-matching": "pass"},
         ("gate", "olsson"),
     ),
     "positional-copier-50": Case(
-        partial(models.positional_copier, 50),
+        partial(lookalikes.positional_copier, 50),
         {**_POSITIONAL, **_AT_ITS_PERIOD, **_all([*RATIOS, LOST], "fail")},
         ("core",),
     ),
-    "shift-by-position-20": Case(partial(models.shift_by_position, 20), _FIXED),
+    "shift-by-position-20": Case(partial(lookalikes.shift_by_position, 20), _FIXED),
     "shift-by-position-25": Case(
-        partial(models.shift_by_position, 25), _FIXED_AT_ITS_PERIOD, ("gate", "olsson")
+        partial(lookalikes.shift_by_position, 25), _FIXED_AT_ITS_PERIOD, ("gate", "olsson")
     ),
     "shift-by-position-50": Case(
-        partial(models.shift_by_position, 50), _FIXED_AT_ITS_PERIOD, ("core",)
+        partial(lookalikes.shift_by_position, 50), _FIXED_AT_ITS_PERIOD, ("core",)
     ),
     "positional-beside-circuit-25": Case(
         partial(models.positional_beside_circuit, 25), suites=("gate",)
@@ -169,10 +173,10 @@ CASES: dict[str, Case] = {
         partial(models.positional_beside_circuit, 50), suites=("core",)
     ),
     "positional-copies-beside-circuit-25": Case(
-        partial(models.positional_copies_beside_circuit, 25), _TWICE, suites=("gate",)
+        partial(lookalikes.positional_copies_beside_circuit, 25), _TWICE, suites=("gate",)
     ),
     "positional-copies-beside-circuit-50": Case(
-        partial(models.positional_copies_beside_circuit, 50), _TWICE, suites=("core",)
+        partial(lookalikes.positional_copies_beside_circuit, 50), _TWICE, suites=("core",)
     ),
     "shared-by-2": Case(partial(models.shared_induction, 2, 0.395), _SHARED),
     "shared-by-3": Case(partial(models.shared_induction, 3, 0.395), _SHARED, ALL),
@@ -181,20 +185,20 @@ CASES: dict[str, Case] = {
     "token-shift": Case(models.token_shift, _SHIFTED, ALL),
     "short-convolution": Case(families.short_convolution, _SHIFTED),
     "bos-only": Case(models.bos_only),
-    "shift-by-two": Case(models.shift_by_two, {**_NOTHING, **_ANY_ANSWER}),
-    "duplicate-token-idle": Case(models.duplicate_token_idle, _NOTHING),
-    "duplicate-token-copied": Case(models.duplicate_token_copied, {**_NOTHING, **_ANY_ANSWER}),
+    "shift-by-two": Case(lookalikes.shift_by_two, {**_NOTHING, **_ANY_ANSWER}),
+    "duplicate-token-idle": Case(lookalikes.duplicate_token_idle, _NOTHING),
+    "duplicate-token-copied": Case(lookalikes.duplicate_token_copied, {**_NOTHING, **_ANY_ANSWER}),
     "idle-induction-alone": Case(
-        models.idle_induction_alone, {**_IDLE, **_all(OV, "skipped")}, ALL
+        lookalikes.idle_induction_alone, {**_IDLE, **_all(OV, "skipped")}, ALL
     ),
     "idle-induction-beside": Case(models.idle_induction_beside),
     "negative-alone": Case(
-        models.negative_alone, {**_IDLE, "olsson/copying-above-chance": "fail"}, ALL
+        lookalikes.negative_alone, {**_IDLE, "olsson/copying-above-chance": "fail"}, ALL
     ),
     "negative-beside": Case(models.negative_beside, suites=ALL),
     "slightly-negative-beside": Case(models.slightly_negative_beside),
     "backup-head": Case(
-        models.backup_head,
+        lookalikes.backup_head,
         {
             **_all([*RATIOS, LOST, LOST_VARIED], "fail"),
             BEYOND: "no",
@@ -205,7 +209,7 @@ CASES: dict[str, Case] = {
     ),
     "loud": Case(models.loud, _all(RATIOS, "skipped")),
     "idle-circuit-with-cache": Case(
-        models.idle_circuit_with_cache,
+        lookalikes.idle_circuit_with_cache,
         {"copies-in-order": "fail", **_all(CAUSE, "fail"), BEYOND: "no", **_ANY_ANSWER},
     ),
     "recurrent-memory": Case(families.recurrent_memory, _NO_HEADS, ALL),
@@ -220,12 +224,12 @@ CASES: dict[str, Case] = {
     "window-32": Case(partial(families.window_that_fits, 32), suites=("gate",)),
     "window-too-short-32": Case(partial(families.window_too_short, 32), _REFUSED, suites=("core",)),
     "window-too-short-16": Case(partial(families.window_too_short, 16), _REFUSED),
-    "previous-token-only": Case(models.previous_token_only, {**_NOTHING, PREVIOUS: "pass"}),
-    "unigram": Case(models.unigram, {**_NOTHING, **_ANY_ANSWER}),
-    "bigram": Case(models.bigram, {**_NOTHING, **_ANY_ANSWER}),
-    "random-weights": Case(models.random_weights, {**_NOTHING, **_BY_LUCK}, ALL),
+    "previous-token-only": Case(lookalikes.previous_token_only, {**_NOTHING, PREVIOUS: "pass"}),
+    "unigram": Case(lookalikes.unigram, {**_NOTHING, **_ANY_ANSWER}),
+    "bigram": Case(lookalikes.bigram, {**_NOTHING, **_ANY_ANSWER}),
+    "random-weights": Case(lookalikes.random_weights, {**_NOTHING, **_BY_LUCK}, ALL),
     "trained-one-layer": Case(
-        models.trained_one_layer,
+        lookalikes.trained_one_layer,
         {
             **_NOTHING,
             PREVIOUS: "any",
