@@ -49,6 +49,26 @@ def shared_induction(count: int, attention: float) -> Built:
     return model
 
 
+def crowded_layer() -> Built:
+    """Let every head of the second layer match and copy, each a quarter of the token.
+
+    Right: passes; there is no other head in that layer to compare with.
+    """
+    return matching_heads(*[0.25] * 4)
+
+
+def two_layers_copy() -> Built:
+    """Let two heads match and copy, each one half of the token, in the second and third layer.
+
+    Right: passes.
+    """
+    model = blank(layers=3)
+    add_previous_token(model)
+    for layer in (1, 2):
+        add_induction(model, layer=layer, write=0.5)
+    return model
+
+
 def shared_previous_token(count: int) -> Built:
     """Share the previous-token head's work among equal heads, each of which attends there by .3.
 
