@@ -59,7 +59,8 @@ def window_too_short(window: int) -> Any:
 
 
 def _windowed(window: int) -> Any:
-    model = tf.MistralForCausalLM(tf.MistralConfig(**_SHAPE, sliding_window=window))
+    narrow = {**_SHAPE, "hidden_size": 192}  # heads need not fill the stream here
+    model = tf.MistralForCausalLM(tf.MistralConfig(**narrow, sliding_window=window))
     _write_ends(model, model.model.norm)
     first, second = model.model.layers
     _scale(first.input_layernorm, 2)
@@ -109,7 +110,7 @@ def _write_ends(model: Any, norm: Any) -> None:
 
 def _scale(norm: Any, squares: float) -> None:
     """Let a root-mean-square norm leave a stream as it is whose squares sum up to this."""
-    norm.weight.data.fill_(math.sqrt(squares / _HIDDEN))
+    norm.weight.data.fill_(math.sqrt(squares / norm.weight.numel()))
 
 
 def _write_previous_token(head: Head) -> None:
