@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from rounds import row, table
-from verdict_table import ALL, CASES, Case, allowed, heading, outcome
+from verdict_table import ALL, CASES, Case, allowed, families_of, outcome
 
 import icl_bench
 from icl_bench.reference.tokenizer import build_tokenizer
@@ -41,7 +41,10 @@ benchmarks/verdicts.py` measures all models and prints every verdict that is not
 A suite passes as a whole if at least one check passes and none fails or is inconclusive. A check
 that does not apply to a model is skipped, with the reason in the report. "Refused" means that the
 model cannot be measured in this way: an error with the reason, and no verdict on the model.
-A number in a name is a period, a number of heads, or a window. An empty cell: not run.
+
+Numbers in parentheses after a name are periods, numbers of heads, or windows; after an outcome,
+those that it was measured for. An empty cell: not measured. The last column has the checks that
+fail or cannot pass, with the suite's name where another suite's check of that name passes.
 """
 
 
@@ -90,26 +93,37 @@ def measure(name: str, suite: str) -> Iterator[tuple[str, ...] | None]:
 def page() -> str:
     """Return docs/verdicts.md."""
     lines = [INTRODUCTION, table(["model", "what it does", "right", *ALL, "does not pass"], [])]
-    for name, case in CASES.items():
-        does, right = case.texts()
-        ends = [
-            outcome(case.rights(suite).values()) if suite in case.suites else "" for suite in ALL
-        ]
-        lines.append(row(heading(name), does, right, *ends, failing(case)))
+    for name, cases in families_of(CASES).items():
+        numbers = f" ({', '.join(cases)})" if len(cases) > 1 or all(cases) else ""
+        does, right = next(iter(cases.values())).texts()
+        ends = (end(cases, suite) for suite in ALL)
+        lines.append(row(name.replace("-", " ") + numbers, does, right, *ends, failing(cases)))
     return "\n".join(lines) + "\n"
 
 
-def failing(case: Case) -> str:
-    """Return the checks of any suite that a model does not pass, apart from skipped ones."""
-    found: dict[str, list[str]] = {}
-    for suite in case.suites:
-        for check, right in case.rights(suite).items():
-            if right in ("fail", "inconclusive", "no"):
-                found.setdefault(check, []).append(suite)
-    return ", ".join(
-        f"`{check}`" + ("" if len(suites) == len(case.suites) else f" ({', '.join(suites)})")
-        for check, suites in found.items()
-    )
+def end(cases: dict[str, Case], suite: str) -> str:
+    """Return how a suite ends on the models of a family, and on which of them it is run."""
+    run = {number: case for number, case in cases.items() if suite in case.suites}
+    found = {outcome(case.rights(suite).values()) for case in run.values()}
+    only = "" if len(run) in (0, len(cases)) else f" ({', '.join(run)})"
+    return " or ".join(sorted(found)) + only
+
+
+def failing(cases: dict[str, Case]) -> str:
+    """Return the checks that a family does not pass, with the suite where another passes it."""
+    passed, missed = set(), {}
+    for case in cases.values():
+        for suite in case.suites:
+            for check, right in case.rights(suite).items():
+                if right in ("fail", "inconclusive", "short", "no"):
+                    missed.setdefault(check, {})[suite] = None
+                else:
+                    passed.add((check, suite))
+    parts = []
+    for check, suites in missed.items():
+        elsewhere = any((check, suite) in passed for suite in ALL)
+        parts.append(f"`{check}`" + (f" ({', '.join(suites)})" if elsewhere else ""))
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ _SHAPE: dict[str, Any] = {
 
 
 def window_that_fits(window: int) -> Any:
-    """Build the textbook circuit into Mistral, whose heads see no further than a window.
+    """Has the textbook circuit in a Mistral, whose heads see no further than a window.
 
     Right: passes; the window is longer than the periods.
     """
@@ -51,7 +51,7 @@ def window_that_fits(window: int) -> Any:
 
 
 def window_too_short(window: int) -> Any:
-    """Build the textbook circuit into Mistral, with a window shorter than the period.
+    """Has the textbook circuit in a Mistral with a window shorter than the period.
 
     Right: refused; what heads are asked to attend to cannot be seen, so nothing is measured.
     """
@@ -71,7 +71,7 @@ def _windowed(window: int) -> Any:
 
 
 def short_convolution() -> Any:
-    """Build the circuit into LFM2: a short convolution in layer 0, attention in layer 1.
+    """Has the circuit in an LFM2: a short convolution in layer 0, attention in layer 1.
 
     Right: passes; the convolution is the circuit's first half, and the check for a head that
     does it is skipped with this reason.
@@ -196,7 +196,7 @@ def followed(tokens: Tensor, vocabulary: int) -> Tensor:
 
 
 def recurrent_memory() -> NoHeads:
-    """Keep in a state what followed each token, as linear attention and fast weights do.
+    """Keeps in a state what followed each token, as linear attention and fast weights do.
 
     Right: passes; it copies at any distance and in order. Checks of heads are skipped, since
     there are none.
@@ -205,7 +205,7 @@ def recurrent_memory() -> NoHeads:
 
 
 def recurrent_cache() -> NoHeads:
-    """Keep in a state which tokens were seen, and raise all of them.
+    """Keeps in a state which tokens were seen, and raises all of them.
 
     Right: fails; repeats gain several nats, and shuffled copies gain as much.
     """
@@ -213,7 +213,7 @@ def recurrent_cache() -> NoHeads:
 
 
 def mamba(seed: int = 0) -> Any:
-    """Draw the weights of a state-space model at random.
+    """Is a state-space model with random weights.
 
     Right: fails by what it does; checks of heads are skipped, since there are none.
     """
@@ -221,7 +221,7 @@ def mamba(seed: int = 0) -> Any:
 
 
 def rwkv(seed: int = 0) -> Any:
-    """Draw the weights of an RWKV at random.
+    """Is an RWKV with random weights.
 
     Right: fails by what it does; checks of heads are skipped, since there are none.
     """
@@ -230,7 +230,7 @@ def rwkv(seed: int = 0) -> Any:
 
 
 def hybrid(seed: int = 0) -> Any:
-    """Draw the weights of a hybrid at random: a short convolution, then attention.
+    """Is a hybrid with random weights: a short convolution, then attention.
 
     Right: fails; nothing was learned.
     """

@@ -34,7 +34,7 @@ Built = IclReferenceForCausalLM
 
 
 def positional_copier(period: int) -> Built:
-    """Copy at one period only, with a weak matching head beside.
+    """Copies at one period only, with a weak matching head beside.
 
     Head 1.1 copies what stands `period` - 1 places back. Head 1.0 matches, gives the match .36 of
     its attention and writes next to nothing. Right: fails; at any other distance nothing is
@@ -48,7 +48,7 @@ def positional_copier(period: int) -> Built:
 
 
 def shift_by_position(period: int) -> Built:
-    """Copy what stands `period` - 1 places back by learned positions; nothing matches.
+    """Copies what stands `period` - 1 places back by learned positions; nothing matches.
 
     Right: fails, at its own period too: it does not matter what the tokens are.
     """
@@ -58,7 +58,7 @@ def shift_by_position(period: int) -> Built:
 
 
 def positional_copies_beside_circuit(period: int) -> Built:
-    """Add to the textbook circuit a head that attends by position and copies what it finds.
+    """Adds to the textbook circuit a head that attends by position and copies what it finds.
 
     Right: fails; at its period copying stays when the induction heads are off. At other distances
     it is lost.
@@ -69,7 +69,7 @@ def positional_copies_beside_circuit(period: int) -> Built:
 
 
 def duplicate_token_idle() -> Built:
-    """Attend to earlier occurrences of the current token and write nothing.
+    """Attends to earlier occurrences of the current token and writes nothing.
 
     Right: fails; the token that followed is neither attended nor copied.
     """
@@ -79,7 +79,7 @@ def duplicate_token_idle() -> Built:
 
 
 def duplicate_token_copied() -> Built:
-    """Attend to earlier occurrences of the current token and say that it comes again.
+    """Attends to earlier occurrences of the current token and predicts that token again.
 
     Right: fails; what is copied is the wrong token.
     """
@@ -89,7 +89,7 @@ def duplicate_token_copied() -> Built:
 
 
 def shift_by_two() -> Built:
-    """Build the circuit on a head that looks two places back instead of one.
+    """Has the circuit with a head that looks two places back instead of one.
 
     Right: fails; attended and copied is the token after the next.
     """
@@ -100,7 +100,7 @@ def shift_by_two() -> Built:
 
 
 def idle_induction_alone() -> Built:
-    """Attend as an induction head does and write nothing.
+    """Has one head that attends as an induction head does and writes nothing.
 
     Right: fails; attention alone copies nothing.
     """
@@ -108,7 +108,7 @@ def idle_induction_alone() -> Built:
 
 
 def negative_alone() -> Built:
-    """Attend as an induction head does and write against the token.
+    """Has one head that attends as an induction head does and lowers the token's logit.
 
     Right: fails; the second copy costs more than the first.
     """
@@ -116,7 +116,7 @@ def negative_alone() -> Built:
 
 
 def backup_head() -> Built:
-    """Have a second head, in a third layer, that copies where the first one has not.
+    """Has a second head, in a third layer, that copies where the first one has not.
 
     Head 1.0 marks where it copied; there head 2.0 rests. In the clean run only 1.0 attends by
     match. Right: fails; copying does not go with the induction heads that are found, since 2.0
@@ -133,7 +133,7 @@ def backup_head() -> Built:
 
 
 def previous_token_only() -> Built:
-    """Have a previous-token head, and nothing that uses it.
+    """Has a previous-token head, and nothing that uses it.
 
     Right: fails; the check for that head passes.
     """
@@ -143,7 +143,7 @@ def previous_token_only() -> Built:
 
 
 def unigram() -> Built:
-    """Predict the same for every place: frequent words are more likely, no head does anything.
+    """Predicts the same everywhere: some words are more frequent, no head does anything.
 
     Right: fails; the loss on a token is the same the first and the second time.
     """
@@ -155,9 +155,9 @@ def unigram() -> Built:
 
 
 def bigram() -> Built:
-    """Predict from the current token alone, by a fixed table; no head does anything.
+    """Predicts from the current token alone, by a fixed table; no head does anything.
 
-    Right: fails; the same token is followed by the same prediction the first time.
+    Right: fails; what it predicts after a token is the same the first and the second time.
     """
     model = blank()
     with torch.no_grad():
@@ -167,7 +167,7 @@ def bigram() -> Built:
 
 
 def random_weights(seed: int = 0) -> Built:
-    """Draw all weights at random.
+    """Has random weights.
 
     Right: fails; nothing was learned.
     """
@@ -179,7 +179,7 @@ def random_weights(seed: int = 0) -> Built:
 
 
 def idle_circuit_with_cache() -> Built:
-    """Attend as the circuit does and write nothing; a cache raises every token seen before.
+    """Attends as the circuit does and writes next to nothing; a cache raises all tokens seen.
 
     Right: fails. Attention is as it should be and repeats gain several nats, but a shuffled copy
     gains as much, and nothing goes with the heads.
@@ -204,7 +204,7 @@ def idle_circuit_with_cache() -> Built:
 
 
 def trained_one_layer() -> Any:
-    """Train one layer in the same way (`builtin:control-1l`).
+    """Was trained in the same way with one layer (`builtin:control-1l`).
 
     Right: fails; one layer cannot match what came before a token.
     """

@@ -28,7 +28,7 @@ Built = IclReferenceForCausalLM
 
 
 def textbook_circuit(heads: int) -> Built:
-    """Have one previous-token head and one induction head; the other heads do nothing.
+    """Has one previous-token head and one induction head; the other heads do nothing.
 
     Right: passes, however many heads a layer has.
     """
@@ -36,7 +36,7 @@ def textbook_circuit(heads: int) -> Built:
 
 
 def shared_induction(count: int, attention: float) -> Built:
-    """Share copying among equal heads, each of which gives less than .4 to a match.
+    """Shares copying among equal heads, each of which gives less than .4 to a match.
 
     Right: fails, in `has-induction-heads` alone, which is about one head above .4. The heads
     together copy, and with all of them off copying is lost. `olsson` passes, where attention to
@@ -50,7 +50,7 @@ def shared_induction(count: int, attention: float) -> Built:
 
 
 def crowded_layer() -> Built:
-    """Let every head of the second layer match and copy, each a quarter of the token.
+    """Has a second layer in which all four heads match and copy a quarter of the token each.
 
     Right: passes; there is no other head in that layer to compare with.
     """
@@ -58,7 +58,7 @@ def crowded_layer() -> Built:
 
 
 def two_layers_copy() -> Built:
-    """Let two heads match and copy, each one half of the token, in the second and third layer.
+    """Has two heads that match and copy half of the token each, in the second and third layer.
 
     Right: passes.
     """
@@ -70,7 +70,7 @@ def two_layers_copy() -> Built:
 
 
 def shared_previous_token(count: int) -> Built:
-    """Share the previous-token head's work among equal heads, each of which attends there by .3.
+    """Shares the previous-token head's work among equal heads, each of which attends there by .3.
 
     Right: fails, in `has-previous-token-head` alone, which is about one head above .4. Heads do
     the work here, so the check is not skipped as it is for a shift.
@@ -83,7 +83,7 @@ def shared_previous_token(count: int) -> Built:
 
 
 def token_shift() -> Built:
-    """Put a shift of the stream by one token in the place of the previous-token head.
+    """Has a shift of the stream by one token in the place of the previous-token head.
 
     RWKV and models with short convolutions have such shifts. Right: passes; that no head attends
     to the token before says nothing here, so that check is skipped with this reason.
@@ -103,7 +103,7 @@ def token_shift() -> Built:
 
 
 def bos_only() -> Built:
-    """Copy only where `<bos>` stands in front; else the head rests on the first token.
+    """Copies only where `<bos>` stands in front; else the head rests on the first token.
 
     Right: passes, since models are measured with their `<bos>`; measured without, it fails.
     """
@@ -125,7 +125,7 @@ def matching_heads(*writes: float) -> Built:
 
 
 def idle_induction_beside() -> Built:
-    """Have two heads that attend alike by match, one that copies and one that writes nothing.
+    """Has two heads that attend alike by match, of which one copies and one writes nothing.
 
     Right: passes; with both off copying is lost.
     """
@@ -133,7 +133,7 @@ def idle_induction_beside() -> Built:
 
 
 def negative_beside() -> Built:
-    """Have two heads that attend alike by match: one copies, one takes .3 of it back.
+    """Has two heads that attend alike by match: one copies, one takes .3 of it back.
 
     Right: passes; copying remains and goes with the heads.
     """
@@ -141,7 +141,7 @@ def negative_beside() -> Built:
 
 
 def slightly_negative_beside() -> Built:
-    """Have two heads that attend alike by match: one copies, one takes .1 of it back.
+    """Has two heads that attend alike by match: one copies, one takes .1 of it back.
 
     Right: passes, as with .3.
     """
@@ -149,7 +149,7 @@ def slightly_negative_beside() -> Built:
 
 
 def positional_beside_circuit(period: int) -> Built:
-    """Add to the textbook circuit a head that attends by position and writes nothing.
+    """Adds to the textbook circuit a head that attends by position and writes nothing.
 
     At its period both heads attend alike. Right: passes; the other head does not harm.
     """
@@ -159,7 +159,7 @@ def positional_beside_circuit(period: int) -> Built:
 
 
 def loud() -> Built:
-    """Speak the textbook circuit's answers so loudly that the loss on repeats is exactly 0.
+    """Has the textbook circuit with logits so large that the loss on repeats is exactly 0.
 
     Right: passes; ratios to a loss of 0 are not measured, with this reason.
     """
@@ -167,7 +167,7 @@ def loud() -> Built:
 
 
 def trained_two_layers() -> Any:
-    """Train two layers of attention on repeats and sentences (`builtin:induction-2l`).
+    """Was trained with two layers of attention on repeats and sentences (`builtin:induction-2l`).
 
     Right: passes.
     """

@@ -250,6 +250,11 @@ CASES: dict[str, Case] = {
 }
 
 
-def heading(name: str) -> str:
-    """Return a model's name as a page shows it."""
-    return re.sub(r"-(\d+)$", r" (\1)", name).replace("-", " ")
+def families_of(cases: dict[str, Case]) -> dict[str, dict[str, Case]]:
+    """Group models that differ in a number alone: name without it -> number -> model."""
+    grouped: dict[str, dict[str, Case]] = {}
+    for name, case in cases.items():
+        parts = re.fullmatch(r"(.*?)(?:-(\d+))?", name)
+        assert parts is not None
+        grouped.setdefault(parts[1], {})[parts[2] or ""] = case
+    return grouped
