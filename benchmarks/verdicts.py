@@ -4,9 +4,9 @@
     python benchmarks/verdicts.py positional-copier-50 token-shift
     python benchmarks/verdicts.py --write docs/verdicts.md
 
-Runs `core`, `gate` and `olsson` on the hand-set models of tests/verdict_table.py and prints every
-verdict that is not the right one. With --write nothing is measured: the page is made from the same
-table of right verdicts that tests/test_verdict_zoo.py compares with.
+Runs `core`, `gate`, `olsson` and, on some, `quiz` on the models of tests/verdict_table.py and prints
+every verdict that is not the right one. With --write nothing is measured: the page is made from the
+same table of right verdicts that tests/test_verdict_zoo.py compares with.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", metavar="MODEL", nargs="*", help="default: all")
-    parser.add_argument("--suites", nargs="+", default=list(ALL))
+    parser.add_argument("--suites", nargs="+", default=[*ALL, "quiz"])
     parser.add_argument("--write", metavar="FILE", type=Path, help="write the page instead")
     given = parser.parse_args()
     if unknown := set(given.models) - CASES.keys():
@@ -113,7 +113,7 @@ def failing(cases: dict[str, Case]) -> str:
     """Return the checks that a family does not pass, with the suite where another passes it."""
     passed, missed = set(), {}
     for case in cases.values():
-        for suite in case.suites:
+        for suite in filter(case.suites.__contains__, ALL):
             for check, right in case.rights(suite).items():
                 if right in ("fail", "inconclusive", "short", "no"):
                     missed.setdefault(check, {})[suite] = None

@@ -59,7 +59,8 @@ class Case:
 
     Args:
         build: makes the model.
-        verdicts: check, or SUITE/CHECK, -> verdict or a word of `WORDS`; all others pass.
+        verdicts: check, or SUITE/CHECK, -> verdict or a word of `WORDS`; all others pass, but for
+            those of `quiz`, which are not stated.
         suites: the suites that are run on it.
     """
 
@@ -75,7 +76,7 @@ class Case:
         for name in (key, SAME_AS.get(key, check)):
             if name in self.verdicts:
                 return self.verdicts[name]
-        return "pass"
+        return "any" if suite == "quiz" else "pass"
 
     def rights(self, suite: str) -> dict[str, str]:
         """Return the right verdict of every check and quiz item that a shipped suite has."""
@@ -127,6 +128,27 @@ _BY_LUCK = {"copies-at-any-distance": "no", LOST_VARIED: "no", **_ANY_ANSWER}
 _NO_HEADS = _all([*ATTENTION, PREVIOUS, *CAUSE, FIRST, *OV], "skipped")
 _REFUSED = {**_all(CHECKS, "refused"), **_ANY_ANSWER}
 
+_QUIZ_ATTENTION = (
+    *("quiz/two-heads-in-two-layers", "quiz/where-the-head-looks", "quiz/who-wrote-the-keys"),
+    *("quiz/who-wrote-the-queries", "quiz/the-query-is-the-token", "quiz/first-hop"),
+    *("quiz/through-the-residual-stream", "quiz/without-the-previous-token-head"),
+    *("quiz/are-there-layers-enough", "quiz/second-hop", "quiz/what-a-low-score-means"),
+)
+_QUIZ_COPYING = (
+    *("quiz/any-repeated-sequence", "quiz/names-nobody-knows", "quiz/the-heads-write-the-token"),
+    *("quiz/ablation-raises-the-loss", "quiz/half-of-copying", "quiz/found-by-score"),
+    *("quiz/random-heads-do-less", "quiz/break-it", "quiz/the-same-heads-elsewhere"),
+    *("quiz/harry-potter", "quiz/cat-on-the-mat", "quiz/which-heads-to-keep"),
+)
+"""Items of `quiz` that ask how heads attend and what they get from each other, and what comes of
+it."""
+_QUIZ_TEXTBOOK = {**_all([*_QUIZ_ATTENTION, *_QUIZ_COPYING], "pass"), "quiz/by-meaning": "fail"}
+_QUIZ_IDLE = {**_all(_QUIZ_ATTENTION, "pass"), **_all(_QUIZ_COPYING, "no")}
+_QUIZ_PREVIOUS = {
+    **_all([*_QUIZ_ATTENTION, *_QUIZ_COPYING], "no"),
+    **_all(["quiz/first-hop", "quiz/what-a-low-score-means"], "pass"),
+}
+
 _FEW = {BEYOND: "vacuous"}
 _WEAK = "short"
 """At .36 and .395 an interval over 32 sequences reaches .4, even where all are equal."""
@@ -140,14 +162,14 @@ _SHIFTED = {PREVIOUS: "skipped", **_all(OV, "any")}
 _IDLE = {**_NO_BEHAVIOUR, **_all(RATIOS, "fail"), **_all(ANSWERS, "fail")}
 
 ALL = ("core", "gate", "olsson")
-CORE, GATE = ("core",), ("gate",)
+CORE, GATE, QUIZ = ("core",), ("gate",), ("quiz",)
 
 CASES: dict[str, Case] = {
     **{
         f"textbook-{heads}": Case(partial(models.textbook_circuit, heads), _FEW, GATE)
         for heads in (1, 2)
     },
-    "textbook-4": Case(partial(models.textbook_circuit, 4), suites=ALL),
+    "textbook-4": Case(partial(models.textbook_circuit, 4), _QUIZ_TEXTBOOK, ALL + QUIZ),
     **{
         f"textbook-{heads}": Case(partial(models.textbook_circuit, heads), suites=GATE)
         for heads in (8, 12, 16, 19, 24)
@@ -197,7 +219,9 @@ CASES: dict[str, Case] = {
     "shift-by-two": Case(lookalikes.shift_by_two, {**_NOTHING, **_ANY_ANSWER}),
     "duplicate-token-idle": Case(lookalikes.duplicate_token_idle, _NOTHING, GATE),
     "duplicate-token-copied": Case(lookalikes.duplicate_token_copied, {**_NOTHING, **_ANY_ANSWER}),
-    "idle-induction-alone": Case(lookalikes.idle_induction_alone, _IDLE),
+    "idle-induction-alone": Case(
+        lookalikes.idle_induction_alone, {**_IDLE, **_QUIZ_IDLE}, CORE + GATE + QUIZ
+    ),
     "idle-induction-beside": Case(models.idle_induction_beside),
     "negative-alone": Case(
         lookalikes.negative_alone, {**_IDLE, "olsson/copying-above-chance": "fail"}, ALL
@@ -232,7 +256,11 @@ CASES: dict[str, Case] = {
     "window-32": Case(partial(families.window_that_fits, 32), suites=GATE),
     "window-too-short-32": Case(partial(families.window_too_short, 32), _REFUSED, suites=CORE),
     "window-too-short-16": Case(partial(families.window_too_short, 16), _REFUSED),
-    "previous-token-only": Case(lookalikes.previous_token_only, {**_NOTHING, PREVIOUS: "pass"}),
+    "previous-token-only": Case(
+        lookalikes.previous_token_only,
+        {**_NOTHING, PREVIOUS: "pass", **_QUIZ_PREVIOUS},
+        CORE + GATE + QUIZ,
+    ),
     "unigram": Case(lookalikes.unigram, {**_NOTHING, **_ANY_ANSWER}),
     "bigram": Case(lookalikes.bigram, {**_NOTHING, **_ANY_ANSWER}, GATE),
     "random-weights": Case(lookalikes.random_weights, {**_NOTHING, **_BY_LUCK}),
