@@ -4,9 +4,9 @@
     python benchmarks/verdicts.py positional-copier-50 token-shift
     python benchmarks/verdicts.py --write docs/verdicts.md
 
-Runs `core`, `gate`, `olsson` and, on some, `quiz` on the models of tests/verdict_table.py and prints
-every verdict that is not the right one. With --write nothing is measured: the page is made from the
-same table of right verdicts that tests/test_verdict_zoo.py compares with.
+Runs `core`, `gate`, `olsson` and, on some, `quiz` on the models of tests/verdict_table.py and
+prints every verdict that is not the right one. With --write nothing is measured: the page is made
+from the same table of right verdicts that tests/test_verdict_zoo.py compares with.
 """
 
 from __future__ import annotations

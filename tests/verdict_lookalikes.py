@@ -5,6 +5,7 @@ A docstring says what a model does and what is right; `verdict_table` has it che
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from handset import (
     textbook,
 )
 from torch import Tensor
-from verdict_families import seen_before
+from verdict_families import followed, seen_before
 from verdict_models import matching_heads
 
 from icl_bench import load_model
@@ -184,22 +185,35 @@ def idle_circuit_with_cache() -> Built:
     Right: fails. Attention is as it should be and repeats gain several nats, but a shuffled copy
     gains as much, and nothing goes with the heads.
     """
-    # Not quite nothing: a model in which no head changes a logit is refused as one that is not
-    # understood.
-    model = matching_heads(1e-3)
+    return _add_state(matching_heads(_IDLE), lambda tokens, count: 6 * seen_before(tokens, count))
+
+
+def idle_circuit_with_memory() -> Built:
+    """Attends as the circuit does and writes next to nothing; a memory knows what followed.
+
+    Right: fails. Attention is as it should be and tokens are copied in order, but nothing goes
+    with the heads.
+    """
+    return _add_state(matching_heads(_IDLE), lambda tokens, count: 12 * followed(tokens, count))
+
+
+_IDLE = 1e-3
+"""What idle heads write. Not quite nothing: a model in which no head changes a logit is refused as
+one that is not understood."""
+
+
+def _add_state(model: Built, recall: Callable[[Tensor, int], Tensor]) -> Built:
+    """Add to the logits what `recall` returns, (rows, length, vocabulary), of the tokens so far."""
     codes = hw.token_codes()
 
-    def recall(module: Any, arguments: Any, output: Tensor) -> Tensor:
-        stream: Tensor = output
+    def append(module: Any, arguments: Any, stream: Tensor) -> Tensor:
         tokens = (stream[..., TOKEN] @ codes.T).argmax(-1)
-        seen = seen_before(tokens, len(codes))
-        return torch.cat([stream, 6 * seen], dim=-1)
+        return torch.cat([stream, recall(tokens, len(codes))], dim=-1)
 
-    with torch.no_grad():
-        wide = torch.cat([model.lm_head.weight, torch.eye(len(codes))], dim=1)
+    wide = torch.cat([model.lm_head.weight.data, torch.eye(len(codes))], dim=1)
     model.lm_head = torch.nn.Linear(wide.shape[1], len(codes), bias=False)
     model.lm_head.weight.data.copy_(wide)
-    model.model.norm.register_forward_hook(recall)
+    model.model.norm.register_forward_hook(append)
     return model
 
 

@@ -244,6 +244,11 @@ CASES: dict[str, Case] = {
         lookalikes.idle_circuit_with_cache,
         {"copies-in-order": "fail", **_all(CAUSE, "fail"), BEYOND: "any", **_ANY_ANSWER},
     ),
+    "idle-circuit-with-memory": Case(
+        lookalikes.idle_circuit_with_memory,
+        {**_all(CAUSE, "fail"), BEYOND: "any", **_ANY_ANSWER},
+        GATE,
+    ),
     "recurrent-memory": Case(families.recurrent_memory, _NO_HEADS, ALL),
     "recurrent-cache": Case(
         families.recurrent_cache,
