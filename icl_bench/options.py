@@ -94,8 +94,8 @@ OPTIONS = {
         Option("save-baseline", "write this run there, as a baseline", "FILE"),
         Option(
             "limit",
-            "change for the worse that the baseline allows: a number, N%, or noise (default); "
-            "repeatable",
+            "change for the worse that the baseline allows: a number, N%, or noise (default: 2% of "
+            "the gain, 0.02 of a score); repeatable",
             "METRIC=AMOUNT",
             kind="list",
         ),

@@ -13,7 +13,7 @@ from conftest import Stage
 from scipy import stats
 
 from icl_bench.cli import main
-from icl_bench.comparing import compare
+from icl_bench.comparing import compare, parse_limit
 from icl_bench.errors import SettingsError
 from icl_bench.records.record import (
     Check,
@@ -86,7 +86,7 @@ def of(found, name):
 
 
 def test_on_the_same_tokens_the_interval_is_that_of_paired_differences():
-    after = BEFORE - 0.02 + NOISE
+    after = BEFORE - 0.05 + NOISE
     found = compare(record(), record(after))
     change = of(found, "induction_max")
     # Two metrics are judged, so each interval has confidence 1 - 0.05 / 2.
@@ -94,14 +94,15 @@ def test_on_the_same_tokens_the_interval_is_that_of_paired_differences():
     assert change.paired and (change.ci_low, change.ci_high) == pytest.approx((low, high))
     assert change.state == "regressed" and of(found, "induction_control").state == "regressed"
     assert not found.passes()
-    # CheckedRun are the metrics that checks read, and no others.
+    # Judged are the metrics that checks read, and no others.
     assert {one.metric for one in found.metrics} == {"induction_max", "induction_control"}
 
 
 @pytest.mark.parametrize("other", [{"tokens": "others"}, {"keep": False}])
 def test_on_other_tokens_it_is_that_of_two_samples(other):
     after = BEFORE - 0.02 + NOISE
-    change = of(compare(record(), record(after, **other)), "induction_max")
+    found = compare(record(), record(after, **other), [parse_limit("induction_max=noise")])
+    change = of(found, "induction_max")
     half = stats.t.ppf(1 - 0.0125, 31) * np.hypot(stats.sem(BEFORE), stats.sem(after))
     assert not change.paired
     assert change.ci_high - change.difference == pytest.approx(half)
@@ -271,7 +272,7 @@ def test_markup_in_names_stays_text():
 def test_the_command_says_what_got_worse_and_writes_it(tmp_path, capsys):
     before, after = tmp_path / "a.json", tmp_path / "now" / "results.json"
     record().write(before)
-    record(BEFORE - 0.02).write(after)
+    record(BEFORE - 0.03).write(after)
     written = [f"--md={tmp_path / 'c.md'}", f"--json={tmp_path / 'c.json'}"]
     assert main(["compare", str(before), str(after.parent), *written]) == 1
     assert "REGRESSION: 2 worse" in capsys.readouterr().out
@@ -283,7 +284,7 @@ def test_the_command_says_what_got_worse_and_writes_it(tmp_path, capsys):
     assert json.loads((tmp_path / "c.json").read_text())["passed"] is False
     assert main(["compare", str(before), str(after), *written, "--inconclusive=warn"]) == 0
     assert json.loads((tmp_path / "c.json").read_text())["passed"] is True
-    record(BEFORE - 0.02).write(after)
+    record(BEFORE - 0.03).write(after)
     capsys.readouterr()
     allowed = ["--limit", "induction_*=0.05"]
     assert main(["compare", str(before), str(after), *allowed]) == 0

@@ -99,17 +99,18 @@ def test_what_rounding_can_make_is_no_difference(dtypes, floor, value, sign):
     for factor, state in ((0.99, "same"), (1.01, beyond)):
         after = with_metric("margin", value + sign * factor * size, dtypes[1], exact=True)
         after.measurements["mine/repeats"].probe = "choice"
-        assert verdict(before, after) == (state, state != "regressed")
+        assert verdict(before, after, "margin=noise") == (state, state != "regressed")
+        if size > 0.02:  # nats: no default is finer than rounding
+            assert verdict(before, after) == (state, state != "regressed")
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_paired_samples_do_not_see_rounding(sign):
     """On the same tokens nothing but rounding is in the differences, so it would be significant."""
-    shift = sign * 2e-7
-    assert compare(record(), record(BEFORE + shift)).passes()
-    found = compare(record(), record(BEFORE + shift))
-    assert {one.state for one in found.metrics} == {"same"}
-    assert not compare(record(), record(BEFORE - 2e-4)).passes()
+    noise = [parse_limit("*=noise")]
+    found = compare(record(), record(BEFORE + sign * 2e-7), noise)
+    assert found.passes() and {one.state for one in found.metrics} == {"same"}
+    assert not compare(record(), record(BEFORE - 2e-4), noise).passes()
 
 
 def test_a_ratio_of_means_is_paired_too():
@@ -122,7 +123,7 @@ def test_a_ratio_of_means_is_paired_too():
         made.measurements["mine/repeats"].metrics["induction_max"] = ratio
         records.append(made)
     before, after = records
-    change = of(compare(before, after), "induction_max")
+    change = of(compare(before, after, [parse_limit("induction_max=noise")]), "induction_max")
     assert change.paired and change.state == "regressed"
     spread = before.measurements["mine/repeats"].metrics["induction_max"].stderr
     assert spread > 5 * abs(change.difference)
@@ -208,5 +209,5 @@ def test_a_sign_adds_a_way_and_better_is_the_metric_s_own(name, by, limits, stat
 def test_a_collapse_is_never_better():
     after = record(BEFORE - 0.5)
     change = of(compare(record(), after, [parse_limit("induction_max=+0.1")]), "induction_max")
-    assert change.state == "regressed" and change.allowed == pytest.approx(1e-4)
+    assert change.state == "regressed" and change.allowed == pytest.approx(0.02)
     assert math.isclose(change.difference, -0.5) and np.isfinite(change.difference)

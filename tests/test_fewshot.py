@@ -211,10 +211,35 @@ def test_queries_are_nested_and_never_among_their_examples():
         text, choices = examples.write_prompt(query, 2, "Q: {input}\nA: {output}", "\n\n")
         assert text.count("Q: ") == 3 and text.endswith(f"Q: {query.given}\nA:")
         assert choices[0] == f" {query.wanted}"
-        shuffled = examples.shuffle_outputs(query, 1, "vectors_shuffled", 0)
-        pairs = zip(query.examples, shuffled.examples)
-        assert all(a[0] == b[0] and a[1] != b[1] for a, b in pairs)
-        assert sorted(b for _, b in query.examples) == sorted(b for _, b in shuffled.examples)
+
+
+@pytest.mark.parametrize("shots", range(2, 11))
+def test_the_outputs_of_the_shots_shown_are_shuffled_and_no_others(shots):
+    for index, query in enumerate(
+        examples.draw_queries(tasks.load_task("antonym"), 20, 2, 1, "fewshot")
+    ):
+        shuffled = examples.shuffle_outputs(query, shots, 1, "vectors_shuffled", index)
+        right, wrong = (
+            examples.write_prompt(one, shots, "{input} = {output}", "\n")[0].split("\n")
+            for one in (query, shuffled)
+        )
+        assert right[-1] == wrong[-1] == f"{query.given} ="
+        before, now = ([line.split(" = ") for line in one[:-1]] for one in (right, wrong))
+        assert len(before) == shots
+        assert all(a[0] == b[0] and a[1] != b[1] for a, b in zip(before, now))
+        assert sorted(b for _, b in before) == sorted(b for _, b in now)
+
+
+def test_ten_shots_are_shuffled_as_ever():
+    query = examples.Query("task", "x", "y", tuple((f"in{i}", str(i)) for i in range(10)), ())
+    orders = [
+        "".join(
+            output
+            for _, output in examples.shuffle_outputs(query, 10, 3, "vectors_shuffled", i).examples
+        )
+        for i in range(3)
+    ]
+    assert orders == ["8532769401", "6571038294", "8371049526"]
 
 
 @pytest.mark.parametrize(

@@ -54,11 +54,11 @@ def run(model, **settings):
     return function_vectors.measure(model, function_vectors.Settings(**SMALL | settings), Context())
 
 
-def write(query):
-    return " . ".join([*(f"{a} {b}" for a, b in query.examples), query.given])
+def write(query, shots):
+    return " . ".join([*(f"{a} {b}" for a, b in query.examples[-shots:]), query.given])
 
 
-def slow_effects(model, task, count, clean_count):
+def slow_effects(model, task, count, clean_count, shots=10):
     """Todd et al.'s effect by hooks on the output projections, a prompt and a head at a time."""
     module, tokenizer = model.model, model.tokenizer
     layers = sorted(model.heads)
@@ -89,13 +89,13 @@ def slow_effects(model, task, count, clean_count):
 
     sums = dict.fromkeys(layers, 0)
     for query in examples.draw_queries(task, clean_count, 2, 0, "vectors_clean"):
-        forward(tokenizer(write(query))["input_ids"])
+        forward(tokenizer(write(query, shots))["input_ids"])
         sums = {layer: sums[layer] + seen[layer] for layer in layers}
     rows = []
     queries = examples.draw_queries(task, count, 2, 0, "vectors_shuffled")
     for index, query in enumerate(queries):
-        wrong = examples.shuffle_outputs(query, 0, "vectors_shuffled", index)
-        ids = tokenizer(write(wrong))["input_ids"]
+        wrong = examples.shuffle_outputs(query, shots, 0, "vectors_shuffled", index)
+        ids = tokenizer(write(wrong, shots))["input_ids"]
         answer = tokenizer.convert_tokens_to_ids(query.wanted)
         before = float(forward(ids)[answer])
         row = []
@@ -107,10 +107,11 @@ def slow_effects(model, task, count, clean_count):
     return np.array(rows)
 
 
-def test_effects_are_those_of_hooks_written_by_hand():
+@pytest.mark.parametrize("shots", [10, 3])
+def test_effects_are_those_of_hooks_written_by_hand(shots):
     model = icl_bench.load_model("builtin:induction-2l")
-    found = run(model, clean_prompts=3)
-    expected = slow_effects(model, RULES["rule"], 4, 3)
+    found = run(model, clean_prompts=3, shots=shots)
+    expected = slow_effects(model, RULES["rule"], 4, 3, shots)
     effects = [row["function_vector"] for row in found.heads]
     assert effects == pytest.approx(expected.mean(0).tolist(), abs=1e-5)
     assert np.abs(expected.mean(0)).max() > 1e-3

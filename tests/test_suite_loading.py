@@ -235,6 +235,15 @@ def test_the_digest_ignores_comments_layout_and_key_order_and_sees_every_value(
     assert len(plain) == 64
 
 
+def test_a_suite_has_version_1_unless_it_states_another(tmp_path: Path) -> None:
+    text = HEAD + MEASURE + CHECKS
+    plain = load_suite(write(tmp_path, text))
+    # As it was before suites had versions.
+    assert (plain.version, plain.sha256[:16]) == (1, "43cdc23f75e621f9")
+    second = load_suite(write(tmp_path, text.replace("name: x", "name: x\nversion: 2")))
+    assert second.version == 2 and second.sha256 != plain.sha256
+
+
 def test_a_suite_in_the_shipped_folder_is_marked_shipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +282,12 @@ def test_a_suite_in_the_shipped_folder_is_marked_shipped(
         ("icl_suite: 1\nname: 5\n" + PROMPT, "2:7", 'name 5 is not text; put it in quotes: "5"'),
         ("icl_suite: 1\nname: true\n" + PROMPT, "2:7", 'put it in quotes: "true"'),
         (HEAD + "description: ''\n" + PROMPT, "3:14", "description is empty"),
+        (HEAD + "version: 0\n" + PROMPT, "3:10", "version 0 must be at least 1"),
+        (HEAD + "version: -1\n" + PROMPT, "3:10", "version -1 must be at least 1"),
+        (HEAD + "version: 1.5\n" + PROMPT, "3:10", "version 1.5 is not a whole number"),
+        (HEAD + "version: '2'\n" + PROMPT, "3:10", "version '2' is not a whole number"),
+        (HEAD + "version: true\n" + PROMPT, "3:10", "version true is not a whole number"),
+        (HEAD + "version:\n" + PROMPT, "3:9", "version has no value"),
         (HEAD + "measure: [r]\n" + PROMPT, "3:10", "measure (a list) is not a mapping"),
         (HEAD + "measure:\n" + PROMPT, "3:9", "measure has no value; it must be a mapping"),
         (HEAD + "checks: {a: 1}\n" + PROMPT, "3:9", "checks (a mapping) is not a list"),

@@ -79,6 +79,7 @@ def loads(data: Any, folder: Path) -> bool:
         {},
         {"checks": SUITE["checks"][:1], "quiz": []},
         {"checks": [], "defaults": {}},
+        {"version": 2},
         {"checks": [{"id": "c", "on": "repeats", "metric": "induction_max", "between": [0, 1]}]},
         {
             "checks": [
@@ -120,6 +121,9 @@ def test_the_schema_takes_every_shipped_suite(validator: Any) -> None:
         (("icl_suite",), 2),
         (("icl_suite",), None),
         (("name",), "Core"),
+        (("version",), 0),
+        (("version",), "2"),
+        (("version",), 1.5),
         (("unknown",), 1),
         (("checks",), []),
         (("checks", 0, "above"), "high"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from icl_bench.records.keys import Key
 from icl_bench.records.record import RunRecord
-from icl_bench.render.comparison import describe_check, describe_head
+from icl_bench.render.comparison import describe_check, describe_head, verdict_line
 from icl_bench.render.writing.text import WORDS, one_line
 
 if TYPE_CHECKING:
@@ -47,8 +47,9 @@ class Finding:
     Args:
         level: `error` where it fails the run, else `warning`.
         kind: `check`, or `regression` against a baseline.
-        name: `SUITE::ID`, `SUITE/MEASUREMENT.METRIC` or `SUITE/MEASUREMENT: KIND head LAYER.HEAD`;
-            no two findings about a model have the same kind and name.
+        name: `SUITE::ID`, `SUITE/MEASUREMENT.METRIC`, `SUITE/MEASUREMENT: KIND head LAYER.HEAD`, or
+            `SUITE` where nothing of it could be compared; no two findings about a model have the
+            same kind and name.
         model: the model's slug; its spec where a comparison is all there is.
         message: what is the matter, one line.
         place: where the check stands; None where it lies in no file of the repository.
@@ -176,6 +177,10 @@ def of_comparison(
                 suite=_suite(metric.key),
             )
         )
+    if comparison.is_empty:
+        message = verdict_line(comparison, strict)
+        for suite in sorted({_suite(metric.key) for metric in comparison.metrics}):
+            found.append(Finding("error", "regression", suite, model, message, suite=suite))
     for head in comparison.died:
         name = one_line(f"{head.key}: {head.kind} head {head.name}")
         message = one_line(describe_head(head, with_key=False))

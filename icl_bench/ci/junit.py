@@ -45,6 +45,7 @@ def file_properties(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
         )
         found |= {f"icl.{name}": one_line(value) for name, value in environment.items() if value}
         for suite in record.suites:
+            found[f"icl.suite.{one_line(suite.name)}.version"] = str(suite.version)
             found[f"icl.suite.{one_line(suite.name)}.sha256"] = suite.sha256
         if record.model.fingerprint:
             found[f"icl.model.{record.model.slug}.fingerprint"] = record.model.fingerprint

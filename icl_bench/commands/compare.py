@@ -22,11 +22,13 @@ DESCRIPTION = """\
 Compare a run with a baseline, both records (results.json, or the folder that holds it). No model is
 needed.
 
-A metric is worse when it changed for the worse by more than its limit allows and by more than
-noise: on the same tokens sample by sample, else by both standard errors; the intervals of all
-metrics hold together, and what rounding alone can make is no difference. CheckedRun are the metrics
-that the baseline's checks read, and those that a --limit names without '*'. A check that was judged
-before and is gone or skipped now fails, and so does a head that fell below the threshold.
+A metric is worse when the whole interval of its change lies beyond its limit: on the same tokens
+sample by sample, else by both standard errors; the intervals of all metrics hold together. Where no
+limit is given, 2% of the gain from repetition (for losses on repeats), 0.02 nats (for losses on
+text) and 0.02 of a score or share are allowed; --limit '*=noise' allows what rounding makes and no
+more. Judged are the metrics that the baseline's checks read, and those that a --limit names without
+'*'. A check that was judged before and is gone or skipped now fails, and so does a head that fell
+below the threshold.
 
   icl-bench compare baseline.json reports/mine
   icl-bench compare a.json b.json --limit induction_max=0.05 --limit 'repeated_loss=5%'
@@ -53,8 +55,9 @@ def add_parser(commands: Any) -> None:
         action="append",
         default=[],
         metavar="METRIC=AMOUNT",
-        help="allowed change for the worse: a number, N%%, or noise; - or + in front limits a fall "
-        "or a rise; METRIC may be SUITE/MEASUREMENT.METRIC and hold *; repeatable",
+        help="allowed change for the worse: a number, N%%, or noise (default: see above); - or + "
+        "in front limits a fall or a rise; METRIC may be SUITE/MEASUREMENT.METRIC and hold *; "
+        "repeatable",
     )
     doubt = parser.add_argument(
         "--inconclusive",

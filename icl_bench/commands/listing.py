@@ -80,6 +80,7 @@ def _suites() -> list[Row]:
         {
             "name": name,
             "description": suite.description or "",
+            "version": suite.version,
             "measurements": len(suite.measure),
             "checks": len(suite.checks),
             "quiz": len(suite.quiz),

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from icl_bench.comparing.heads import HeadChange, compare_heads
 from icl_bench.comparing.limits import Limit
 from icl_bench.comparing.metrics import MetricChange, compare_metrics
+from icl_bench.comparing.versions import (
+    Renewed,
+    changed_check,
+    describe_versions,
+    find_renewed,
+)
 from icl_bench.errors import SettingsError
 from icl_bench.records.record import DESELECTED, Check, RunRecord, Verdict
 
 CheckState = Literal[
-    "regressed", "improved", "same", "changed", "vanished", "unclear", "new", "not run"
+    "regressed",
+    "improved",
+    "same",
+    "changed",
+    "vanished",
+    "unclear",
+    "new",
+    "not run",
+    "not compared",
 ]
 
 _JUDGED = ("pass", "fail", "inconclusive")
@@ -28,7 +42,8 @@ class VerdictChange:
         suite: its suite.
         id: its id.
         state: `regressed` and `vanished` fail a gate, `unclear` unless that is allowed; `changed`
-            is another verdict that neither passes now nor passed before.
+            is another verdict that neither passes now nor passed before; `not compared` asks
+            something else in a later version of a shipped suite.
         before: the baseline's verdict; None when it is new.
         after: the verdict now; None when the check is gone.
         reason: why it has the verdict it has now.
@@ -73,14 +88,21 @@ class Comparison:
         """Heads that fell below the threshold, or are not in the record any more."""
         return [head for head in self.heads if head.state in ("died", "gone")]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether a later version of the suites has left nothing that could be compared."""
+        states = {check.state for check in self.checks} | {one.state for one in self.metrics}
+        left = states - {"not compared", "new", "not run"}
+        return "not compared" in states and not left and not self.heads
+
     def passes(self, inconclusive_fails: bool = True) -> bool:
-        """Whether nothing got worse, nothing is gone and no head died.
+        """Whether something was compared, nothing got worse or is gone, and no head died.
 
         Args:
             inconclusive_fails: whether what cannot be told counts as worse.
         """
         bad = ["regressed", "vanished"] + (["unclear"] if inconclusive_fails else [])
-        return not (any(map(self.count, bad)) or self.died)
+        return not (any(map(self.count, bad)) or self.died or self.is_empty)
 
     def as_data(self, inconclusive_fails: bool = True) -> dict[str, Any]:
         """Return everything as plain data, for JSON.
@@ -103,16 +125,15 @@ def compare(
     Args:
         baseline: what was before.
         record: what is now.
-        limits: how much worse metrics may get; noise alone where none is given.
+        limits: how much worse metrics may get; a default where none is given.
         deselected: whether checks may be left out of `record` on purpose, by a choice of tests;
             they count as gone otherwise.
 
     Raises:
         SettingsError: the records have no suite in common, or a limit names no metric.
     """
-    before = {suite.name: suite.sha256 for suite in baseline.suites}
-    now = {suite.name: suite.sha256 for suite in record.suites}
-    if not before.keys() & now.keys():
+    before, now = ({suite.name for suite in one.suites} for one in (baseline, record))
+    if not before & now:
         raise SettingsError(
             f"nothing to compare: the baseline holds {_names(before)}, this run {_names(now)}"
         )
@@ -122,31 +143,44 @@ def compare(
         metrics = [
             change
             for change in metrics
-            if change.state != "vanished" or (change.key, change.metric) not in left_out
+            if change.state not in ("vanished", "not compared")
+            or left_out.isdisjoint({change.key, (change.key, change.metric)})
         ]
+    renewed = find_renewed(baseline, record)
     heads, not_compared = compare_heads(baseline, record)
     return Comparison(
         baseline.model.label,
         record.model.label,
-        _compare_checks(baseline, record, deselected),
+        _compare_checks(baseline, record, deselected, renewed),
         metrics,
         heads,
-        [*not_compared, *_remarks(baseline, record, before, now)],
+        [*not_compared, *describe_versions(baseline, record, renewed), *_remarks(baseline, record)],
     )
 
 
-def _left_out(record: RunRecord) -> set[tuple[str, str]]:
-    """Metrics that only checks read which were left out on purpose."""
-    read = {(c.measurement, c.metric) for c in record.checks if c.reason != DESELECTED}
-    return {(c.measurement, c.metric) for c in record.checks} - read
+def _left_out(record: RunRecord) -> set[str | tuple[str, str]]:
+    """Measurements, and metrics, that only checks read which were left out on purpose."""
+    every: set[str | tuple[str, str]] = set()
+    read: set[str | tuple[str, str]] = set()
+    for check in record.checks:
+        found = every if check.reason == DESELECTED else read
+        found |= {check.measurement, (check.measurement, check.metric)}
+    return every - read
 
 
 def _compare_checks(
-    baseline: RunRecord, record: RunRecord, deselected: bool
+    baseline: RunRecord, record: RunRecord, deselected: bool, renewed: Renewed
 ) -> list[VerdictChange]:
     old = {(check.suite, check.id): check for check in baseline.checks}
     new = {(check.suite, check.id): check for check in record.checks}
-    changes = [_compare_check(check, new.get(key), deselected) for key, check in old.items()]
+    changes = []
+    for key, check in old.items():
+        now = new.get(key)
+        change = _compare_check(check, now, deselected)
+        if check.suite in renewed and change.state != "not run":
+            why = changed_check(check, now, baseline, record)
+            change = replace(change, state="not compared", reason=why) if why else change
+        changes.append(change)
     return changes + [
         VerdictChange(check.suite, check.id, "new", None, check.verdict, check.reason)
         for key, check in new.items()
@@ -177,13 +211,10 @@ def _state(old: Check, new: Check, deselected: bool) -> CheckState:
     return "unclear" if old.verdict == "pass" else "changed"
 
 
-def _remarks(
-    baseline: RunRecord, record: RunRecord, before: dict[str, str], now: dict[str, str]
-) -> list[str]:
+def _remarks(baseline: RunRecord, record: RunRecord) -> list[str]:
     lines = []
-    for name in sorted(before.keys() & now.keys()):
-        if before[name] != now[name]:
-            lines.append(f"suite {name!r} has changed since the baseline")
+    if seeds := _other_seeds(baseline, record):
+        lines.append(f"other tokens, not paired: {seeds}")
     if baseline.model.fingerprint and baseline.model.fingerprint == record.model.fingerprint:
         lines.append("both records are of the same weights")
     pairs = {
@@ -201,5 +232,16 @@ def _remarks(
     return lines
 
 
-def _names(suites: dict[str, str]) -> str:
+def _other_seeds(baseline: RunRecord, record: RunRecord) -> str:
+    """`seed 0, now 1`, for every pair of seeds of a measurement that both have."""
+    found = set()
+    for key in baseline.measurements.keys() & record.measurements.keys():
+        settings = (one.measurements[key].settings for one in (baseline, record))
+        before, now = (one.get("seed") for one in settings)
+        if before != now:
+            found.add(f"seed {before}, now {now}")
+    return "; ".join(sorted(found))
+
+
+def _names(suites: set[str]) -> str:
     return ", ".join(sorted(suites)) or "no suite"

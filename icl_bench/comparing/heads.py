@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from icl_bench.comparing.metrics import differing_settings
 from icl_bench.comparing.rounding import rounding_floor
+from icl_bench.comparing.settings import differing_settings
 from icl_bench.measures.statistics import student_t
 from icl_bench.records.record import Measurement, ModelInfo, RunRecord
 

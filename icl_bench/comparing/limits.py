@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from icl_bench.comparing.defaults import Allowed
 from icl_bench.errors import SettingsError
 
 Way = Literal["up", "down"]
@@ -27,12 +28,14 @@ class Limit:
         relative: whether `amount` is a share of the baseline's value.
         worse: the way that is limited, beside the metric's own; None for the metric's own, or
             both where it has none.
+        text: how it was given.
     """
 
     pattern: str
     amount: float | None = None
     relative: bool = False
     worse: Way | None = None
+    text: str = ""
 
     def names(self, key: str, metric: str) -> bool:
         """Whether the limit is for a metric.
@@ -49,16 +52,15 @@ class Limit:
         """Whether it names one metric, and does not stand for many."""
         return not any(sign in self.pattern for sign in "*?[")
 
-    def allowed(self, baseline: float, rounding: float) -> float:
+    def allowed(self, baseline: float, rounding: float) -> Allowed:
         """Return the allowed change for the worse, in the metric's unit.
 
         Args:
             baseline: the baseline's value.
             rounding: what is allowed where no amount was given.
         """
-        if self.amount is None:
-            return rounding
-        return abs(baseline) * self.amount if self.relative else self.amount
+        amount = rounding if self.amount is None else self.amount
+        return Allowed(amount * abs(baseline) if self.relative else amount, f"given: {self.text}")
 
 
 def parse_limit(text: str) -> Limit:
@@ -78,7 +80,7 @@ def parse_limit(text: str) -> Limit:
     worse: Way | None = {"-": "down", "+": "up"}.get(amount[0])  # type: ignore[assignment]
     number = amount[1:] if worse else amount
     if number == "noise":
-        return Limit(pattern, worse=worse)
+        return Limit(pattern, worse=worse, text=text)
     relative = number.endswith("%")
     try:
         value = float(number.removesuffix("%"))
@@ -86,7 +88,7 @@ def parse_limit(text: str) -> Limit:
         value = math.nan
     if not 0 <= value < math.inf:
         raise SettingsError(f"limit {text!r}: {amount!r} is no amount; needed is {FORM}")
-    return Limit(pattern, value / 100 if relative else value, relative, worse)
+    return Limit(pattern, value / 100 if relative else value, relative, worse, text)
 
 
 def allowances(
@@ -95,8 +97,9 @@ def allowances(
     metric: str,
     better: Way | None,
     baseline: float,
+    default: Allowed,
     rounding: float,
-) -> dict[Way, float]:
+) -> dict[Way, Allowed]:
     """Return how far a metric may change, for each way that is judged, in its own unit.
 
     Judged is the metric's own way for the worse, both where it has none, and beside it each way
@@ -108,14 +111,15 @@ def allowances(
         metric: the metric's name.
         better: the metric's better way; None where neither is.
         baseline: the baseline's value.
-        rounding: what is allowed where no amount was given.
+        default: what is allowed where no limit was given.
+        rounding: what is allowed where a limit gives no amount: `noise`.
     """
     fitting = [limit for limit in limits if limit.names(key, metric)]
     signed = {limit.worse for limit in fitting}
     own: set[Way] = {"up", "down"} - {better}  # type: ignore[assignment]
     if better is None and None not in signed and signed:
         own = set()  # a metric without a better way is judged the way that was asked for
-    allowed: dict[Way, float] = dict.fromkeys(sorted(own), rounding)
+    allowed: dict[Way, Allowed] = dict.fromkeys(sorted(own), default)
     for limit in fitting:
         for way in own if limit.worse is None else {limit.worse}:
             allowed[way] = limit.allowed(baseline, rounding)

@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from icl_bench.comparing.defaults import Allowed, default_limit
 from icl_bench.comparing.limits import Limit, Way, allowances
 from icl_bench.comparing.rounding import rounding, rounding_floor
+from icl_bench.comparing.settings import differing_settings
+from icl_bench.comparing.versions import changed_measurement, find_renewed
 from icl_bench.errors import IclError, SettingsError, nearest
 from icl_bench.measures.statistics import student_t
 from icl_bench.probes import MetricInfo, get_probe
-from icl_bench.probes.design.sequential import comparable_settings, looks_of
+from icl_bench.probes.design.sequential import looks_of
+from icl_bench.records.keys import Key
 from icl_bench.records.record import Measurement, Metric, RunRecord
 
-State = Literal["regressed", "improved", "same", "vanished", "unclear"]
+State = Literal["regressed", "improved", "same", "vanished", "unclear", "not compared"]
 
 
 @dataclass(frozen=True)
@@ -25,15 +29,17 @@ class MetricChange:
     Args:
         key: `SUITE/MEASUREMENT`.
         metric: its name.
-        state: `regressed` and `vanished` fail a gate.
+        state: `regressed` and `vanished` fail a gate; `not compared` is another one in a later
+            version of a shipped suite.
         baseline: value in the baseline.
         value: value now; None when it is gone.
         difference: value - baseline.
         ci_low: lower end of the difference's interval; None when exact or unknown.
         ci_high: upper end.
         paired: whether the interval is that of differences on the same tokens.
-        allowed: change that is allowed beside noise, by a limit or else by rounding: the way it
-            went where that is judged, else for the worse.
+        allowed: change that is allowed beside noise, in the metric's unit: the way it went where
+            that is judged, else for the worse.
+        limit: what says so: the limit that was given, as it was given, or a default.
         reason: why, where the numbers do not say it.
     """
 
@@ -47,6 +53,7 @@ class MetricChange:
     ci_high: float | None = None
     paired: bool = False
     allowed: float = 0.0
+    limit: str | None = None
     reason: str | None = None
 
 
@@ -54,6 +61,7 @@ class MetricChange:
 class _Rules:
     """How far a metric may move: by limits, by rounding (`floor`), and by noise."""
 
+    baseline: RunRecord
     limits: Sequence[Limit]
     floor: float
     confidence: float
@@ -64,25 +72,32 @@ def compare_metrics(
 ) -> list[MetricChange]:
     """Compare every metric that a check of the baseline reads or a limit names exactly.
 
-    A metric regresses when it is worse by more than its limit allows and the interval of the
-    difference excludes 0. The intervals hold together: m metrics have 1 - 0.05/m each (Bonferroni),
-    so that a model that has not changed fails at most one time in twenty.
+    A metric regresses when the interval of its difference lies wholly beyond what its limit
+    allows. The intervals hold together: m metrics have 1 - 0.05/m each (Bonferroni), so that a
+    model that has not changed fails at most one time in twenty.
 
     Args:
         baseline: what was before.
         record: what is now.
-        limits: how much worse metrics may get; noise and rounding alone where none is given.
+        limits: how much worse metrics may get; `default_limit` where none is given.
 
     Raises:
         SettingsError: a limit names no metric that can be judged.
     """
     wanted = _wanted(baseline, limits)
     floor = rounding_floor(baseline.model, record.model)
-    rules = _Rules(limits, floor, 1 - 0.05 / max(1, len(wanted)))
-    return [
-        _compare(key, name, baseline.measurements[key], record.measurements.get(key), rules)
-        for key, name in wanted
-    ]
+    renewed = find_renewed(baseline, record)
+    rules = _Rules(baseline, limits, floor, 1 - 0.05 / max(1, len(wanted)))
+    changes = []
+    for key, name in wanted:
+        before, after = baseline.measurements[key], record.measurements.get(key)
+        why = changed_measurement(key, before, record) if Key(key).suite in renewed else None
+        if why:
+            value = before.metrics[name].value
+            changes.append(MetricChange(key, name, "not compared", value, reason=why))
+        else:
+            changes.append(_compare(key, name, before, after, rules))
+    return changes
 
 
 def check_limits(limits: Sequence[Limit], baseline: RunRecord) -> None:
@@ -157,45 +172,49 @@ def _compare(
     difference = new.value - old.value
     rounded = rounding(rules.floor, old.value, info)
     better = info.direction if info else None
-    ways = allowances(rules.limits, key, name, better, old.value, rounded)
+    default = default_limit(rules.baseline, key, name, info, rounded)
+    ways = allowances(rules.limits, key, name, better, old.value, default, rounded)
     went: Way = "up" if difference > 0 else "down"
     allowed = ways.get(went)
+    shown = next(iter(ways.values())) if allowed is None else allowed
+    state: State = "unclear"
+    why = "one sample has no standard error" if half is None else None
+    if half is not None:
+        named = any(limit.names(key, name) for limit in rules.limits)
+        ignored = rounded if named else default.amount
+        state = _judge(abs(difference) - half, allowed, better == went, ignored)
+        if state == "regressed":
+            why = f"allowed is {shown.amount:.3g} ({shown.rule})"
     known = half is not None and half > 0
     return MetricChange(
         key,
         name,
-        "unclear" if half is None else _judge(difference, half, allowed, better, rounded),
+        state,
         old.value,
         new.value,
         difference,
         difference - half if known and half is not None else None,
         difference + half if known and half is not None else None,
         paired,
-        next(iter(ways.values())) if allowed is None else allowed,
-        "one sample has no standard error" if half is None else None,
+        shown.amount,
+        shown.rule,
+        why,
     )
 
 
-def _judge(
-    difference: float, half: float, allowed: float | None, better: Way | None, rounded: float
-) -> State:
+def _judge(surely: float, allowed: Allowed | None, is_better: bool, ignored: float) -> State:
     """Whether a difference is for the worse or for the better.
 
     Args:
-        difference: now minus baseline.
-        half: half of its interval.
+        surely: how far the end of its interval that is nearer to 0 lies from 0, the way it went;
+            negative where 0 is inside.
         allowed: how far it may go the way it went; None where that way is not judged.
-        better: the metric's better way.
-        rounded: what rounding alone makes.
+        is_better: whether it went the metric's better way.
+        ignored: how far it goes before it is called better.
     """
-    size = abs(difference)
-    if size <= half:
-        return "same"
-    if allowed is not None and size > allowed:
+    if allowed is not None and surely > allowed.amount:
         return "regressed"
-    return (
-        "improved" if better == ("up" if difference > 0 else "down") and size > rounded else "same"
-    )
+    return "improved" if is_better and surely > ignored else "same"
 
 
 def _half_width(
@@ -239,22 +258,6 @@ def _pairs(before: Measurement, after: Measurement, old: Metric, new: Metric) ->
         and new.samples is not None
         and len(old.samples) == len(new.samples) > 1
     )
-
-
-def differing_settings(before: Measurement, after: Measurement) -> str | None:
-    """Return the first setting in which two measurements differ, or None.
-
-    Args:
-        before: the baseline's.
-        after: the one of now.
-    """
-    if before.probe != after.probe:
-        return f"probe {before.probe}, now {after.probe}"
-    mine, other = (comparable_settings(measurement.settings) for measurement in (before, after))
-    for name in sorted(mine.keys() | other.keys()):
-        if mine.get(name) != other.get(name):
-            return f"{name} {mine.get(name)}, now {other.get(name)}"
-    return None
 
 
 def _why_gone(name: str, after: Measurement | None) -> str:

@@ -254,6 +254,10 @@ class SuiteRef(_Part):
     name: str
     sha256: str
     """Digest of the parsed suite, so that comments and layout do not change it."""
+    version: int = 1
+    """Of the suite, as its file says."""
+    shipped: bool | None = None
+    """Whether it is one of those that come with icl_bench; None where a record does not say."""
     description: str | None = None
 
 

@@ -26,6 +26,7 @@ STATES = {
     "unclear": "UNCLEAR",
     "new": "new",
     "not run": "not run",
+    "not compared": "not compared",
 }
 """State -> the word in tables."""
 
@@ -131,13 +132,14 @@ def _markdown(comparison: Comparison, inconclusive_fails: bool) -> Iterator[str]
         yield "## Metrics"
         yield ""
         cells = zip(_metric_rows(comparison.metrics), comparison.metrics)
-        rows = [[*row, change.reason or ""] for row, change in cells]
+        rows = [[*row, _limit(change), change.reason or ""] for row, change in cells]
         right = ("Baseline", "Now", "Difference")
-        yield from table((*METRIC_HEADER, "Why"), rows, right)
+        yield from table((*METRIC_HEADER, "Limit", "Why"), rows, right)
         yield ""
         yield (
             "Differences are now minus baseline; intervals hold for all metrics together. "
-            "`paired`: on the same tokens, sample by sample."
+            "`paired`: on the same tokens, sample by sample. A metric is worse where its interval "
+            "lies wholly beyond its limit."
         )
         yield ""
     if comparison.heads:
@@ -177,6 +179,11 @@ def _metric_row(change: MetricChange, with_suite: bool, short: bool) -> list[str
         interval,
         STATES[change.state],
     ]
+
+
+def _limit(change: MetricChange) -> str:
+    """How far the metric may change, and what says so."""
+    return "" if change.limit is None else f"{numbers.number(change.allowed)} ({change.limit})"
 
 
 def describe_check(change: VerdictChange) -> str:
@@ -241,6 +248,11 @@ def verdict_line(comparison: Comparison, inconclusive_fails: bool = True) -> str
         comparison: the comparison.
         inconclusive_fails: whether what cannot be told counts as worse.
     """
+    if comparison.is_empty:
+        return (
+            "NOTHING COMPARED: what the baseline holds was changed or removed in this version of "
+            "the suite; renew the baseline"
+        )
     died = len({head.name for head in comparison.died})  # a head that two suites measured is one
     counts = [
         (comparison.count("regressed"), "worse"),
@@ -249,6 +261,7 @@ def verdict_line(comparison: Comparison, inconclusive_fails: bool = True) -> str
         (comparison.count("unclear"), "unclear"),
         (comparison.count("improved"), "better"),
         (comparison.count("changed"), "changed"),
+        (comparison.count("not compared"), "not compared"),
         (comparison.count("same"), "the same"),
     ]
     told = ", ".join(f"{count} {word}" for count, word in counts if count)

@@ -150,7 +150,9 @@ def _provenance(record: RunRecord) -> Iterator[str]:
         shown = numbers.count(value) if name == "parameters" else str(value)
         rows.append([f"model {name.replace('_', ' ')}", shown])
     rows += [[name, str(value)] for name, value in record.environment.model_dump().items() if value]
-    rows += [[f"suite {suite.name} SHA-256", suite.sha256] for suite in record.suites]
+    for suite in record.suites:
+        rows.append([f"suite {suite.name} version", str(suite.version)])
+        rows.append([f"suite {suite.name} SHA-256", suite.sha256])
     yield from table(["", ""], rows)
 
 

@@ -85,7 +85,14 @@ def assemble(
         model=results.model,
         environment=results.environment or describe_environment(),
         suites=[
-            SuiteRef(name=s.name, sha256=s.sha256, description=s.description) for s in plan.suites
+            SuiteRef(
+                name=suite.name,
+                sha256=suite.sha256,
+                version=suite.version,
+                shipped=suite.shipped,
+                description=suite.description,
+            )
+            for suite in plan.suites
         ],
         measurements=dict(sorted(results.measurements.items())),
         checks=checks,

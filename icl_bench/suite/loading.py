@@ -57,6 +57,7 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
         quiz=quiz,
         sha256=digest(data),
         shipped=is_shipped(file),
+        version=data.get("version", 1),
         lines={
             entry["id"]: notes.document.locate((section, index, "id"))[0]
             for section in ("checks", "quiz")

@@ -139,6 +139,8 @@ class SuiteFile(Written):
     """Version of the format; the first key of the file."""
     name: Annotated[str, Field(pattern=SUITE_NAME)]
     """Name of the suite: lower-case letters, digits, - and _."""
+    version: Annotated[int, Field(ge=1)] = _optional()
+    """Version of the suite, 1 where it is left out; to be raised when what it asks changes."""
     description: Text = _optional()
     """What the suite shows, in a sentence."""
     defaults: dict[str, Any] = _optional()

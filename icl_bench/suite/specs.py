@@ -104,6 +104,7 @@ class Suite:
         quiz: in the order of the file.
         sha256: digest of the parsed data: comments, layout and key order do not change it.
         shipped: whether the suite is one of those that come with icl_bench.
+        version: of the suite, as the file says; 1 where it says nothing.
         lines: id of a check or quiz item -> line of the file that it stands at.
     """
 
@@ -115,6 +116,7 @@ class Suite:
     quiz: tuple[QuizSpec, ...]
     sha256: str
     shipped: bool
+    version: int = 1
     lines: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -93,13 +93,14 @@ def draw_queries(task: Task, count: int, choices: int, seed: int, stream: str) -
     return queries
 
 
-def shuffle_outputs(query: Query, seed: int, stream: str, index: int) -> Query:
-    """Return the query with its examples' outputs moved around so that none stays.
+def shuffle_outputs(query: Query, shots: int, seed: int, stream: str, index: int) -> Query:
+    """Return the query with the outputs of the examples shown moved around so that none stays.
 
     Where outputs repeat, an example may still get the output that it had.
 
     Args:
         query: the query.
+        shots: examples that the prompt has, the last ones of the query's; at least 2.
         seed: seed of the draws.
         stream: the stream of draws.
         index: number of the query.
@@ -107,11 +108,10 @@ def shuffle_outputs(query: Query, seed: int, stream: str, index: int) -> Query:
     from icl_bench.measures.draws import Draws
 
     first = zlib.crc32(query.task.encode()) * TASKS_APART
-    order = Draws(seed, stream, first + TASKS_APART // 2 + index).derangement(len(query.examples))
-    examples = tuple(
-        (given, query.examples[other][1]) for (given, _), other in zip(query.examples, order)
-    )
-    return Query(query.task, query.given, query.wanted, examples, query.distractors)
+    order = Draws(seed, stream, first + TASKS_APART // 2 + index).derangement(shots)
+    hidden, shown = query.examples[:-shots], query.examples[-shots:]
+    moved = tuple((given, shown[other][1]) for (given, _), other in zip(shown, order))
+    return replace(query, examples=hidden + moved)
 
 
 def write_prompt(query: Query, shots: int, template: str, separator: str) -> tuple[str, list[str]]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from icl_bench.probes.texts.fewshot_runs import Answers, ByShots, HeadSets
 
 What = Literal["right", "first"]
-"""CheckedRun by the choices, or by the first token."""
+"""Judged by the choices, or by the first token."""
 P_VALUES = ("null_p_value", "null_first_token_p_value")
 NULL_METRICS = (*P_VALUES, "null_observed_lost", "null_median_lost", "null_max_lost")
 UNIFORM_METRICS = ("uniform_median_lost", "uniform_max_lost")

@@ -162,7 +162,11 @@ def patch_heads(
     queries = draw_queries(task, settings.prompts, 2, settings.seed, "vectors_shuffled")
     shuffled = lay_out(
         [
-            _encode(model, settings, shuffle_outputs(query, settings.seed, "vectors_shuffled", i))
+            _encode(
+                model,
+                settings,
+                shuffle_outputs(query, settings.shots, settings.seed, "vectors_shuffled", i),
+            )
             for i, query in enumerate(queries)
         ],
         model.vocabulary[0],

@@ -29,7 +29,9 @@ def provenance_section(record: RunRecord) -> dict[str, Any]:
     rows += [(name, str(value)) for name, value in record.environment.model_dump().items() if value]
     if record.step is not None:
         rows.append(("step", str(record.step)))
-    rows += [(f"suite {suite.name} SHA-256", suite.sha256) for suite in record.suites]
+    for suite in record.suites:
+        rows.append((f"suite {suite.name} version", str(suite.version)))
+        rows.append((f"suite {suite.name} SHA-256", suite.sha256))
     seeds: dict[str, list[str]] = {}
     for key, measurement in record.measurements.items():
         if "seed" in measurement.settings:
