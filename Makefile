@@ -19,7 +19,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workstea
 # The tests start hundreds of processes. Each would compile the package anew where this is set.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo check test release-check lint types pytest quick coverage samples pictures findings reference \
+.PHONY: demo check test release-check lint types pytest quick coverage samples pictures findings statistics reference \
   bench oldest newest wheel clean
 
 demo: $(READY)
@@ -79,6 +79,11 @@ findings: $(READY)
 	# Aside first: a run that fails leaves the old text.
 	$(BIN)/python examples/findings.py reports/findings/*/results.json > reports/findings/new.md
 	mv reports/findings/new.md docs/findings.md
+
+# The tables of docs/statistics.md; a quarter of an hour on two cores.
+statistics: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/calibration.py --write docs/statistics.md \
+	  --real "$$($(BIN)/python tests/real_model.py)"
 
 # The weights of the built-in models and their checkpoints, trained anew; single files go into place.
 reference: $(READY)

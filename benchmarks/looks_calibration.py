@@ -1,20 +1,19 @@
 """How often gates err on metrics other than means, on pools in an order, and within strata.
 
-    python benchmarks/looks_calibration.py [--gates 1000] [--runs 4000]
-
-Numbers only, no times; the rules for means are simulated by `benchmarks/calibration.py`.
+The tables are made by `benchmarks/calibration.py`; the rules for means are in
+`gate_calibration.py`.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from calibration import Population, print_table
+from coverage_calibration import NEAR_TIES, Population, read_truth
 
 from icl_bench.measures import statistics as st
+from icl_bench.measures.bounds import SIGNED
 from icl_bench.measures.sequential import look_confidence, look_sizes
 from icl_bench.measures.strata import stratified_metric
 from icl_bench.probes.heads.offset_profile import locate_peak
@@ -60,8 +59,7 @@ def looks() -> list[Look]:
         return rng.normal(np.r_[0.8, np.full(49, 0.1)], 0.2, (n, 50))
 
     def near(rng: np.random.Generator, n: int) -> np.ndarray:
-        levels = np.r_[np.linspace(0.72, 0.8, 10), np.full(40, 0.1)]
-        return rng.normal(levels, 0.2, (n, 50))
+        return rng.normal(NEAR_TIES, 0.2, (n, 50))
 
     def peak(rng: np.random.Generator, n: int) -> np.ndarray:
         return rng.normal([0.1, 0.5, 0.47, 0.1, 0.1], 0.15, (n, 5))
@@ -79,7 +77,10 @@ def looks() -> list[Look]:
         Look("`share_metric`", Population("shares of gamma totals", paired, 0.5), share),
         Look("`share_metric`", Population("shares of log-normal totals", skewed, 8 / 9), share),
         Look("`cross_fitted_max`", Population("one head leads", lead, 0.8), best),
-        Look("`cross_fitted_max`", Population("10 near ties", near, 0.8), best),
+        Look("`cross_fitted_max`", Population("10 near ties", near, read_truth(NEAR_TIES)), best),
+        Look(
+            "`cross_fitted_max`", Population("10 near ties, for the highest mean", near, 0.8), best
+        ),
         Look("`offset_peak`", Population("two offsets .03 apart", peak, 1), place),
     ]
 
@@ -103,12 +104,12 @@ def gate_metric(look: Look, sizes: Sequence[int], gates: int, seed: int = 0) -> 
     """
     rng = np.random.default_rng(seed)
     passed = failed = 0
-    truth = look.population.truth
     for _ in range(gates):
         values = look.population.draw(rng, sizes[-1])
         for n in sizes:
             metric = look.estimate(values[:n], look_confidence(len(sizes)))
             assert metric.ci_low is not None and metric.ci_high is not None
+            truth = look.population.truth_of(values[:n])
             if metric.ci_low > truth:
                 passed += 1
                 break
@@ -156,11 +157,11 @@ def cover_strata(
     for _ in range(runs):
         drawn = rng.random((len(chances), queries))
         gains = (drawn > 1 - gain).astype(float) - (drawn < lose)
-        wide = st.mean_metric(gains.mean(axis=1))
+        wide = st.mean_metric(gains.mean(axis=1), bounds=SIGNED)
         over.append(((wide.ci_high or 0) - (wide.ci_low or 0)) / 2)
         if not gains.var(axis=1).any():
             continue  # not measured
-        found = stratified_metric(list(gains))
+        found = stratified_metric(list(gains), SIGNED)
         assert found.ci_low is not None and found.ci_high is not None
         above += found.ci_low > truth
         below += found.ci_high < truth
@@ -171,12 +172,19 @@ def cover_strata(
     )
 
 
-def main() -> None:
-    """Simulate and print tables of docs/statistics.md."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--gates", type=int, default=1000, help="gates per cell")
-    parser.add_argument("--runs", type=int, default=4000, help="intervals per cell")
-    given = parser.parse_args()
+LOOKS_HEAD = ["metric", "population", "looks at n", "false pass", "false fail"]
+TASKS_HEAD = [
+    *("tasks' chances to gain", "queries", "not measured", "interval holds"),
+    *("half width", "half width over tasks"),
+]
+
+
+def look_rows(gates: int) -> list[list[str]]:
+    """One row per metric, population and looks: how often gates err.
+
+    Args:
+        gates: to simulate.
+    """
     pools = [
         Look(
             "`mean_metric`",
@@ -192,22 +200,24 @@ def main() -> None:
     rows = []
     for look in [*looks(), *pools]:
         for sizes in (look_sizes(8, 256), look_sizes(32, 256)):
-            good, bad = gate_metric(look, sizes, given.gates)
+            good, bad = gate_metric(look, sizes, gates)
             names = [look.metric, look.population.name, " ".join(map(str, sizes))]
             rows.append([*names, f"{good:.1%}", f"{bad:.1%}"])
-    print_table(["metric", "population", "looks at n", "false pass", "false fail"], rows)
+    return rows
 
+
+def task_rows(runs: int) -> list[list[str]]:
+    """One row per kind of tasks and number of queries: how often stratified intervals hold.
+
+    Args:
+        runs: intervals to simulate.
+    """
     rows = []
     for name, chances in TASKS.items():
         for queries in (4, 8, 16):
-            found = cover_strata(chances, queries, given.runs)
+            found = cover_strata(chances, queries, runs)
             held = 1 - found.above - found.below
             sides = f"{found.above:.1%} above, {found.below:.1%} below"
             cells = [name, str(queries), f"{1 - found.measured:.1%}", f"{held:.1%} ({sides})"]
             rows.append([*cells, f"{found.half:.3f}", f"{found.half_over:.3f}"])
-    head = ["tasks' chances to gain", "queries", "not measured", "interval holds"]
-    print_table([*head, "half width", "half width over tasks"], rows)
-
-
-if __name__ == "__main__":
-    main()
+    return rows

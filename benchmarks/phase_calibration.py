@@ -1,16 +1,13 @@
 """How often intervals of a phase change hold, and how often a gradual curve passes for a sharp one.
 
-    python benchmarks/phase_calibration.py [--runs 1000] [--tests 1000] [--noise .03]
-
-Numbers only, no times. The truth is a curve in log(step) that is known between checkpoints too;
-every sequence has a height and a midpoint of its own.
+The tables are made by `benchmarks/calibration.py`. The truth is a curve in log(step) that is known
+between checkpoints too; every sequence has a height and a midpoint of its own.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -232,45 +229,36 @@ def p_values(
     return np.array(found)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    print("| " + " | ".join(header) + " |")
-    print("|" + "---|" * len(header))
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
-    print()
+def coverage_table(runs: int) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: how often intervals hold the truth, for each grid, width and sample size.
 
-
-def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=1000, help="samples per interval")
-    parser.add_argument("--tests", type=int, default=1000, help="tests per shape")
-    parser.add_argument(
-        "--noise", type=float, default=0.03, help="noise of these, share of the rise"
-    )
-    given = parser.parse_args()
-
+    Args:
+        runs: samples per cell.
+    """
     rows = []
     for name in ("dense around the change", "powers of two, then every 1000"):
         steps = GRIDS[name]
         for width in (0.05, 0.2, 0.6):
             learner = Learner(steps, 700 if name.startswith("dense") else 3300, width)
             for count in (8, 32):
-                held = coverage(learner, count, given.runs)
-                rows.append(
-                    [name, f"{width}", f"{count}", *(f"{one:.1%}" for one in held.values())]
-                )
-    _table(["checkpoints", "width", "n", *held], rows)
+                held = coverage(learner, count, runs)
+                shares = [f"{one:.1%}" for one in held.values()]
+                rows.append([name, f"{width}", f"{count}", *shares])
+    return ["checkpoints", "width", "n", *held], rows
 
+
+def null_table(tests: int, noise: float = 0.03) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: how often p-values are small, for each grid and shape of the true curve.
+
+    Args:
+        tests: curves per cell.
+        noise: standard deviation of what is not smooth, as a share of the rise.
+    """
     rows = []
     for name, steps in GRIDS.items():
         for shape in shapes(math.log(steps[-1] / steps[0])):
-            ps = p_values(steps, shape, given.noise, given.tests)
+            ps = p_values(steps, shape, noise, tests)
             cells = [f"{(ps <= level + 1e-9).mean():.1%}" for level in (0.01, 0.05, 0.25, 0.5)]
             kind = "gradual" if shape.gradual else "sharper"
             rows.append([name, shape.name, kind, *cells])
-    _table(["checkpoints", "curve", "", "p <= .01", "p <= .05", "p <= .25", "p <= .5"], rows)
-
-
-if __name__ == "__main__":
-    main()
+    return ["checkpoints", "curve", "", "p <= .01", "p <= .05", "p <= .25", "p <= .5"], rows

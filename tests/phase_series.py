@@ -26,7 +26,7 @@ def make_series(
     previous_token: np.ndarray | float = 0.0,
     copying: np.ndarray | float = 0.0,
     text: np.ndarray | float | None = None,
-    sequences: int = 16,
+    sequences: int = 32,
     training_loss: dict[int, float] | None = None,
     noise: float = 0.01,
 ) -> Series:

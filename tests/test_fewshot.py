@@ -163,10 +163,10 @@ def test_several_tasks_are_the_samples_of_the_interval():
     from icl_bench.probes.texts.fewshot_effects import over_tasks
 
     samples = [torch.tensor(rows).double().numpy() for rows in ([1, 1, 0, 0], [1, 1], [0, 0, 0])]
-    metric = over_tasks(samples)
+    metric = over_tasks(samples, (0.0, 1.0))
     assert metric.value == pytest.approx(0.5) and metric.n == 3
     assert metric.stderr == pytest.approx(statistics.stdev([0.5, 1, 0]) / 3**0.5)
-    assert over_tasks(samples[:1]).n == 4
+    assert over_tasks(samples[:1], (0.0, 1.0)).n == 4
 
 
 def test_the_interval_within_tasks_is_made_of_each_tasks_own_queries(monkeypatch, model):

@@ -43,7 +43,7 @@ FLOORS: dict[str, str] = {
     "probes.training": "errors measures probes probes.design records",
     "progress": "probes.design records render.writing",
     "ranking": "errors measures probes probes.design records",
-    "suite": "errors probes probes.design",
+    "suite": "errors measures probes probes.design",
     "probes.ablations": (
         "errors measures models models.attention models.circuits probes probes.design "
         "probes.heads records"

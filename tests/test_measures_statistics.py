@@ -7,18 +7,15 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.optimize import brentq
 
 from icl_bench.measures import statistics as st
 
 
-def test_mean_and_interval_equal_scipys():
+def test_mean_and_standard_error_equal_scipys():
     values = [0.2, 0.5, 0.9, 0.4, 0.45]
     metric = st.mean_metric(values)
-    low, high = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
     assert metric.value == pytest.approx(np.mean(values))
     assert metric.stderr == pytest.approx(stats.sem(values))
-    assert (metric.ci_low, metric.ci_high) == pytest.approx((low, high))
     assert metric.samples == values and metric.n == 5
 
 
@@ -133,13 +130,13 @@ def test_ratio_and_share_are_of_the_means():
         st.share_metric(a, [-1.0, 1.0])
 
 
-def test_a_proportion_has_wilsons_interval_and_no_error_of_zero():
+def test_a_proportion_has_the_exact_interval_and_no_error_of_zero():
     metric = st.proportion_metric([True] * 10)
-    low, high = stats.binomtest(10, 10).proportion_ci(method="wilson")
+    low, high = stats.binomtest(10, 10).proportion_ci(method="exact")
     assert (metric.ci_low, metric.ci_high) == pytest.approx((low, high))
     assert metric.stderr is None
     mixed = st.proportion_metric([True] * 7 + [False] * 3)
-    low, high = stats.binomtest(7, 10).proportion_ci(method="wilson")
+    low, high = stats.binomtest(7, 10).proportion_ci(method="exact")
     assert (mixed.ci_low, mixed.ci_high) == pytest.approx((low, high))
     assert mixed.stderr == pytest.approx(np.std([1] * 7 + [0] * 3, ddof=1) / math.sqrt(10))
 
@@ -199,43 +196,10 @@ def test_a_count_becomes_a_share_with_its_interval():
     assert alone.value == 0.5 and alone.ci_low is None
 
 
-def test_skewness_and_quantiles_are_scipys():
+def test_quantiles_are_scipys():
     for n in (3, 8, 33):
-        values = np.random.default_rng(n).lognormal(0, 1, n)
-        assert st.sample_skewness(values) == pytest.approx(stats.skew(values, bias=False))
         assert st.student_t(n) == stats.t.ppf(0.975, n)
         assert st.student_t(n, 5, 0.99) == stats.t.ppf(1 - 0.01 / 2 / 5, n)
-
-
-def test_the_interval_of_a_look_is_corrected_for_skewness():
-    """Against Hall's transform, inverted by a root finder."""
-    values = np.random.default_rng(3).lognormal(0, 1, 20)
-    n, mean, stderr = len(values), values.mean(), values.std(ddof=1) / np.sqrt(len(values))
-    third = ((values - mean) ** 3).sum() / n / ((values - mean) ** 2).mean() ** 1.5
-    a = third * np.sqrt(n * (n - 1)) / (n - 2) / np.sqrt(n)
-
-    def transform(t):
-        return t + a / 3 * t**2 + a**2 / 27 * t**3 + a / 6
-
-    quantile = stats.t.ppf(1 - 0.0125 / 2, n - 1)
-    ends = [brentq(lambda t, q=q: transform(t) - q, -60, 60) for q in (quantile, -quantile)]
-    metric = st.mean_metric(values, confidence=0.9875)
-    # The long tail is above: the upper end is Hall's, the lower one stays Student's.
-    assert metric.ci_high == pytest.approx(mean - stderr * ends[1])
-    assert ends[0] < quantile
-    assert metric.ci_low == pytest.approx(mean - stderr * quantile)
-    mirrored = st.mean_metric(-values, confidence=0.9875)
-    assert mirrored.ci_low == pytest.approx(-metric.ci_high)
-    assert st.undo_skewness(1.7, 0.0) == 1.7
-    assert st.undo_skewness(1.7, 1e-6) == pytest.approx(1.7, abs=1e-5)
-
-
-def test_a_plain_interval_stays_students():
-    values = np.random.default_rng(3).lognormal(0, 1, 20)
-    metric = st.mean_metric(values)
-    half = stats.t.ppf(0.975, 19) * values.std(ddof=1) / np.sqrt(20)
-    assert metric.ci_high - metric.value == pytest.approx(half)
-    assert metric.value - metric.ci_low == pytest.approx(half)
 
 
 def test_a_lost_share_is_agresti_and_mins_interval():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
+from slow_intervals import ends
 
 import icl_bench
 from icl_bench.errors import MeasurementError, NotMeasurable
@@ -326,10 +327,9 @@ def test_losses_of_every_setting_equal_one_ablation_at_a_time(trained, learned):
         # nll[:, i] is the loss of physical position i + 1, and BOS is at 0: content position i.
         first, later = nll[:, 1:n].mean(1).numpy(), nll[:, n + 1 :].mean(1).numpy()
         for name, values in (("first_loss", first), ("repeated_loss", later)):
-            half = 2.0395134463964077 * values.std(ddof=1) / math.sqrt(32)  # t of 31, 95%
             assert row[name] == pytest.approx(values.mean(), abs=1e-4)
-            assert row[f"{name}_ci_low"] == pytest.approx(values.mean() - half, abs=1e-4)
-            assert row[f"{name}_ci_high"] == pytest.approx(values.mean() + half, abs=1e-4)
+            found = row[f"{name}_ci_low"], row[f"{name}_ci_high"]
+            assert found == pytest.approx(ends(values), abs=1e-4)
         assert row["loss_by_position"] == pytest.approx(nll[:, 1:].mean(0).tolist(), abs=2e-4)
     clean = learned.tables["switched"][0]
     assert clean["copy_accuracy"] > 0.8 and clean["repeated_loss"] < 1

@@ -95,7 +95,8 @@ def test_the_hand_wired_head_gets_its_keys_from_the_previous_token_head(composed
         assert value(composed, name) == pytest.approx(1, abs=1e-3)
     assert value(composed, "key_sender_previous_token") > 0.999
     collapsed = composed.metrics["key_collapsed"]
-    assert (collapsed.value, collapsed.ci_low, collapsed.ci_high) == (1, 1, 1)
+    # Of 4 sequences, 60% of others may have gone unseen.
+    assert (collapsed.value, collapsed.ci_low, collapsed.ci_high) == (1, 0, 1)
     assert value(composed, "key_collapsed_share") == 1
     for name in ("key_drop_others", "query_drop", "query_drop_previous_token", "value_drop_others"):
         assert value(composed, name) == pytest.approx(0, abs=1e-5)
@@ -267,7 +268,7 @@ def test_the_trained_heads_write_the_token(trained):
 @pytest.mark.parametrize("shift", [1, 2, 4])
 def test_the_peak_lies_where_the_previous_token_head_looks(shift):
     shifted = icl_bench.load_model(f"builtin:handwired-shift-{shift}")
-    found = run(offset_profile, shifted)
+    found = run(offset_profile, shifted, sequences=16)
     peak = found.metrics["offset_peak"]
     assert (peak.value, peak.ci_low, peak.ci_high) == (shift, shift, shift)
     assert value(found, "peak_height") > 0.99 and value(found, "peak_margin") > 0.9
@@ -403,7 +404,7 @@ def test_the_trained_match_is_mostly_token_against_previous_token(trained, contr
 SUITE = """\
 icl_suite: 1
 name: circuits
-defaults: {sequences: 4, period: 20}
+defaults: {sequences: 16, period: 20}
 measure:
   repeats: {probe: induction, control: false}
   edges:

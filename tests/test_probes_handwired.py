@@ -61,9 +61,14 @@ def test_the_two_heads_score_one_and_all_others_nothing(repeats):
     assert value(repeats, "induction_control") < 0.01
     assert value(repeats, "induction_excess_max") > 0.99
     assert value(repeats, "previous_token_max") > 0.99
-    heads = repeats.metrics["induction_heads"]
-    assert (heads.value, heads.ci_low, heads.ci_high) == (1, 1, 1)
+    assert value(repeats, "induction_heads") == 1
     assert value(repeats, "induction_share") == pytest.approx(1 / 48)
+
+
+def test_enough_sequences_leave_no_doubt_how_many_heads_there_are(model):
+    settings = induction.Settings(control=False, sequences=32, period=20)
+    heads = induction.measure(model, settings, Context()).metrics["induction_heads"]
+    assert (heads.value, heads.ci_low, heads.ci_high) == (1, 1, 1)
 
 
 def test_attention_to_all_earlier_occurrences_sums_to_one(model, repeats):

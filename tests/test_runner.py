@@ -26,7 +26,7 @@ SUITE = """
       repeats: {{probe: induction}}
       off: {{probe: ablation, heads: {{from: repeats, top: 1}}, null_draws: 0}}
     checks:
-      - {{id: present, on: repeats, metric: induction_max, above: 0.4}}
+      - {{id: present, on: repeats, metric: induction_max, above: 0.3}}
       - {{id: causal, on: off, metric: loss_ratio, above: 2}}
       - {{id: not-here, on: off, metric: loss_ratio, above: 2, models: ["gpt2"]}}
 """

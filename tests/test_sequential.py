@@ -74,7 +74,7 @@ def test_what_is_decided_at_once_costs_the_first_look_only(tmp_path, taken):
 
 def test_an_open_gate_draws_to_the_last_look_and_stays_open(tmp_path, taken, last):
     value = last.metrics["previous_token_max"].value
-    record = icl_bench.run([load(tmp_path, f"above: {value}").path], MODEL)
+    record = icl_bench.run([load(tmp_path, f"below: {value}").path], MODEL)
     assert taken[-1] == 30 and taken == [4, 8, 16, 30][-len(taken) :]
     assert record.checks[0].verdict == "inconclusive"
     repeats = record.measurements["mine/repeats"]
@@ -83,13 +83,13 @@ def test_an_open_gate_draws_to_the_last_look_and_stays_open(tmp_path, taken, las
 
 def test_another_threshold_measures_no_look_again(tmp_path, taken, last, openings):
     value = last.metrics["previous_token_max"].value
-    icl_bench.run([load(tmp_path, f"above: {value}").path], MODEL)
+    icl_bench.run([load(tmp_path, f"below: {value}").path], MODEL)
     assert taken == [4, 8, 16, 30]
     record = icl_bench.run([load(tmp_path, "above: 0.01").path], MODEL)
     assert taken == [4, 8, 16, 30]
     assert record.measurements["mine/repeats"].settings["sequences"] == 4
     opened = len(openings)
-    again = icl_bench.run([load(tmp_path, f"above: {value}").path], MODEL)
+    again = icl_bench.run([load(tmp_path, f"below: {value}").path], MODEL)
     assert again.measurements["mine/repeats"].settings["sequences"] == 30
     assert len(openings) == opened and len(taken) == 4
 
@@ -103,9 +103,9 @@ def test_heads_chosen_from_it_belong_to_its_rules(tmp_path):
             for key, planned in make_plan([load(tmp_path, rule)]).measurements.items()
         }
 
-    low, high = digests("above: 0.01"), digests("above: 0.9")
+    low, high = digests("above: 0.01"), digests("above: 0.8")
     assert low["mine/collapse"] != high["mine/collapse"]
-    looks = make_plan([load(tmp_path, "above: 0.9")]).measurements["mine/repeats"].looks
+    looks = make_plan([load(tmp_path, "above: 0.8")]).measurements["mine/repeats"].looks
     others = make_plan([load(tmp_path, "above: 0.01")]).measurements["mine/repeats"].looks
     assert [look.digest for look in looks] == [look.digest for look in others]
     renamed = SUITE.replace("id: c", "id: other")

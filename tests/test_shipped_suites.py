@@ -57,4 +57,6 @@ def test_a_model_that_matches_by_identity_passes_for_the_word_and_fails_for_its_
     found = verdicts("fuzzy", WITH[1])
     assert found["the-word-itself-finds-it"] == found["the-heads-carry-the-copy"] == "pass"
     assert found["a-near-synonym-finds-it"] != "pass"
-    assert found["by-a-tenth-of-the-way"] == found["the-heads-attend-to-it"] == "fail"
+    assert found["by-a-tenth-of-the-way"] == "fail"
+    # Of 12 items that fit its tokenizer, a share of a quarter may have gone unseen.
+    assert found["the-heads-attend-to-it"] != "pass"

@@ -39,7 +39,7 @@ quiz:
     options: {a: "it has the circuit", b: "it has not"}
     on: repeats
     metric: induction_max
-    supports: [{option: a, above: 0.4}, {option: b, below: 0.1}]
+    supports: [{option: a, above: 0.4}, {option: b, below: 0.2}]
     expected: b
 """
 
@@ -55,8 +55,11 @@ def check(text: str) -> str:
 
 
 def rule(text: str) -> str:
-    """Return a suite whose line 4 is one check with this rule, from column 48 on."""
-    return check(f"on: r, metric: induction_max, {text}")
+    """Return a suite whose line 4 is one check with this rule, from column 48 on.
+
+    The metric is exact, so that any number can be a threshold.
+    """
+    return check(f"on: r, metric: uniform_level, {text}")
 
 
 def measured(text: str) -> str:
@@ -104,7 +107,7 @@ def test_the_example_loads_into_measurements_checks_and_quiz(tmp_path: Path) -> 
         options={"a": "it has the circuit", "b": "it has not"},
         on="repeats",
         metric="induction_max",
-        supports=(Support("a", "above", 0.4), Support("b", "below", 0.1)),
+        supports=(Support("a", "above", 0.4), Support("b", "below", 0.2)),
         expected="b",
     )
 
@@ -201,7 +204,7 @@ def test_equals_takes_a_tolerance_and_checks_take_models_and_description(tmp_pat
         "prompt: P, choices: [a, b], answer: a",
         (
             "question: Q, options: {a: A, b: B}, on: r, metric: induction_max, "
-            "supports: [{option: a, above: 1}], expected: a"
+            "supports: [{option: a, above: 0.5}], expected: a"
         ),
     ],
 )
@@ -217,7 +220,7 @@ def test_a_measurement_that_nothing_uses_is_allowed(tmp_path: Path) -> None:
 
 
 def test_option_keys_that_look_like_other_things_are_names(tmp_path: Path) -> None:
-    text = measured('options: {yes: A, 1: B}, supports: [{option: "1", above: 1}], expected: "1"')
+    text = measured('options: {yes: A, 1: B}, supports: [{option: "1", above: 0.5}], expected: "1"')
     assert load_suite(write(tmp_path, text)).quiz[0].options == {"yes": "A", "1": "B"}
 
 
@@ -518,12 +521,12 @@ def test_a_suite_in_the_shipped_folder_is_marked_shipped(
         ),
         # quiz: a measurement answers
         (
-            measured("options: {a: A}, supports: [{option: a, above: 1}], expected: a"),
+            measured("options: {a: A}, supports: [{option: a, above: 0.5}], expected: a"),
             "5:65",
             "options needs at least 2 entries, not 1",
         ),
         (
-            measured("options: {a: A, b: 2}, supports: [{option: a, above: 1}], expected: a"),
+            measured("options: {a: A, b: 2}, supports: [{option: a, above: 0.5}], expected: a"),
             "5:75",
             'b 2 is not text; put it in quotes: "2"',
         ),
@@ -569,21 +572,21 @@ def test_a_suite_in_the_shipped_folder_is_marked_shipped(
         ),
         (
             measured(
-                "options: {a: A, b: B}, supports: [{option: a, above: 1}], expected: a"
+                "options: {a: A, b: B}, supports: [{option: a, above: 0.5}], expected: a"
             ).replace("metric: induction_max", "metric: induction_mxx"),
             "5:41",
             "probe 'induction' has no metric 'induction_mxx'",
         ),
         (
             measured(
-                "options: {a: A, b: B}, supports: [{option: a, above: 1}], expected: a"
+                "options: {a: A, b: B}, supports: [{option: a, above: 0.5}], expected: a"
             ).replace("metric: induction_max", "metric: induction_max, beside: [uniform_lvel]"),
             "5:65",
             "probe 'induction' has no metric 'uniform_lvel'; did you mean 'uniform_level'?",
         ),
         (
             measured(
-                "options: {a: A, b: B}, supports: [{option: a, above: 1}], expected: a"
+                "options: {a: A, b: B}, supports: [{option: a, above: 0.5}], expected: a"
             ).replace("metric: induction_max", "metric: induction_max, beside: []"),
             "5:64",
             "beside needs at least 1 entry, not 0",

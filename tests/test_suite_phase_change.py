@@ -83,7 +83,7 @@ def test_a_head_by_position_fails():
     series = make_series(induction=curve, previous_token=curve, copying=curve)
     for one in series.measurements["repeats"]:
         one.metrics["induction_excess_max"] = one.metrics["induction_excess_max"].model_copy(
-            update={"samples": [0.01 * i for i in range(16)]}
+            update={"samples": [0.01 * i for i in range(32)]}
         )
     assert verdicts(series)["not-by-position"] == "fail"
 

@@ -48,7 +48,7 @@ SUITE: dict[str, Any] = {
             "options": {"a": "it has the circuit", "b": "it has not"},
             "on": "repeats",
             "metric": "induction_max",
-            "supports": [{"option": "a", "above": 0.4}, {"option": "b", "below": 0.1}],
+            "supports": [{"option": "a", "above": 0.4}, {"option": "b", "below": 0.2}],
             "expected": "b",
         },
     ],
@@ -88,7 +88,7 @@ def loads(data: Any, folder: Path) -> bool:
                     "on": "repeats",
                     "metric": "induction_max",
                     "equals": 1,
-                    "tolerance": 0.1,
+                    "tolerance": 0.2,
                     "models": ["gpt2"],
                     "description": "D",
                 }

@@ -269,6 +269,12 @@ def difference(before: Metric, now: Metric, sign: float, *, same_tokens: bool) -
         return mean_metric([sign * (a - b) for a, b in zip(old, new)], keep=False)
     # A number without sampling error adds nothing: copying lost where no head is left to lose.
     estimated = [one for one in (before, now) if not one.exact]
+    if len(estimated) == 1 and estimated[0].ci_low is not None and estimated[0].ci_high is not None:
+        (one,) = estimated
+        way = sign if one is before else -sign
+        ends = (estimated[0].ci_low, estimated[0].ci_high)
+        low, high = sorted(value + way * (end - one.value) for end in ends)
+        return Metric(value=value, stderr=one.stderr, ci_low=low, ci_high=high, n=one.n)
     parts = [(one.stderr**2, one.n - 1) for one in estimated if one.stderr is not None and one.n]
     if len(parts) < len(estimated):
         return Metric(value=value, n=now.n)

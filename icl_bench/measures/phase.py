@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from icl_bench.measures.bounds import Bounds
 from icl_bench.measures.statistics import CONFIDENCE, mean_metric, student_t
 from icl_bench.records.record import Metric
 
@@ -34,6 +35,7 @@ class Curve:
         steps: optimizer steps, ascending, each at least 1, shape (checkpoints,).
         samples: values of every sequence or document, turned so that the expected change is a
             rise, shape (samples, checkpoints).
+        bounds: lowest and highest value, where there are such.
 
     Raises:
         ValueError: fewer than two checkpoints, or steps that do not ascend from 1 or later.
@@ -41,6 +43,7 @@ class Curve:
 
     steps: np.ndarray
     samples: np.ndarray
+    bounds: Bounds | None = None
 
     def __post_init__(self) -> None:
         if len(self.steps) < 2 or self.steps[0] < 1 or (np.diff(self.steps) <= 0).any():
@@ -59,12 +62,13 @@ class Curve:
         return np.asarray(self.samples.mean(axis=0))
 
     def rise(self, until: int = -1) -> Metric:
-        """Last minus first value, paired by sample, with Student's t interval.
+        """Last minus first value, paired by sample, with its interval.
 
         Args:
             until: index of the checkpoint that counts as last.
         """
-        return mean_metric(self.samples[:, until] - self.samples[:, 0])
+        bounds = self.bounds and (self.bounds[0] - self.bounds[1], self.bounds[1] - self.bounds[0])
+        return mean_metric(self.samples[:, until] - self.samples[:, 0], bounds=bounds)
 
 
 @dataclass(frozen=True)

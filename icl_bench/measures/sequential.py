@@ -4,9 +4,9 @@ A 95% interval that is looked at again and again misses the truth at one look or
 often than 5% of the time. Here the looks are few and fixed beforehand (the sample doubles), and
 each has its share of the 5%: K looks have intervals of confidence 1 - 0.05/K. By Boole's
 inequality all of them hold together 95% of the time, whatever joins the looks and whatever rule
-stops the sampling, as long as each holds on its own; for skewed values that takes more than
-Student's t (`statistics.error_bounds`). Source: group-sequential testing with a spending function
-(Pocock 1977; Lan & DeMets 1983), here the spending in equal parts.
+stops the sampling, as long as each holds on its own. For skewed values and for rare ones that takes
+more than Student's t (`intervals.error_bounds`). Source: group-sequential testing with a spending
+function (Pocock 1977; Lan & DeMets 1983), here the spending in equal parts.
 
 docs/statistics.md has simulations beside the alternatives. Pocock's bounds and the asymptotic
 confidence sequences (Waudby-Smith et al. 2024) are for means over one growing sample, which
@@ -15,6 +15,8 @@ cross-fitted maxima, counts and ratios are not; confidence sequences that hold f
 """
 
 from __future__ import annotations
+
+from icl_bench.measures.bounds import CONFIDENCE
 
 
 def look_sizes(first: int, most: int) -> list[int]:
@@ -37,6 +39,4 @@ def look_sizes(first: int, most: int) -> list[int]:
 
 def look_confidence(looks: int) -> float:
     """Return the confidence of the interval at each of `looks` looks."""
-    from icl_bench.measures.statistics import CONFIDENCE
-
     return 1 - (1 - CONFIDENCE) / looks

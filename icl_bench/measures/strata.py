@@ -8,20 +8,27 @@ from collections.abc import Sequence
 import numpy as np
 
 from icl_bench.errors import NotMeasurable
-from icl_bench.measures.statistics import CONFIDENCE, t_quantile
+from icl_bench.measures.bounds import Bounds, unseen_share
+from icl_bench.measures.intervals import sample_skewness, skewed_bounds
 from icl_bench.records.record import Metric
 
 
-def stratified_metric(strata: Sequence[np.ndarray]) -> Metric:
+def stratified_metric(strata: Sequence[np.ndarray], bounds: Bounds | None = None) -> Metric:
     """Mean over strata of their means, with an interval for other samples of the same strata.
 
     Strata count alike, however many samples they have. The variance is sum(s_t^2 / n_t) / T^2 for
-    T strata; the interval is Student's t with the degrees of freedom of Welch and Satterthwaite.
+    T strata; the interval is that of a mean (`skewed_bounds`) with the degrees of freedom of Welch
+    and Satterthwaite, and the skewness sum(k_t / n_t^2) / (sum(s_t^2 / n_t))^1.5 from the strata's
+    third cumulants k_t; it counts as 0 where a stratum has two values only.
     How much the strata differ from one another does not matter: they are the whole. Source:
     Cochran 1977, Sampling Techniques, 5.3 and 5.4.
 
+    Where values are bounded the interval also reaches as far as what went unseen could move the
+    mean. Of T strata with n values each no larger share goes unseen than of one with T n values.
+
     Args:
         strata: independent values of each, two at least.
+        bounds: lowest and highest value, where there are such.
 
     Raises:
         NotMeasurable: a stratum has one value, or no stratum's values differ.
@@ -35,6 +42,14 @@ def stratified_metric(strata: Sequence[np.ndarray]) -> Metric:
     stderr = math.sqrt(variances.sum()) / len(strata)
     degrees = [len(values) - 1 for values in strata]
     df = float(variances.sum() ** 2 / (variances**2 / degrees).sum())
-    half = float(t_quantile((1 + CONFIDENCE) / 2, df)) * stderr
+    skewness = 0.0
+    if min(map(len, strata)) > 2:
+        third = [sample_skewness(x) * x.std(ddof=1) ** 3 / len(x) ** 2 for x in strata]
+        skewness = float(sum(third) / variances.sum() ** 1.5)
+    below, above = map(float, skewed_bounds(np.array(stderr), np.array(skewness), df))
+    if bounds is not None:
+        unseen = unseen_share(len(strata) * min(map(len, strata)))
+        below = min(max(below, unseen * (mean - bounds[0])), mean - bounds[0])
+        above = min(max(above, unseen * (bounds[1] - mean)), bounds[1] - mean)
     count = sum(map(len, strata))
-    return Metric(value=mean, stderr=stderr, ci_low=mean - half, ci_high=mean + half, n=count)
+    return Metric(value=mean, stderr=stderr, ci_low=mean - below, ci_high=mean + above, n=count)

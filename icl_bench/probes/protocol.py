@@ -33,12 +33,15 @@ class MetricInfo:
         direction: `up` when more is better, `down` when less is, None when neither.
         unit: nats, probability, ratio, heads ...
         exact: True when the value has no sampling error and needs no interval.
+        bounds: of a mean over samples, or a share of them: the lowest and the highest value that
+            one sample can have. A suite whose threshold no data could reach is then refused.
     """
 
     meaning: str
     direction: Literal["up", "down"] | None = None
     unit: str = ""
     exact: bool = False
+    bounds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

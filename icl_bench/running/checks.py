@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from icl_bench.probes import MetricInfo
 
 
+MOST_ADVISED = 10_000
+"""Samples beyond which nobody is advised to draw more."""
+
+
 @dataclass(frozen=True)
 class _Region:
     """The values that pass: one stretch of the number line."""
@@ -82,10 +86,11 @@ def judge(
         return "pass", None
     interval = f"the 95% interval {numbers.interval(low, high, region.bounds)}"
     if region.below(high) or region.above(low):
-        return "fail", f"needed {needed}, measured {shown}: {interval} lies outside"
+        return "fail", f"needed {needed}, measured {shown}: {interval} lies wholly outside that"
     crossed = [bound for bound in region.bounds if low <= bound <= high]
     across = " and ".join(numbers.apart(bound, (low, high)) for bound in crossed)
-    return "inconclusive", f"{shown}: {interval} reaches across {across}"
+    advice = _advise(metric, region, low, high)
+    return "inconclusive", f"{shown}: {interval} reaches across {across}{advice}"
 
 
 def evaluate(
@@ -311,6 +316,21 @@ def _region(rule: str, threshold: Any, tolerance: float | None) -> _Region:
         return _Region(bound - (tolerance or 0.0), bound + (tolerance or 0.0))
     ends = (bound, math.inf) if rule in ("above", "at_least") else (-math.inf, bound)
     return _Region(*ends, open=rule in ("above", "below"))
+
+
+def _advise(metric: Metric, region: _Region, low: float, high: float) -> str:
+    """What to do about an interval that reaches across a bound."""
+    gap = min(abs(metric.value - bound) for bound in region.bounds)
+    if not metric.n or gap == 0:
+        return ""
+    # An interval is as wide as the root of the number of samples is small.
+    needed = math.ceil(metric.n * (max(metric.value - low, high - metric.value) / gap) ** 2)
+    if needed > MOST_ADVISED:
+        return "; the value is too near the bound for more samples to decide"
+    return (
+        f"; if the value stays, about {needed} samples would decide, not {metric.n}: ask for more, "
+        "or set 'until: decided'"
+    )
 
 
 def _no_interval(metric: Metric) -> str:

@@ -33,18 +33,18 @@ def build_checks(notes: Notes, measurements: Measurements) -> tuple[CheckSpec, .
         if entry is None or rule is None:
             continue
         check = cast(CheckEntry, entry)
-        checks.append(
-            CheckSpec(
-                id=check.id,
-                on=check.on,
-                metric=check.metric,
-                rule=rule,
-                threshold=getattr(check, rule),
-                tolerance=check.tolerance,
-                models=_globs(check.models),
-                description=check.description,
-            )
+        spec = CheckSpec(
+            id=check.id,
+            on=check.on,
+            metric=check.metric,
+            rule=rule,
+            threshold=getattr(check, rule),
+            tolerance=check.tolerance,
+            models=_globs(check.models),
+            description=check.description,
         )
+        measurements.check_reach(check.on, check.metric, spec, (*path, rule))
+        checks.append(spec)
     return tuple(checks)
 
 
@@ -127,19 +127,23 @@ def _build_measured(
     for i, metric in enumerate(beside if isinstance(beside, list) else []):
         if isinstance(metric, str) and isinstance(data.get("on"), str):
             measurements.check_name(data["on"], metric, (*path, "beside", i))
-    if item is None:
+    if item is None or None in rules:
         return None
+    supports = tuple(
+        Support(support.option, str(rule), getattr(support, str(rule)), support.tolerance)
+        for support, rule in zip(item.supports, rules)
+    )
+    for i, support in enumerate(supports):
+        if support.option == item.expected:
+            place = (*path, "supports", i, support.rule)
+            measurements.check_reach(item.on, item.metric, support, place)
     return QuizSpec(
         id=item.id,
         question=item.question,
         options=item.options,
         on=item.on,
         metric=item.metric,
-        supports=tuple(
-            Support(support.option, rule, getattr(support, rule), support.tolerance)
-            for support, rule in zip(item.supports, rules)
-            if rule is not None
-        ),
+        supports=supports,
         expected=item.expected,
         beside=tuple(item.beside or ()),
         models=_globs(item.models),

@@ -12,7 +12,8 @@ from icl_bench.probes.design.settings import HEAD_SOURCES, StrictSettings
 from icl_bench.suite.document import Document, PathKey
 from icl_bench.suite.error_messages import Finding, keys_at, validate
 from icl_bench.suite.problems import Problem, show_value
-from icl_bench.suite.specs import MeasureSpec
+from icl_bench.suite.reach import explain_unreachable
+from icl_bench.suite.specs import CheckSpec, MeasureSpec, Support
 
 
 class Notes:
@@ -91,6 +92,15 @@ class Measurements:
         if probe is not None and metric not in probe.metrics:
             hint = nearest(metric, probe.metrics)
             self.notes.add(path, f"probe {probe.name!r} has no metric {metric!r}; {hint}")
+
+    def check_reach(self, on: str, metric: str, rule: CheckSpec | Support, path: PathKey) -> None:
+        """Note at `path` that no data could pass a rule for a metric of the measurement `on`."""
+        probe, spec = self.probes.get(on), self.specs.get(on)
+        if probe is None or spec is None or metric not in probe.metrics:
+            return  # said elsewhere
+        why = explain_unreachable(metric, probe.metrics[metric], spec.settings, rule)
+        if why is not None:
+            self.notes.add(path, why)
 
     def _check_defaults(self) -> None:
         asked = (entry.get("probe") for entry in self.entries.values() if isinstance(entry, dict))

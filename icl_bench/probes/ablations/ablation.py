@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, model_validator
 
 from icl_bench.errors import MeasurementError, NotMeasurable
+from icl_bench.measures.bounds import UNIT
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.head_selection import (
     choose_heads,
@@ -91,8 +92,12 @@ METRICS: dict[str, MetricInfo] = {
     "loss_ratio": MetricInfo("repeated_loss ablated / clean", "up", "ratio"),
     "copying_lost": MetricInfo("delta_repeated / gain", "up", "ratio"),
     "icl_share": MetricInfo("1 - gain ablated / gain clean", "up", "ratio"),
-    "copy_accuracy": MetricInfo("share of repeated targets ranked first, clean", "up", "ratio"),
-    "copy_accuracy_ablated": MetricInfo("the same with the heads off", "down", "ratio"),
+    "copy_accuracy": MetricInfo(
+        "share of repeated targets ranked first, clean", "up", "ratio", bounds=UNIT
+    ),
+    "copy_accuracy_ablated": MetricInfo(
+        "the same with the heads off", "down", "ratio", bounds=UNIT
+    ),
     "gain_varied": MetricInfo(
         "loss on a block's first copy minus loss on its second, at varied distance", "up", "nats"
     ),

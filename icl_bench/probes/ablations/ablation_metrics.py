@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from icl_bench.measures import statistics as st
+from icl_bench.measures.bounds import UNIT, Bounds
 from icl_bench.measures.copying import CopyLosses
 from icl_bench.probes.ablations.copy_runs import RepeatedRun, VariedRun
 from icl_bench.records.record import Measurement, Metric
@@ -32,7 +33,7 @@ def report_clean(result: Measurement, clean: CopyLosses, confidence: float) -> N
         "first_loss": st.mean_metric(clean.first, confidence=confidence),
         "repeated_loss": st.mean_metric(clean.repeated, confidence=confidence),
         "gain": st.mean_metric(clean.gain, confidence=confidence),
-        "copy_accuracy": st.mean_metric(clean.accuracy, unit=True, confidence=confidence),
+        "copy_accuracy": st.mean_metric(clean.accuracy, bounds=UNIT, confidence=confidence),
     }
 
 
@@ -61,8 +62,8 @@ def report_ablated(
         confidence: of each interval.
     """
 
-    def mean(values: np.ndarray, *, unit: bool = False) -> Metric:
-        return st.mean_metric(values, unit=unit, confidence=confidence)
+    def mean(values: np.ndarray, bounds: Bounds | None = None) -> Metric:
+        return st.mean_metric(values, bounds=bounds, confidence=confidence)
 
     clean, delta = run.losses, off.repeated - run.repeated
     result.metrics |= {
@@ -71,7 +72,7 @@ def report_ablated(
         "gain_ablated": mean(off.gain),
         "delta_first": mean(off.first - clean.first),
         "delta_repeated": mean(delta),
-        "copy_accuracy_ablated": mean(off.accuracy, unit=True),
+        "copy_accuracy_ablated": mean(off.accuracy, bounds=UNIT),
     }
     if clean.repeated.mean() > 0 and off.repeated.mean() > 0:
         result.metrics["loss_ratio"] = st.ratio_metric(

@@ -45,6 +45,10 @@ if TYPE_CHECKING:
     from icl_bench.probes.design.context import Context
 
 
+HELD_OUT = 16
+"""Sequences that mean outputs are taken over, at most."""
+
+
 @dataclass(frozen=True)
 class Case:
     """What one ablation switches off.
@@ -117,7 +121,7 @@ def plan_case(
         draws = settings.null_sets or 0
         feeders = feeding_heads(model, context.upstream, tokens.input_ids) if draws else []
         null = draw_null(heads, model, draws, settings.seed, feeders)
-        levels = heads_by_level(settings, context.upstream)
+        levels = heads_by_level(settings, context.upstream) if draws else {}
         others = [
             *compared_heads(model, settings, heads),
             *null.heads,
@@ -127,7 +131,8 @@ def plan_case(
         model,
         settings.method,
         parts=[*heads, *components, *others],
-        sequences=settings.sequences,
+        # A mean over a thousand positions is no surer of twice as many.
+        sequences=min(settings.sequences, HELD_OUT if settings.method == "mean" else 10**9),
         length=tokens.input_ids.shape[1],
         bos=model.choose_bos(settings.bos),
         seed=settings.seed,

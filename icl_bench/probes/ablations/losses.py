@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from icl_bench.errors import MeasurementError
+from icl_bench.measures.bounds import UNIT, Bounds
 from icl_bench.probes.design.context import Advance, Context
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.protocol import MetricInfo, Probe
@@ -44,7 +45,9 @@ METRICS: dict[str, MetricInfo] = {
         "share of gain_varied that goes when the second copy has another order", "up", "ratio"
     ),
     "icl_score": MetricInfo("loss on the last copy minus that on the first", "down", "nats"),
-    "copy_accuracy": MetricInfo("share of repeated tokens ranked first", "up", "ratio"),
+    "copy_accuracy": MetricInfo(
+        "share of repeated tokens ranked first", "up", "ratio", bounds=UNIT
+    ),
 }
 
 
@@ -91,8 +94,8 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     last = nll[:, -whole:].mean(axis=1)
     uniform = math.log(model.embedding.shape[0])
 
-    def mean(values: np.ndarray, *, unit: bool = False) -> Metric:
-        return st.mean_metric(values, unit=unit, confidence=settings.confidence)
+    def mean(values: np.ndarray, bounds: Bounds | None = None) -> Metric:
+        return st.mean_metric(values, bounds=bounds, confidence=settings.confidence)
 
     result.metrics |= {
         "first_loss": mean(losses.first),
@@ -100,7 +103,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         "gain": mean(losses.gain),
         "gain_below_uniform": mean(np.minimum(losses.first, uniform) - losses.repeated),
         "icl_score": mean(last - losses.first),
-        "copy_accuracy": mean(losses.accuracy, unit=True),
+        "copy_accuracy": mean(losses.accuracy, UNIT),
     }
     result.tables["positions"] = _rows(tokens, nll)
     return result

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from icl_bench.errors import NotMeasurable
-from icl_bench.measures import statistics as st
+from icl_bench.measures.intervals import CONFIDENCE, error_bounds
 from icl_bench.measures.null import HeadSet, NullSets, disjoint_sets
 from icl_bench.measures.sequential import look_confidence
 from icl_bench.measures.tokens import Pairs
@@ -38,7 +38,7 @@ Rises = Callable[[list[int], int, int], np.ndarray]
 
 FIRST_LOOK = 6
 """Sequences of the first look."""
-FEEDS = 0.2
+FEEDS = 0.4
 """A head that attends so much to the token before may feed an induction head."""
 MARGIN_METRICS = ("null_margin", "null_margin_fed")
 COPIES = 0.1
@@ -66,13 +66,13 @@ class SetMargin:
         """Return the lower end of its interval; None of a single sequence."""
         if len(self.margins) == 1:
             return None
-        return self.value - st.error_bounds(self.margins, confidence)[0]
+        return self.value - float(error_bounds(self.margins, confidence)[0])
 
     def high(self, confidence: float) -> float | None:
         """Return the upper end of its interval; None of a single sequence."""
         if len(self.margins) == 1:
             return None
-        return self.value + st.error_bounds(self.margins, confidence)[1]
+        return self.value + float(error_bounds(self.margins, confidence)[1])
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def measure_margins(chosen: np.ndarray, gain: float, count: int, rises: Rises) -
     """
     most = len(chosen)
     looks = [FIRST_LOOK, most] if most > FIRST_LOOK else [most]
-    low, high = look_confidence(len(looks)), 1 - (1 - st.CONFIDENCE) / count / len(looks)
+    low, high = look_confidence(len(looks)), 1 - (1 - CONFIDENCE) / count / len(looks)
     margins = Margins([SetMargin() for _ in range(count)], low, high)
     undecided, done = list(range(count)), 0
     for look in looks:

@@ -112,11 +112,18 @@ class LookSettings(StrictSettings):
         return False
 
     @property
+    def independent_samples(self) -> tuple[str, int] | None:
+        """Those of the last look; None where all that there are are taken."""
+        name = self.grows if self.until is None else self.budget
+        count: int | None = getattr(self, name)
+        return (name, count) if count is not None and count > 1 else None
+
+    @property
     def confidence(self) -> float:
-        """Confidence of each interval."""
+        """Confidence of each interval: with `until`, that of its looks."""
         from icl_bench.measures.sequential import look_confidence
 
-        return look_confidence(self.looks)
+        return look_confidence(max(self.looks, len(self.each_look())))
 
 
 class SequentialSettings(LookSettings, TokenSettings):

@@ -59,6 +59,14 @@ class StrictSettings(BaseModel):
         """Whether the settings say all that goes into the model, so that results may be kept."""
         return True
 
+    @property
+    def independent_samples(self) -> tuple[str, int] | None:
+        """The setting that says how many independent samples are taken, and that number.
+
+        None where settings do not tell, or tell of one sample, which has no interval.
+        """
+        return None
+
     def located(self: S, folder: Path) -> S:
         """Return the settings with the files that they name tied to their content.
 
@@ -148,3 +156,8 @@ class TokenSettings(StrictSettings):
     """Seed of the token generator."""
     bos: Literal["auto", "always", "never"] = "auto"
     """Whether a beginning-of-sequence token is put first."""
+
+    @property
+    def independent_samples(self) -> tuple[str, int] | None:
+        """Sequences are drawn independently."""
+        return ("sequences", self.sequences) if self.sequences > 1 else None

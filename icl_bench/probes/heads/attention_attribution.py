@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from icl_bench.measures.bounds import UNIT
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.head_selection import (
     choose_heads,
@@ -70,7 +71,9 @@ METRICS: dict[str, MetricInfo] = {
         None,
         "ratio",
     ),
-    "key_head_previous_token": MetricInfo("previous-token score of that head", "up", "probability"),
+    "key_head_previous_token": MetricInfo(
+        "previous-token score of that head", "up", "probability", bounds=UNIT
+    ),
     "key_embedding": MetricInfo("share whose key side is the embedding", None, "ratio"),
     "key_mlps": MetricInfo(
         "share whose key side was written by MLPs, or by layers without heads", None, "ratio"

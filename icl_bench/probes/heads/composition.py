@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from icl_bench.errors import MeasurementError, NotMeasurable
+from icl_bench.measures.bounds import UNIT
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.head_selection import (
     check_numbers,
@@ -73,7 +74,9 @@ def _of_side(side: Side, whole: str) -> dict[str, MetricInfo]:
 METRICS: dict[str, MetricInfo] = {
     "receivers": MetricInfo("number of heads whose input is patched", None, "heads", True),
     "senders": MetricInfo("number of heads that are taken out", None, "heads", True),
-    "induction_clean": MetricInfo("mean induction score of the receivers", "up", "probability"),
+    "induction_clean": MetricInfo(
+        "mean induction score of the receivers", "up", "probability", bounds=UNIT
+    ),
     "value_clean": MetricInfo(
         "what a receiver writes directly towards the correct tokens, mean over receivers",
         "up",
@@ -83,7 +86,10 @@ METRICS: dict[str, MetricInfo] = {
     **_of_side("query", "the receivers' mean induction score"),
     **_of_side("value", "what the receivers write directly towards the correct tokens"),
     "key_sender_previous_token": MetricInfo(
-        "previous-token score of the sender that the key side needs most", "up", "probability"
+        "previous-token score of the sender that the key side needs most",
+        "up",
+        "probability",
+        bounds=UNIT,
     ),
     "key_collapsed": MetricInfo(
         "receivers that lose more than half of their induction score when one sender, the worst "

@@ -8,11 +8,12 @@ import numpy as np
 from pydantic import Field
 
 from icl_bench.errors import NotMeasurable
+from icl_bench.measures.bounds import SIGNED
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
 from icl_bench.probes.protocol import MetricInfo, Probe
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.record import Measurement
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,11 +49,15 @@ METRICS: dict[str, MetricInfo] = {
         "scaled to [-1, 1]",
         "up",
         "ratio",
+        bounds=SIGNED,
     ),
     "ov_behaviour_max": MetricInfo(
-        "highest of the chosen heads, chosen and read on different sequences", "up", "ratio"
+        "highest of the chosen heads, chosen and read on different sequences",
+        "up",
+        "ratio",
+        bounds=SIGNED,
     ),
-    "ov_behaviour_others": MetricInfo("mean over all other heads", None, "ratio"),
+    "ov_behaviour_others": MetricInfo("mean over all other heads", None, "ratio", bounds=SIGNED),
     "ov_behaviour_chance": MetricInfo(
         "the same for a head that writes without regard to what it attends to",
         None,
@@ -174,7 +179,7 @@ def _report_behaviour(
     def report(name: str, group: np.ndarray, whose: str, how: Any) -> None:
         found = samples[:, group & known]
         if found.shape[1]:
-            result.metrics[name] = _metric(how(found), confidence)
+            result.metrics[name] = mean_metric(how(found), bounds=SIGNED, confidence=confidence)
         else:
             why = RAISES_NOTHING.format(whose) if group.any() else _empty(whose)
             result.unmeasured[name] = why
@@ -182,17 +187,6 @@ def _report_behaviour(
     report("ov_behaviour_mean", own, CHOSEN, lambda found: found.mean(1))
     report("ov_behaviour_max", own, CHOSEN, cross_fitted_max)
     report("ov_behaviour_others", ~own, OTHERS, lambda found: found.mean(1))
-
-
-def _metric(samples: np.ndarray, confidence: float) -> Metric:
-    from icl_bench.measures.statistics import mean_metric
-
-    metric = mean_metric(samples, confidence=confidence)
-    if metric.ci_low is None or metric.ci_high is None:
-        return metric
-    # The score lies in [-1, 1].
-    ends = {"ci_low": max(-1.0, metric.ci_low), "ci_high": min(1.0, metric.ci_high)}
-    return metric.model_copy(update=ends)
 
 
 PROBE = Probe("copying", Settings, METRICS, measure)

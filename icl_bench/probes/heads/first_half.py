@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icl_bench.errors import NotMeasurable
+from icl_bench.measures.bounds import UNIT
 from icl_bench.records.record import Metric
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def explain_first_half(
         unmeasured[name] = str(error)
         return
     left = scores[:, head].double().numpy()
-    metrics[name] = st.mean_metric(left, unit=True, confidence=settings.confidence)
+    metrics[name] = st.mean_metric(left, bounds=UNIT, confidence=settings.confidence)
     clean = metrics["induction_max"].value
     if left.mean() >= KEPT * clean:
         del metrics["previous_token_max"]

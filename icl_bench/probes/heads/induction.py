@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from icl_bench.measures.bounds import SIGNED, UNIT, Bounds
 from icl_bench.probes.design.context import Advance, Context
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.heads.first_half import explain_first_half
@@ -34,35 +35,53 @@ CHOSEN_BY = ("induction", "induction_excess", "induction_varied")
 sequences."""
 
 METRICS: dict[str, MetricInfo] = {
-    "induction_max": MetricInfo("induction score of the chosen head", "up", "probability"),
+    "induction_max": MetricInfo(
+        "induction score of the chosen head", "up", "probability", bounds=UNIT
+    ),
     "induction_all_max": MetricInfo(
         "highest attention to the successors of all earlier occurrences, summed",
         "up",
         "probability",
+        bounds=UNIT,
     ),
     "induction_excess_max": MetricInfo(
-        "induction score of the chosen head minus its positional control", "up", "probability"
+        "induction score of the chosen head minus its positional control",
+        "up",
+        "probability",
+        bounds=SIGNED,
     ),
     "induction_varied_max": MetricInfo(
         "score of the chosen head where the block comes again at varied distance",
         "up",
         "probability",
+        bounds=UNIT,
     ),
-    "induction_control": MetricInfo("positional control of the chosen head", "down", "probability"),
+    "induction_control": MetricInfo(
+        "positional control of the chosen head", "down", "probability", bounds=UNIT
+    ),
     "induction_heads": MetricInfo(
         "number of heads with an induction score above the threshold", "up", "heads"
     ),
     "induction_share": MetricInfo(
         "share of all heads with an induction score above the threshold", "up", "ratio"
     ),
-    "induction_median": MetricInfo("median induction score over heads", None, "probability"),
-    "previous_token_max": MetricInfo("highest previous-token score", "up", "probability"),
-    "duplicate_token_max": MetricInfo("highest duplicate-token score", None, "probability"),
-    "first_token_mean": MetricInfo("mean attention to the first position", None, "probability"),
+    "induction_median": MetricInfo(
+        "median induction score over heads", None, "probability", bounds=UNIT
+    ),
+    "previous_token_max": MetricInfo(
+        "highest previous-token score", "up", "probability", bounds=UNIT
+    ),
+    "duplicate_token_max": MetricInfo(
+        "highest duplicate-token score", None, "probability", bounds=UNIT
+    ),
+    "first_token_mean": MetricInfo(
+        "mean attention to the first position", None, "probability", bounds=UNIT
+    ),
     "induction_without_previous": MetricInfo(
         "score of the chosen head while no head below it attends to the token before",
         None,
         "probability",
+        bounds=UNIT,
     ),
     "uniform_level": MetricInfo(
         "induction score of a head that attends evenly to all it can see", None, "probability", True
@@ -137,15 +156,16 @@ def _summarize(
 
     confidence = settings.confidence
 
-    def mean(values: np.ndarray, *, unit: bool = True) -> Metric:
-        return st.mean_metric(values, unit=unit, confidence=confidence)
+    def mean(values: np.ndarray, bounds: Bounds = UNIT) -> Metric:
+        return st.mean_metric(values, bounds=bounds, confidence=confidence)
 
     # The head that is an induction head by all that is known: it attends there, does not where the
     # copy is shuffled, and does at other distances. Each is read of it, not of the best head each.
     decisive = [scores[name] for name in CHOSEN_BY if name in scores]
 
     def chosen(name: str) -> Metric:
-        return mean(st.read_cross_fitted(decisive, scores[name]), unit=name != "induction_excess")
+        values = st.read_cross_fitted(decisive, scores[name])
+        return mean(values, SIGNED if name == "induction_excess" else UNIT)
 
     def best(name: str) -> Metric:
         return mean(st.cross_fitted_max(scores[name]))
@@ -154,7 +174,9 @@ def _summarize(
     metrics = {
         "induction_max": chosen("induction"),
         "induction_all_max": best("induction_all"),
-        "induction_heads": st.count_above(induction, settings.threshold, confidence=confidence),
+        "induction_heads": st.count_above(
+            induction, settings.threshold, bounds=UNIT, confidence=confidence
+        ),
         "induction_median": mean(np.median(induction, axis=1)),
         "previous_token_max": best("previous_token"),
         "duplicate_token_max": best("duplicate_token"),
@@ -229,7 +251,7 @@ def head_rows(
             metric = mean_metric(
                 values[:, column],
                 keep=False,
-                unit=name != "induction_excess",
+                bounds=SIGNED if name == "induction_excess" else UNIT,
                 confidence=confidence,
             )
             row[name] = metric.value

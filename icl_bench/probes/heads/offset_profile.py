@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from icl_bench.errors import MeasurementError
+from icl_bench.measures.bounds import SIGNED, UNIT
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.head_selection import (
     choose_heads,
@@ -52,10 +53,16 @@ METRICS: dict[str, MetricInfo] = {
         "attention there, the offset (and head) chosen and read on different sequences",
         "up",
         "probability",
+        bounds=UNIT,
     ),
-    "height_at_one": MetricInfo("attention at k = 1, the induction target", "up", "probability"),
+    "height_at_one": MetricInfo(
+        "attention at k = 1, the induction target", "up", "probability", bounds=UNIT
+    ),
     "peak_margin": MetricInfo(
-        "attention at the peak minus that at the next highest offset", "up", "probability"
+        "attention at the peak minus that at the next highest offset",
+        "up",
+        "probability",
+        bounds=SIGNED,
     ),
 }
 
@@ -132,7 +139,7 @@ def _summarize(result: Measurement, profile: np.ndarray, settings: Settings) -> 
     result.metrics["peak_height"] = st.mean_metric(height, unit=True, confidence=confidence)
     order = profile.mean(axis=0).argsort()
     margin = profile[:, order[-1]] - profile[:, order[-2]]
-    result.metrics["peak_margin"] = st.mean_metric(margin, confidence=confidence)
+    result.metrics["peak_margin"] = st.mean_metric(margin, bounds=SIGNED, confidence=confidence)
     if 1 in offsets:
         at_one = profile[:, offsets.index(1)]
         result.metrics["height_at_one"] = st.mean_metric(at_one, unit=True, confidence=confidence)
@@ -144,23 +151,23 @@ def locate_peak(profile: np.ndarray, offsets: list[int], confidence: float = 0.9
     """Offset with the highest mean, and the range of offsets that may be the highest.
 
     An offset may be, unless it is below the highest by more than the interval of their paired
-    difference (Student's t, Bonferroni-corrected over the other offsets).
+    difference (`mean_interval`, Bonferroni-corrected over the other offsets).
 
     Args:
         profile: (sequences, offsets).
         offsets: in ascending order.
         confidence: of the interval.
     """
-    from icl_bench.measures.statistics import student_t
+    from icl_bench.measures.intervals import mean_interval
 
     count = len(profile)
     best = int(profile.mean(axis=0).argmax())
     if count == 1:
         return Metric(value=float(offsets[best]), n=1)
     behind = profile[:, [best]] - profile
-    quantile = student_t(count - 1, len(offsets) - 1, confidence)
-    half = quantile * behind.std(axis=0, ddof=1) / count**0.5
-    possible = [k for k, least in zip(offsets, behind.mean(axis=0) - half) if least <= 0]
+    each = 1 - (1 - confidence) / (len(offsets) - 1)
+    least, _ = mean_interval(behind, each, SIGNED)
+    possible = [k for place, k in enumerate(offsets) if place == best or least[place] <= 0]
     return Metric(
         value=float(offsets[best]),
         ci_low=float(min(possible)),

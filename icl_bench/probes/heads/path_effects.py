@@ -86,4 +86,5 @@ def count_collapsed(
     margins = -clean / 2
     for place in np.flatnonzero(clean.mean(0) > threshold):
         margins[:, place] += st.cross_fitted_max(lost[:, :, place])
-    return st.count_above(margins, 0, confidence=confidence)
+    # A score and a drop of it lie in [0, 1] and [-1, 1], and what is left cannot be below 0.
+    return st.count_above(margins, 0, bounds=(-1.0, 0.5), confidence=confidence)

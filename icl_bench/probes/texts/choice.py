@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from icl_bench.measures.bounds import SIGNED, UNIT
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.settings import HeadList, HeadSelection, StrictSettings
 from icl_bench.probes.prompts.encoding import encode_choices, pad
@@ -65,15 +66,22 @@ class Settings(StrictSettings):
             raise ValueError(f"{len(self.items)} questions are no groups of {self.group}")
         return self
 
+    @property
+    def independent_samples(self) -> tuple[str, int] | None:
+        """Questions; the answer to a single one is exact."""
+        return ("items", len(self.items)) if len(self.items) > 1 else None
+
 
 METRICS: dict[str, MetricInfo] = {
-    "accuracy": MetricInfo("share of questions answered right", "up", "ratio"),
+    "accuracy": MetricInfo("share of questions answered right", "up", "ratio", bounds=UNIT),
     "chance": MetricInfo("accuracy of guessing", None, "ratio", True),
     "excess_accuracy": MetricInfo("accuracy minus chance", "up", "ratio"),
     "margin": MetricInfo("score of the answer minus that of the best other choice", "up", "nats"),
     "heads": MetricInfo("number of heads switched off", None, "heads", True),
-    "accuracy_ablated": MetricInfo("accuracy with the heads off", None, "ratio"),
-    "accuracy_lost": MetricInfo("accuracy minus accuracy_ablated, paired", "up", "ratio"),
+    "accuracy_ablated": MetricInfo("accuracy with the heads off", None, "ratio", bounds=UNIT),
+    "accuracy_lost": MetricInfo(
+        "accuracy minus accuracy_ablated, paired", "up", "ratio", bounds=SIGNED
+    ),
     "margin_ablated": MetricInfo("margin with the heads off", None, "nats"),
     "margin_lost": MetricInfo("margin minus margin_ablated, paired", "up", "nats"),
     "margin_share_lost": MetricInfo("margin_lost / margin", "up", "ratio"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from icl_bench.errors import MeasurementError
+from icl_bench.measures.bounds import SIGNED, UNIT
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.settings import HeadList, HeadSelection, StrictSettings
 from icl_bench.probes.prompts.examples import MOST_SHOTS, TaskNames, Template
@@ -75,20 +76,35 @@ class Settings(StrictSettings):
             raise ValueError("0 is not among the shots: there is nothing to gain from")
         return sorted(shots)
 
+    @property
+    def independent_samples(self) -> tuple[str, int] | None:
+        """Tasks; with a single one, its queries."""
+        if len(self.tasks) > 1:
+            return "tasks", len(self.tasks)
+        return ("queries", self.queries) if self.queries > 1 else None
+
 
 METRICS: dict[str, MetricInfo] = {
     **{
         f"accuracy_{shots}": MetricInfo(
-            f"mean over tasks of the share of right choices, {shots} shots", "up", "ratio"
+            f"mean over tasks of the share of right choices, {shots} shots",
+            "up",
+            "ratio",
+            bounds=UNIT,
         )
         for shots in range(MOST_SHOTS + 1)
     },
     "chance": MetricInfo("accuracy of guessing", None, "ratio", True),
-    "fewshot_gain": MetricInfo("accuracy at the most shots minus at 0", "up", "ratio"),
-    "first_token_accuracy": MetricInfo(
-        "share of queries, at the most shots, whose first token ranks first of all", "up", "ratio"
+    "fewshot_gain": MetricInfo(
+        "accuracy at the most shots minus at 0", "up", "ratio", bounds=SIGNED
     ),
-    "first_token_gain": MetricInfo("the same minus at 0 shots", "up", "ratio"),
+    "first_token_accuracy": MetricInfo(
+        "share of queries, at the most shots, whose first token ranks first of all",
+        "up",
+        "ratio",
+        bounds=UNIT,
+    ),
+    "first_token_gain": MetricInfo("the same minus at 0 shots", "up", "ratio", bounds=SIGNED),
     "fewshot_gain_these_tasks": MetricInfo(
         "fewshot_gain, its interval for other queries of these tasks only", "up", "ratio"
     ),
@@ -161,8 +177,8 @@ def _summarize(
 
     most, clean = settings.shots[-1], [one.clean for one in found]
     for shots in settings.shots:
-        accuracy = over_tasks([run[shots].right for run in clean], unit=True)
-        first = over_tasks([run[shots].first for run in clean], unit=True)
+        accuracy = over_tasks([run[shots].right for run in clean], UNIT)
+        first = over_tasks([run[shots].first for run in clean], UNIT)
         result.metrics[f"accuracy_{shots}"] = accuracy
         row: dict[str, Any] = {"shots": shots, **_cells("accuracy", accuracy)}
         result.tables["curve"].append(row | _cells("first_token_accuracy", first))
@@ -174,18 +190,18 @@ def _summarize(
     guesses = [sum(task.chances) / len(task.chances) for task in laid]
     result.metrics |= {
         "chance": exact_metric(sum(guesses) / len(guesses)),
-        "first_token_accuracy": over_tasks([run[most].first for run in clean], unit=True),
+        "first_token_accuracy": over_tasks([run[most].first for run in clean], UNIT),
     }
     for name, what in JUDGED.items():
-        result.metrics[name] = over_tasks(gains(clean, most, what))
-        report_within_tasks(result, name, gains(clean, most, what))
+        result.metrics[name] = over_tasks(gains(clean, most, what), SIGNED)
+        report_within_tasks(result, name, gains(clean, most, what), SIGNED)
     for name, one, chance in zip(settings.tasks, found, guesses):
         row = {"task": name, "queries": len(one.clean[0].right), "chance": chance}
         row |= {f"accuracy_{n}": float(run.right.mean()) for n, run in one.clean.items()}
         row["first_token_accuracy"] = float(one.clean[most].first.mean())
-        row |= _cells("fewshot_gain", over_tasks(gains([one.clean], most, "right")))
+        row |= _cells("fewshot_gain", over_tasks(gains([one.clean], most, "right"), SIGNED))
         if one.chosen:
-            row |= _cells("gain_ablated", over_tasks(gains([one.chosen], most, "right")))
+            row |= _cells("gain_ablated", over_tasks(gains([one.chosen], most, "right"), SIGNED))
         result.tables["tasks"].append(row)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from icl_bench.errors import NotMeasurable
+from icl_bench.measures.bounds import SIGNED, UNIT, Bounds
 from icl_bench.probes.protocol import MetricInfo
 from icl_bench.records.record import Measurement, Metric
 
@@ -18,18 +19,22 @@ if TYPE_CHECKING:
 
 What = Literal["right", "first"]
 """Judged by the choices, or by the first token."""
+GAIN_LOST: Bounds = (-2.0, 2.0)
+"""A gain is a difference of two answers, right (1) or wrong (0), and this one of two gains."""
 P_VALUES = ("null_p_value", "null_first_token_p_value")
 NULL_METRICS = (*P_VALUES, "null_observed_lost", "null_median_lost", "null_max_lost")
 UNIFORM_METRICS = ("uniform_median_lost", "uniform_max_lost")
 
 HEAD_METRICS: dict[str, MetricInfo] = {
     "heads": MetricInfo("number of heads switched off", None, "heads", True),
-    "accuracy_ablated": MetricInfo("accuracy at the most shots, heads off", None, "ratio"),
-    "accuracy_0_ablated": MetricInfo("accuracy at 0 shots, heads off", None, "ratio"),
-    "gain_ablated": MetricInfo("fewshot_gain with the heads off", None, "ratio"),
-    "gain_lost": MetricInfo("fewshot_gain minus gain_ablated", "up", "ratio"),
+    "accuracy_ablated": MetricInfo(
+        "accuracy at the most shots, heads off", None, "ratio", bounds=UNIT
+    ),
+    "accuracy_0_ablated": MetricInfo("accuracy at 0 shots, heads off", None, "ratio", bounds=UNIT),
+    "gain_ablated": MetricInfo("fewshot_gain with the heads off", None, "ratio", bounds=SIGNED),
+    "gain_lost": MetricInfo("fewshot_gain minus gain_ablated", "up", "ratio", bounds=GAIN_LOST),
     "first_token_gain_lost": MetricInfo(
-        "first_token_gain minus the same with the heads off", "up", "ratio"
+        "first_token_gain minus the same with the heads off", "up", "ratio", bounds=GAIN_LOST
     ),
     "gain_lost_these_tasks": MetricInfo(
         "gain_lost, its interval for other queries of these tasks only", "up", "ratio"
@@ -58,7 +63,7 @@ HEAD_METRICS: dict[str, MetricInfo] = {
 """Metrics that need heads."""
 
 
-def over_tasks(samples: Sequence[np.ndarray], *, unit: bool = False) -> Metric:
+def over_tasks(samples: Sequence[np.ndarray], bounds: Bounds) -> Metric:
     """Mean over tasks of the mean over their queries, with its interval.
 
     With several tasks they are the independent samples, and the interval is for other tasks like
@@ -66,27 +71,30 @@ def over_tasks(samples: Sequence[np.ndarray], *, unit: bool = False) -> Metric:
 
     Args:
         samples: for each task, one value per query.
-        unit: whether the quantity lies in [0, 1].
+        bounds: lowest and highest value of one query.
     """
     from icl_bench.measures.statistics import mean_metric
 
     if len(samples) == 1:
-        return mean_metric(samples[0], unit=unit)
-    return mean_metric([float(values.mean()) for values in samples], unit=unit)
+        return mean_metric(samples[0], bounds=bounds)
+    return mean_metric([float(values.mean()) for values in samples], bounds=bounds)
 
 
-def report_within_tasks(result: Measurement, name: str, samples: Sequence[np.ndarray]) -> None:
+def report_within_tasks(
+    result: Measurement, name: str, samples: Sequence[np.ndarray], bounds: Bounds
+) -> None:
     """Add the metric `name`_these_tasks, whose interval is for other queries of the same tasks.
 
     Args:
         result: gets the metric, or the reason why there is none.
         name: of the metric whose interval is for other tasks like these.
         samples: for each task, one value per query.
+        bounds: lowest and highest value of one query.
     """
     from icl_bench.measures.strata import stratified_metric
 
     try:
-        result.metrics[f"{name}_these_tasks"] = stratified_metric(samples)
+        result.metrics[f"{name}_these_tasks"] = stratified_metric(samples, bounds)
     except NotMeasurable as error:
         result.unmeasured[f"{name}_these_tasks"] = str(error)
 
@@ -151,13 +159,13 @@ def report_effects(
         "first_token_gain_lost": losses_of_gain(clean, ablated, most, "first"),
     }
     result.metrics |= {
-        "accuracy_ablated": over_tasks([run[most].right for run in ablated], unit=True),
-        "accuracy_0_ablated": over_tasks([run[0].right for run in ablated], unit=True),
-        "gain_ablated": over_tasks(gains(ablated, most, "right")),
+        "accuracy_ablated": over_tasks([run[most].right for run in ablated], UNIT),
+        "accuracy_0_ablated": over_tasks([run[0].right for run in ablated], UNIT),
+        "gain_ablated": over_tasks(gains(ablated, most, "right"), SIGNED),
     }
     for name, samples in losses.items():
-        result.metrics[name] = over_tasks(samples)
-        report_within_tasks(result, name, samples)
+        result.metrics[name] = over_tasks(samples, GAIN_LOST)
+        report_within_tasks(result, name, samples, GAIN_LOST)
     count = min(settings.null_queries, settings.queries)
 
     def lost(runs: Sequence[ByShots], what: What) -> float:

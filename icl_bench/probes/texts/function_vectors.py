@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from icl_bench.measures.bounds import SIGNED, UNIT
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.settings import StrictSettings
 from icl_bench.probes.prompts.encoding import encode, encode_choices, pad
@@ -50,18 +51,33 @@ class Settings(StrictSettings):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of all draws."""
 
+    @property
+    def independent_samples(self) -> tuple[str, int] | None:
+        """Tasks; with a single one, its prompts."""
+        if len(self.tasks) > 1:
+            return "tasks", len(self.tasks)
+        return ("prompts", self.prompts) if self.prompts > 1 else None
+
 
 METRICS: dict[str, MetricInfo] = {
     "function_vector_max": MetricInfo(
         "largest causal indirect effect of one head, chosen and read on different tasks",
         "up",
         "probability",
+        bounds=SIGNED,
     ),
-    "function_vector_median": MetricInfo("median effect over heads", None, "probability"),
+    "function_vector_median": MetricInfo(
+        "median effect over heads", None, "probability", bounds=SIGNED
+    ),
     "clean_probability": MetricInfo(
-        "probability of the right answer's first token, right labels", "up", "probability"
+        "probability of the right answer's first token, right labels",
+        "up",
+        "probability",
+        bounds=UNIT,
     ),
-    "shuffled_probability": MetricInfo("the same, shuffled labels", None, "probability"),
+    "shuffled_probability": MetricInfo(
+        "the same, shuffled labels", None, "probability", bounds=UNIT
+    ),
 }
 
 
@@ -125,8 +141,8 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         settings=settings.model_dump(),
         tokens_sha256=digest_tokens(*(ids for one in found for ids in one.ids)),
         metrics={
-            "function_vector_max": st.mean_metric(st.cross_fitted_max(effects)),
-            "function_vector_median": st.mean_metric(np.median(effects, axis=1)),
+            "function_vector_max": st.mean_metric(st.cross_fitted_max(effects), bounds=SIGNED),
+            "function_vector_median": st.mean_metric(np.median(effects, axis=1), bounds=SIGNED),
             "clean_probability": st.mean_metric(clean, unit=True),
             "shuffled_probability": st.mean_metric(shuffled, unit=True),
         },

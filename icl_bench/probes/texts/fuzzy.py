@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from icl_bench.errors import NotMeasurable
+from icl_bench.measures.bounds import UNIT
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.sequential import PoolSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
@@ -77,9 +78,14 @@ METRICS: dict[str, MetricInfo] = {
         "attention of the heads from the near-synonym to the name, mean over heads",
         "up",
         "probability",
+        bounds=UNIT,
     ),
-    "exact_attention": MetricInfo("the same from the word itself", "up", "probability"),
-    "unrelated_attention": MetricInfo("the same from an unrelated word", None, "probability"),
+    "exact_attention": MetricInfo(
+        "the same from the word itself", "up", "probability", bounds=UNIT
+    ),
+    "unrelated_attention": MetricInfo(
+        "the same from an unrelated word", None, "probability", bounds=UNIT
+    ),
     "fuzzy_effect_ablated": MetricInfo("fuzzy_effect with the heads off", None, "nats"),
     "exact_effect_ablated": MetricInfo("exact_effect with the heads off", None, "nats"),
     "fuzzy_effect_lost": MetricInfo("fuzzy_effect minus fuzzy_effect_ablated", "up", "nats"),

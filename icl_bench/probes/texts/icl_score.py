@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from icl_bench.errors import NotMeasurable
+from icl_bench.measures.bounds import UNIT
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.sequential import PoolSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
@@ -152,6 +153,7 @@ METRICS: dict[str, MetricInfo] = {
         "highest previous-token score on the text, chosen and read on different documents",
         "up",
         "probability",
+        bounds=UNIT,
     ),
     "heads": MetricInfo("number of heads switched off", None, "heads", True),
     "text_loss_ablated": MetricInfo("text_loss with the heads off", None, "nats"),

@@ -135,9 +135,7 @@ def measure_series(series: Series, settings: Settings, context: Context) -> Meas
     if (steps >= 1).sum() < 2:
         raise NotMeasurable("a change needs two checkpoints or more, from step 1 on")
     samples = read_samples(series, settings.sources)
-    curves = {
-        name: curve_of(steps, values, QUANTITIES[name].sign) for name, values in samples.items()
-    }
+    curves = {name: curve_of(steps, values, QUANTITIES[name]) for name, values in samples.items()}
     result = Measurement(
         probe="phase_change",
         settings=settings.model_dump(exclude_none=True),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icl_bench.errors import MeasurementError, NotMeasurable
+from icl_bench.measures.bounds import SIGNED, UNIT, Bounds
 from icl_bench.records.record import Measurement
 from icl_bench.records.steps import Series
 
@@ -25,6 +26,7 @@ class Quantity:
         sign: 1 where learning makes it rise, -1 where it falls.
         told: what a change of it is called.
         kind: which minimum says whether it changes: `score`, `loss` or `text`.
+        bounds: lowest and highest value of it, where there are such.
     """
 
     role: str
@@ -32,19 +34,23 @@ class Quantity:
     sign: int
     told: str
     kind: str
+    bounds: Bounds | None = None
 
 
 QUANTITIES: dict[str, Quantity] = {
-    "induction": Quantity("scores", "induction_max", 1, "the rise of the induction score", "score"),
+    "induction": Quantity(
+        "scores", "induction_max", 1, "the rise of the induction score", "score", UNIT
+    ),
     "induction_excess": Quantity(
         "scores",
         "induction_excess_max",
         1,
         "the rise of the score above its control",
         "score",
+        SIGNED,
     ),
     "previous_token": Quantity(
-        "scores", "previous_token_max", 1, "the rise of the previous-token score", "score"
+        "scores", "previous_token_max", 1, "the rise of the previous-token score", "score", UNIT
     ),
     "first_loss": Quantity(
         "losses", "first_loss", -1, "the fall of the loss on the first copy", "loss"
@@ -53,7 +59,9 @@ QUANTITIES: dict[str, Quantity] = {
         "losses", "repeated_loss", -1, "the fall of the loss on repeats", "loss"
     ),
     "gain": Quantity("losses", "gain", 1, "the rise of the gain from repetition", "loss"),
-    "copy_accuracy": Quantity("losses", "copy_accuracy", 1, "the rise of copy accuracy", "score"),
+    "copy_accuracy": Quantity(
+        "losses", "copy_accuracy", 1, "the rise of copy accuracy", "score", UNIT
+    ),
     "text": Quantity("text", "icl_score_windowed", -1, "the fall of the ICL score on text", "text"),
 }
 """Name of a curve -> what it is; `induction_excess` and `text` may be absent."""
@@ -107,18 +115,20 @@ def why_skipped(series: Series, role: str, name: str) -> str | None:
     return f"{name}: {taken[0].reason}"
 
 
-def curve_of(steps: np.ndarray, samples: np.ndarray, sign: int) -> Curve:
+def curve_of(steps: np.ndarray, samples: np.ndarray, quantity: Quantity) -> Curve:
     """Return a curve without step 0, which has no logarithm, turned so that it should rise.
 
     Args:
         steps: of all checkpoints, shape (steps,).
         samples: shape (samples, steps).
-        sign: 1 where it should rise as it is, else -1.
+        quantity: what it is.
     """
     from icl_bench.measures.phase import Curve
 
     fitted = steps >= 1
-    return Curve(steps[fitted], sign * samples[:, fitted])
+    ends = quantity.bounds and sorted(quantity.sign * end for end in quantity.bounds)
+    bounds = (ends[0], ends[1]) if ends else None
+    return Curve(steps[fitted], quantity.sign * samples[:, fitted], bounds)
 
 
 def tabulate_curves(steps: np.ndarray, curves: dict[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -134,7 +144,8 @@ def tabulate_curves(steps: np.ndarray, curves: dict[str, np.ndarray]) -> list[di
     for column, step in enumerate(steps):
         row: dict[str, Any] = {"step": int(step)}
         for name, samples in curves.items():
-            metric = mean_metric(samples[:, column], keep=False)
+            bounds = QUANTITIES[name].bounds
+            metric = mean_metric(samples[:, column], keep=False, bounds=bounds)
             row[name] = metric.value
             if metric.ci_low is not None:
                 row |= {f"{name}_ci_low": metric.ci_low, f"{name}_ci_high": metric.ci_high}
