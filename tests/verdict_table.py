@@ -20,16 +20,17 @@ import verdict_models as models
 from icl_bench.suite.loading import find_suite
 
 WORDS: dict[str, set[str]] = {
+    "close": {"pass", "inconclusive"},
     "short": {"fail", "inconclusive"},
     "no": {"fail", "inconclusive", "skipped"},
     "refused": {"error", "skipped"},
     "vacuous": {"pass", "skipped"},
     "any": {"pass", "fail", "inconclusive", "skipped"},
 }
-"""Where the definitions leave a choice. `short`: below the threshold, whether or not the interval
-reaches it. `no`: anything but a pass, as where a share of a gain is asked for and there is none.
-`refused`: not measured, with a reason. `vacuous`:
-nothing is switched off, so nothing is harmed. `any`: not stated."""
+"""Where the definitions leave a choice. `close`: above the threshold, `short`: below it, whether or
+not the interval over 32 sequences reaches it. `no`: anything but a pass, as where a share of a gain
+is asked for and there is none. `refused`: not measured, with a reason. `vacuous`: nothing to switch
+off or to compare with, so a pass says nothing. `any`: not stated."""
 
 ATTENTION = ("has-induction-heads", "not-by-position", "at-any-distance")
 PREVIOUS = "has-previous-token-head"
@@ -152,11 +153,21 @@ _QUIZ_PREVIOUS = {
 _FEW = {BEYOND: "vacuous"}
 _WEAK = "short"
 """At .36 and .395 an interval over 32 sequences reaches .4, even where all are equal."""
-_POSITIONAL = {"has-induction-heads": _WEAK, **_NO_BEHAVIOUR, FIRST: "any", **_ANY_ANSWER}
+_POSITIONAL = {
+    "has-induction-heads": _WEAK,
+    "not-by-position": "close",
+    **_NO_BEHAVIOUR,
+    FIRST: "any",
+    **_ANY_ANSWER,
+}
 _AT_ITS_PERIOD = {"copies-from-context": "pass", FIRST: "pass"}
 _FIXED = {**_NOTHING, **_all(["has-induction-heads", FIRST], "any"), **_ANY_ANSWER}
 _FIXED_AT_ITS_PERIOD = {**_FIXED, **_all([*RATIOS, LOST], "any"), "copies-from-context": "pass"}
-_SHARED = {"has-induction-heads": _WEAK, "olsson/prefix-matching": "pass"}
+_SHARED = {
+    "has-induction-heads": _WEAK,
+    "not-by-position": "close",
+    "olsson/prefix-matching": "pass",
+}
 _TWICE = {**_all(RATIOS, "no"), LOST: "fail", BEYOND: "any", **_ANY_ANSWER}
 _SHIFTED = {PREVIOUS: "skipped", **_all(OV, "any")}
 _IDLE = {**_NO_BEHAVIOUR, **_all(RATIOS, "fail"), **_all(ANSWERS, "fail")}
@@ -224,7 +235,7 @@ CASES: dict[str, Case] = {
     ),
     "idle-induction-beside": Case(models.idle_induction_beside),
     "negative-alone": Case(
-        lookalikes.negative_alone, {**_IDLE, "olsson/copying-above-chance": "fail"}, ALL
+        lookalikes.negative_alone, {**_IDLE, "olsson/copying-above-chance": "short"}, ALL
     ),
     "negative-beside": Case(models.negative_beside),
     "slightly-negative-beside": Case(models.slightly_negative_beside, suites=GATE),
