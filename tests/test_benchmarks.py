@@ -103,11 +103,31 @@ def test_layers_that_are_passed_over_count_nothing() -> None:
 def test_controls_count_the_verdicts_of_models_without_the_circuit(monkeypatch, capsys):
     rows = run(monkeypatch, capsys, "controls.py", "--suites", "gate", "--seeds", "1")
     assert {row[0] for row in rows} == {"builtin:induction-2l, redrawn", "builtin:control-1l"}
-    for control, suite, check, passed, failed, undecided, skipped in rows:
+    for control, suite, check, passed, failed, undecided, skipped, broke in rows:
         assert suite == "gate"
         assert int(passed) + int(failed) + int(undecided) + int(skipped) == 1
+        assert broke == "0"
         if check in ("has-induction-heads", "copying-is-lost"):
             assert failed == "1", control
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "whole"),
+    [
+        (["pass", "skipped"], True),
+        (["skipped"], False),
+        (["pass", "inconclusive"], False),
+        (["pass", "error"], False),
+    ],
+)
+def test_a_suite_passes_as_a_whole_if_something_passes_and_nothing_else(verdicts, whole):
+    assert importlib.import_module("controls").passes(verdicts) is whole
+
+
+def test_no_pass_among_sixty_bounds_the_share_by_five_percent():
+    bound = importlib.import_module("controls").bound
+    assert bound(0, 60) == pytest.approx(1 - 0.05 ** (1 / 60))
+    assert bound(60, 60) == 1
 
 
 def test_boards_are_held_against_their_true_ranks(monkeypatch, capsys) -> None:
