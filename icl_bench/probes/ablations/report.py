@@ -40,11 +40,11 @@ def _margins(measurement: Measurement, rows: list[dict[str, Any]]) -> Table:
     """The sets that come nearest to the chosen heads, with columns for what some set has."""
     columns = {
         "heads": "Off instead",
-        "margin": "Margin (share of the gain)",
-        "ci_low": "Lower end",
-        "ci_high": "Upper end",
+        "margin": "Margin",
+        "ci_low": "From",
+        "ci_high": "To",
         "sequences": "Sequences",
-        "scores": "Induction scores of 0.1 and more",
+        "scores": "Induction from 0.1",
         "note": "Remark",
     }
     found = sorted(rows, key=lambda row: float(row["margin"]))[:TOP]
@@ -62,8 +62,9 @@ def _tell_margins(rows: list[dict[str, Any]], shown: int) -> str:
     """Say over how many sets the chosen heads lead, and how many of them the table has."""
     more = sum((row.get("ci_low") or 0) > 0 for row in rows)
     less = sum((row.get("ci_high") or 0) < 0 for row in rows)
-    told = f"The chosen heads do significantly more damage in {more} of {len(rows)} comparisons"
-    told += f" and significantly less in {less}" if less else ""
+    told = "Damage of the chosen heads minus that of others, as a share of the gain: significantly"
+    told += f" more in {more} of {len(rows)} comparisons"
+    told += f", significantly less in {less}" if less else ""
     return f"{told}; the {shown} smallest margins are shown." if len(rows) > shown else f"{told}."
 
 
