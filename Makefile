@@ -80,7 +80,7 @@ findings: $(READY)
 	$(BIN)/python examples/findings.py reports/findings/*/results.json > reports/findings/new.md
 	mv reports/findings/new.md docs/findings.md
 
-# The tables of docs/statistics.md; a quarter of an hour on two cores.
+# The tables of docs/statistics.md; twenty minutes on two cores.
 statistics: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/calibration.py --write docs/statistics.md \
 	  --real "$$($(BIN)/python tests/real_model.py)"
