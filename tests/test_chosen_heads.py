@@ -11,7 +11,7 @@ from verdict_models import shared_induction
 import icl_bench
 from icl_bench.measures.tokens import draw_repeated
 from icl_bench.probes.ablations import ablation
-from icl_bench.probes.ablations.thresholds import FEW, KEPT, LEVELS
+from icl_bench.probes.ablations.thresholds import FEW, KEPT, LEVELS, heads_by_level
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.head_selection import choose_heads, describe_misfit
 from icl_bench.probes.design.settings import PATTERN, HeadSelection
@@ -25,14 +25,18 @@ RULE = {
 }
 
 
-def choose(scores, **rule):
-    """Choose among heads of these (induction, excess)."""
+def scored(scores):
+    """Return a measurement of heads with these (induction, excess)."""
     rows = [
         {"layer": 0, "head": head, "induction": score, "induction_excess": excess}
         for head, (score, excess) in enumerate(scores)
     ]
+    return Measurement(probe="induction", settings={}, heads=rows)
+
+
+def choose(scores, **rule):
     settings = ablation.Settings(heads=HeadSelection(**RULE, **rule))
-    return choose_heads(None, settings, Measurement(probe="induction", settings={}, heads=rows))
+    return choose_heads(None, settings, scored(scores))
 
 
 def test_where_heads_hold_all_bounds_the_others_are_left_out():
@@ -66,16 +70,16 @@ def test_or_top_without_bounds_is_refused(rule):
 
 def measure(built, **settings):
     model = icl_bench.wrap(built)
-    scored = induction.measure(model, induction.Settings(**SMALL), Context())
+    upstream = induction.measure(model, induction.Settings(**SMALL), Context())
     given = {"method": "zero", "null_sets": 1, "heads": HeadSelection(**RULE, or_top=8)}
     found = ablation.Settings(**{**SMALL, **given, **settings})
-    return model, scored, ablation.measure(model, found, Context(upstream=scored))
+    return model, upstream, ablation.measure(model, found, Context(upstream=upstream))
 
 
 def test_thresholds_are_those_of_one_ablation_after_the_other():
     built = shared_induction(2, 0.45)
     add_induction(built, index=2, attention=0.25, write=1)
-    model, scored, found = measure(built)
+    model, upstream, found = measure(built)
     tokens = draw_repeated(model.vocabulary, bos=model.bos, stream="test", **SMALL)
     ids = tokens.input_ids[:FEW]
     later, first = tokens.prefix + SMALL["period"], slice(tokens.prefix, tokens.prefix + 11)
@@ -88,7 +92,7 @@ def test_thresholds_are_those_of_one_ablation_after_the_other():
     for level in LEVELS:
         heads = [
             (row["layer"], row["head"])
-            for row in scored.heads
+            for row in upstream.heads
             if row["induction"] > level and row["induction_excess"] > min(level, 0.2)
         ]
         lost = (losses(heads)[:, later:].mean() - losses([])[:, later:].mean()) / gain
@@ -96,6 +100,14 @@ def test_thresholds_are_those_of_one_ablation_after_the_other():
     rows = [tuple(row.values()) for row in found.tables["thresholds"]]
     assert rows == expected
     assert [count for _, count, _ in rows] == [3, 2, 2, 0, 0]
+
+
+def test_the_first_score_must_exceed_the_threshold_and_others_their_own_bound_if_lower():
+    scores = [(0.35, 0.25), (0.55, 0.21), (0.55, 0.19), (0.9, 0.9), (0.25, 0.1)]
+    settings = ablation.Settings(heads=HeadSelection(**RULE))
+    levels = heads_by_level(settings, scored(scores))
+    heads = {level: [head for _, head in some] for level, some in levels.items()}
+    assert heads == {0.2: [0, 1, 3], 0.3: [0, 1, 3], 0.4: [1, 3], 0.5: [1, 3], 0.6: [3]}
 
 
 def test_there_are_no_thresholds_where_heads_are_not_chosen_by_attention():
