@@ -20,10 +20,12 @@ from icl_bench.models.module.families import NO_ATTENTION
 from icl_bench.models.module.placement import count_parameters
 from icl_bench.models.module.reach import attention_reach
 from icl_bench.models.module.vocabulary import (
+    bare_ids,
     bos_id,
     context_length,
     embedding_weight,
     fingerprint,
+    frequent_ids,
     usable_ids,
     vocabulary_size,
 )
@@ -152,6 +154,22 @@ class ModelHandle:
     def parameters(self) -> int:
         """Number of parameters, shared ones counted once."""
         return count_parameters(self.model)
+
+    def pool(self, name: str) -> list[int]:
+        """Return the ids that sequences are drawn from.
+
+        Args:
+            name: `uniform` for all usable ones, `frequent` for the first quarter of them.
+        """
+        return self.vocabulary if name == "uniform" else frequent_ids(self.vocabulary)
+
+    def bare_tokens(self, pool: str) -> int:
+        """Return how many ids of a pool have next to no embedding.
+
+        Args:
+            pool: as for `pool`.
+        """
+        return bare_ids(self.model, self.pool(pool))
 
     def require_heads(self) -> None:
         """Raise NotMeasurable when the model has no attention heads."""
