@@ -16,7 +16,7 @@ from icl_bench.models.attention.kernels import KernelMisfit
 from icl_bench.models.attention.paths import PATHS, Runner
 from icl_bench.models.attention.selfcheck import choose_path
 from icl_bench.models.module.batching import BatchLimit
-from icl_bench.models.module.families import NO_ATTENTION
+from icl_bench.models.module.families import explain_no_heads
 from icl_bench.models.module.placement import count_parameters
 from icl_bench.models.module.reach import attention_reach
 from icl_bench.models.module.vocabulary import (
@@ -85,17 +85,14 @@ class ModelHandle:
         self.bos = bos_id(model, tokenizer)
         self.context = context_length(model)
         self.reach = attention_reach(model.config.get_text_config())
-        self.no_heads: str | None = None
         self.attention_note: str | None = None
         self.shapes: dict[int, tuple[int, int, int]] = {}
         self.path: str | None = None
         """Name of the way in which heads are reached (`attention.paths.PATHS`), or None."""
         self._in_order = False
         self.resumes: dict[int, bool] = {}
-        kind = model.config.model_type
-        if kind in NO_ATTENTION:
-            self.no_heads = f"{kind} is {NO_ATTENTION[kind]}: it has no attention heads"
-        else:
+        self.no_heads = explain_no_heads(model)
+        if self.no_heads is None:
             self.path, shapes, self.attention_note = choose_path(self.runner, self.vocabulary)
             self.shapes = dict(sorted(shapes.items()))
             self._in_order = list(shapes) == list(self.shapes)
