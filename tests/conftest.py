@@ -46,7 +46,7 @@ checks:
 TINY = """\
 icl_suite: 1
 name: tiny
-defaults: {sequences: 4, period: 8}
+defaults: {sequences: 16, period: 8}
 measure:
   repeats: {probe: induction, control: false}
   collapse:

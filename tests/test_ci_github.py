@@ -178,7 +178,7 @@ def test_run_and_compare_do_the_same(
         "sure.yaml",
         "icl_suite: 1\nname: sure\nmeasure:\n"
         "  r: {probe: induction, sequences: 2, period: 5, control: false}\n"
-        "checks:\n  - {id: never, on: r, metric: induction_max, above: 2}\n",
+        "checks:\n  - {id: never, on: r, metric: uniform_level, above: 2}\n",
     )
     assert main(["run", "builtin:handwired", "--suite=sure.yaml"]) == 1
     [(name, properties, _)] = obeyed(capsys.readouterr().out)

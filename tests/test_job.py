@@ -23,7 +23,7 @@ SMALL = """\
 icl_suite: 1
 name: small
 measure:
-  repeats: {probe: induction, sequences: 2, period: 8, control: false}
+  repeats: {probe: induction, sequences: 16, period: 8, control: false}
 checks:
   - {id: has-heads, on: repeats, metric: induction_max, above: 0.4}
 """

@@ -153,7 +153,7 @@ def test_icl_bench_run_with_two_models_writes_a_leaderboard(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     suite = tmp_path / "tiny.yaml"
     suite.write_text(
-        "icl_suite: 1\nname: tiny\ndefaults: {sequences: 4, period: 8}\n"
+        "icl_suite: 1\nname: tiny\ndefaults: {sequences: 16, period: 8}\n"
         "measure: {repeats: {probe: induction, control: false}}\n"
         "checks: [{id: it, on: repeats, metric: induction_max, above: 0.4}]\n"
     )

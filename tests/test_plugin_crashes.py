@@ -107,7 +107,7 @@ def test_what_is_made_from_it_is_not_tried_either(
         "icl_suite: 1\nname: mine\nmeasure:\n"
         f"  long: {long}\n"
         f"  off: {{probe: ablation, {sets}, null_sets: 0, sequences: 2, period: 8}}\n"
-        "  short: {probe: induction, control: false, sequences: 2, period: 8}\n"
+        "  short: {probe: induction, control: false, sequences: 16, period: 8}\n"
         "checks:\n"
         "  - {id: made, on: off, metric: gain, above: 0}\n"
         "  - {id: source, on: long, metric: induction_max, above: 0.4}\n"

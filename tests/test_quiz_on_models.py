@@ -195,11 +195,13 @@ def test_models_with_the_circuit_pass_core(model: str) -> None:
 
 def test_the_one_layer_twin_fails_core() -> None:
     found = verdicts("core", "builtin:control-1l")
-    assert having("pass", found) <= {"first-copy-unharmed"}
+    # It raises every word seen before, whatever the distance.
+    assert having("pass", found) <= {"copies-at-any-distance"}
     assert having("fail", found) >= {
         "has-induction-heads",
         "at-any-distance",
         "copies-from-context",
+        "copies-in-order",
         "ablation-collapses-copying",
     }
 

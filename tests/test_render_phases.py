@@ -70,7 +70,7 @@ def test_a_report_has_picture_changes_and_curves(sudden):
 
 def test_a_terminal_says_it_in_a_sentence(sudden):
     text = " ".join(summary([record(sudden)]).split())
-    assert "Phase change (phase-change/change): induction +0.9" in text
+    assert "Phase change (phase-change/change): induction +0.899" in text
     assert "(between 600 and 700)" in text and "training loss 65" in text
     summary([record(sudden)], unicode=False).encode("ascii")
 

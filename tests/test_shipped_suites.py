@@ -17,6 +17,7 @@ HARMLESS = {
     "copying-by-weights",
     "first-copy-unharmed",
     "copying-above-chance",
+    "copies-at-any-distance",
     "later-tokens-are-easier",
 }
 

@@ -325,7 +325,7 @@ def random_source(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
 SUITE = """
 icl_suite: 1
 name: small
-measure: {repeats: {probe: induction, sequences: 2, period: 8}}
+measure: {repeats: {probe: induction, sequences: 16, period: 8}}
 checks: [{id: has-induction-heads, on: repeats, metric: induction_max, above: 0.4}]
 """
 

@@ -13,7 +13,7 @@ from torch import nn
 SMALL = """\
 icl_suite: 1
 name: small
-defaults: {sequences: 4, period: 8, seed: 5}
+defaults: {sequences: 16, period: 8, seed: 5}
 measure:
   repeats: {probe: induction}
   collapse:

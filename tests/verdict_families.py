@@ -136,9 +136,9 @@ def _write_copy(head: Head, slot: slice) -> None:
 
 
 class NoHeadsConfig(PretrainedConfig):
-    """Shape of a model without attention, of a type that is known to have none."""
+    """Shape of a model without attention."""
 
-    model_type = "rwkv"
+    model_type = "no_heads"
 
     def __init__(self, kind: str = "memory", **kwargs: Any) -> None:
         self.kind = kind

@@ -133,7 +133,8 @@ def sample_skewness(values: np.ndarray) -> np.ndarray:
         values: shape (n,) or (n, columns), n >= 3.
     """
     n, around = len(values), values - values.mean(axis=0)
-    second, third = (around**2).mean(axis=0), (around**3).mean(axis=0)
+    squares = around * around
+    second, third = squares.mean(axis=0), (squares * around).mean(axis=0)
     alike = second == 0
     raw = np.where(alike, 0.0, third / np.where(alike, 1.0, second) ** 1.5)
     return np.asarray(raw * math.sqrt(n * (n - 1)) / (n - 2))

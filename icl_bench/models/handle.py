@@ -16,14 +16,16 @@ from icl_bench.models.attention.kernels import KernelMisfit
 from icl_bench.models.attention.paths import PATHS, Runner
 from icl_bench.models.attention.selfcheck import choose_path
 from icl_bench.models.module.batching import BatchLimit
-from icl_bench.models.module.families import NO_ATTENTION
+from icl_bench.models.module.families import explain_no_heads
 from icl_bench.models.module.placement import count_parameters
 from icl_bench.models.module.reach import attention_reach
 from icl_bench.models.module.vocabulary import (
+    bare_ids,
     bos_id,
     context_length,
     embedding_weight,
     fingerprint,
+    frequent_ids,
     usable_ids,
     vocabulary_size,
 )
@@ -83,17 +85,14 @@ class ModelHandle:
         self.bos = bos_id(model, tokenizer)
         self.context = context_length(model)
         self.reach = attention_reach(model.config.get_text_config())
-        self.no_heads: str | None = None
         self.attention_note: str | None = None
         self.shapes: dict[int, tuple[int, int, int]] = {}
         self.path: str | None = None
         """Name of the way in which heads are reached (`attention.paths.PATHS`), or None."""
         self._in_order = False
         self.resumes: dict[int, bool] = {}
-        kind = model.config.model_type
-        if kind in NO_ATTENTION:
-            self.no_heads = f"{kind} is {NO_ATTENTION[kind]}: it has no attention heads"
-        else:
+        self.no_heads = explain_no_heads(model)
+        if self.no_heads is None:
             self.path, shapes, self.attention_note = choose_path(self.runner, self.vocabulary)
             self.shapes = dict(sorted(shapes.items()))
             self._in_order = list(shapes) == list(self.shapes)
@@ -152,6 +151,22 @@ class ModelHandle:
     def parameters(self) -> int:
         """Number of parameters, shared ones counted once."""
         return count_parameters(self.model)
+
+    def pool(self, name: str) -> list[int]:
+        """Return the ids that sequences are drawn from.
+
+        Args:
+            name: `uniform` for all usable ones, `frequent` for the first quarter of them.
+        """
+        return self.vocabulary if name == "uniform" else frequent_ids(self.vocabulary)
+
+    def bare_tokens(self, pool: str) -> int:
+        """Return how many ids of a pool have next to no embedding.
+
+        Args:
+            pool: as for `pool`.
+        """
+        return bare_ids(self.model, self.pool(pool))
 
     def require_heads(self) -> None:
         """Raise NotMeasurable when the model has no attention heads."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from torch import nn
+from transformers import PreTrainedModel
 
 NO_ATTENTION = {
     "mamba": "a state-space model",
@@ -18,6 +19,28 @@ NO_ATTENTION = {
     "xlstm": "a recurrent model",
 }
 """Model types that have no attention heads at all, and what they are instead."""
+
+
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+
+
+def explain_no_heads(model: PreTrainedModel) -> str | None:
+    """Say why a model has no attention heads; None where it may have some.
+
+    Args:
+        model: a transformers model.
+    """
+    config = model.config.get_text_config()
+    kind = config.model_type
+    if kind in NO_ATTENTION:
+        return f"{kind} is {NO_ATTENTION[kind]}: it has no attention heads"
+    called = any(_ATTENTION.search(type(module).__name__) for module in model.modules())
+    if called or getattr(config, "num_attention_heads", None):
+        return None
+    return (
+        f"{type(model).__name__} has no attention heads: no module of it is called attention, and "
+        "its config names no heads"
+    )
 
 
 _OTHER_TOWER = re.compile(r"vision|visual|image|audio|speech", re.IGNORECASE)

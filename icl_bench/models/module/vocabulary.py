@@ -54,6 +54,35 @@ def usable_ids(model: PreTrainedModel, tokenizer: Any | None) -> list[int]:
     return sorted(usable)
 
 
+def frequent_ids(usable: list[int]) -> list[int]:
+    """Return the quarter of the usable ids that stands first in the vocabulary.
+
+    Byte-pair and unigram vocabularies list their pieces in the order in which they were learned,
+    which is about that of their frequency. Rare pieces may never have been trained.
+
+    Args:
+        usable: ids in ascending order.
+    """
+    return usable[: max(2, len(usable) // 4)]
+
+
+BARE = 0.1
+"""Share of the median norm below which an embedding counts as none."""
+
+
+def bare_ids(model: PreTrainedModel, usable: list[int]) -> int:
+    """Return how many usable ids have next to no embedding, so that nothing can tell them apart.
+
+    Args:
+        model: the causal language model.
+        usable: the ids.
+    """
+    norms = embedding_weight(model).detach()[usable].float().norm(dim=1)
+    # Of embeddings that are mostly empty the median is 0 as well.
+    typical = norms[norms > 0].median() if bool((norms > 0).any()) else norms.new_tensor(0.0)
+    return int((norms <= BARE * typical).sum())
+
+
 def bos_id(model: PreTrainedModel, tokenizer: Any | None) -> int | None:
     """Return the beginning-of-sequence id: the tokenizer's, else the config's, else None."""
     value = getattr(tokenizer, "bos_token_id", None)

@@ -141,6 +141,7 @@ def plan_case(
         length=tokens.input_ids.shape[1],
         bos=model.choose_bos(settings.bos),
         seed=settings.seed,
+        token_pool=settings.token_pool,
         patterns=settings.patterns,
         edges=tk.induction_pairs(tokens),
     )

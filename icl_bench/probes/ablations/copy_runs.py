@@ -22,6 +22,7 @@ from icl_bench.measures.tokens import Pairs, RepeatedTokens, induction_pairs
 from icl_bench.measures.varied import VariedTokens, draw_varied
 from icl_bench.models.attention.ablation import Part, Replacement, layer_of
 from icl_bench.models.circuits.interventions import switch_off
+from icl_bench.probes.design.settings import TokenPool
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,7 @@ class DrawnAlike(Protocol):
     sequences: int
     period: int
     seed: int
+    token_pool: TokenPool
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def run_varied(
         MeasurementError: the vocabulary is too small, or heads do not see so far.
     """
     tokens = draw_varied(
-        model.vocabulary,
+        model.pool(settings.token_pool),
         sequences=settings.sequences,
         period=settings.period,
         seed=settings.seed,

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from icl_bench.errors import MeasurementError
 from icl_bench.measures.bounds import UNIT, Bounds
+from icl_bench.probes.design.bare_tokens import remark_bare
 from icl_bench.probes.design.context import Advance, Context
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.protocol import MetricInfo, Probe
@@ -74,7 +75,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
 
     bos = model.choose_bos(settings.bos)
     tokens = tk.draw_repeated(
-        model.vocabulary,
+        model.pool(settings.token_pool),
         sequences=settings.sequences,
         period=settings.period,
         repeats=settings.repeats,
@@ -84,7 +85,11 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     )
     model.require_context(tokens.input_ids.shape[1])
     model.require_reach(settings.period)
-    result = Measurement(probe="losses", settings=settings.model_dump(exclude_none=True))
+    result = Measurement(
+        probe="losses",
+        settings=settings.model_dump(exclude_none=True),
+        remarks=remark_bare(model, settings.token_pool, "gain", "gain_varied"),
+    )
     batches = [tokens.input_ids]
     rows = settings.sequences * (3 if settings.varied else 1)
     with context.task("losses on repeats", rows) as advance:

@@ -78,8 +78,12 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     model.require_heads()
     bos = model.choose_bos(settings.bos)
     drawn: dict[str, Any] = {"period": settings.period, "seed": settings.seed, "bos": bos}
-    choose = tk.draw_repeated(model.vocabulary, sequences=settings.choose_sequences, **drawn)
-    test = tk.draw_repeated(model.vocabulary, sequences=settings.sequences, stream="test", **drawn)
+    choose = tk.draw_repeated(
+        model.pool(settings.token_pool), sequences=settings.choose_sequences, **drawn
+    )
+    test = tk.draw_repeated(
+        model.pool(settings.token_pool), sequences=settings.sequences, stream="test", **drawn
+    )
     prepared = prepare_replacement(
         model,
         settings.method,
@@ -88,6 +92,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         length=test.input_ids.shape[1],
         bos=bos,
         seed=settings.seed,
+        token_pool=settings.token_pool,
     )
     found = find_minimal_set(model, choose, settings.share, prepared.replacement, context)
     size, heads = len(found.kept), model.every_head

@@ -78,7 +78,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     model.require_heads()
     bos = model.choose_bos(settings.bos)
     tokens = tk.draw_repeated(
-        model.vocabulary,
+        model.pool(settings.token_pool),
         sequences=settings.sequences,
         period=settings.period,
         repeats=settings.repeats,
@@ -93,6 +93,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         length=tokens.input_ids.shape[1],
         bos=bos,
         seed=settings.seed,
+        token_pool=settings.token_pool,
     )
     rows = len(model.every_head) * settings.sequences
     with context.task("every head on its own", rows) as advance:

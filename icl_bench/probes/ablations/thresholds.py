@@ -119,7 +119,11 @@ def name_minimal_set(
         return
     bos = model.choose_bos(settings.bos)
     tokens = draw_repeated(
-        model.vocabulary, sequences=FEW, period=settings.period, seed=settings.seed, bos=bos
+        model.pool(settings.token_pool),
+        sequences=FEW,
+        period=settings.period,
+        seed=settings.seed,
+        bos=bos,
     )
     prepared = prepare_replacement(
         model,
@@ -129,6 +133,7 @@ def name_minimal_set(
         length=tokens.input_ids.shape[1],
         bos=bos,
         seed=settings.seed,
+        token_pool=settings.token_pool,
     )
     try:
         found = find_minimal_set(model, tokens, KEPT, prepared.replacement, context)

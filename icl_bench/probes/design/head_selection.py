@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from icl_bench.errors import MeasurementError, NotMeasurable
 from icl_bench.probes.design.combined import choose_by_rules, parts_of
-from icl_bench.probes.design.settings import HEAD_SOURCES, PATTERN, HeadSelection
+from icl_bench.probes.design.settings import HEAD_SOURCES, PATTERN, HeadSelection, TokenPool
 from icl_bench.records.record import Measurement
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Drawing(Protocol):
     repeats: int
     seed: int
     bos: Literal["auto", "always", "never"]
+    token_pool: TokenPool
 
 
 def name_stream(upstream: Measurement | None) -> str:
@@ -93,7 +94,7 @@ def draw_unseen(
     from icl_bench.measures.tokens import draw_repeated
 
     tokens = draw_repeated(
-        model.vocabulary,
+        model.pool(settings.token_pool),
         sequences=settings.sequences,
         period=settings.period,
         repeats=settings.repeats,

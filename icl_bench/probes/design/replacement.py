@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from icl_bench.errors import SettingsError
+from icl_bench.probes.design.settings import TokenPool
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +51,7 @@ def prepare_replacement(
     seed: int,
     patterns: Patterns = "free",
     edges: Pairs | None = None,
+    token_pool: TokenPool = "uniform",
 ) -> Prepared:
     """Measure what a method puts in the place of heads.
 
@@ -63,6 +65,7 @@ def prepare_replacement(
         seed: seed of the held-out tokens.
         patterns: whether attention patterns are frozen to the clean run.
         edges: the pairs that `edge_knockout` removes.
+        token_pool: which ids the held-out tokens are drawn from.
 
     Raises:
         SettingsError: the method needs heads, and an MLP or a layer is to be switched off.
@@ -83,7 +86,7 @@ def prepare_replacement(
         return Prepared(Replacement(frozen=frozen))
     prefix = 0 if bos is None else 1
     plain = draw_plain(
-        model.vocabulary, sequences=sequences, length=length - prefix, seed=seed, bos=bos
+        model.pool(token_pool), sequences=sequences, length=length - prefix, seed=seed, bos=bos
     )
     return replace_from(model, method, parts, plain, prefix, frozen=frozen)
 

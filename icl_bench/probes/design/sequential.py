@@ -13,7 +13,7 @@ from icl_bench.records.record import Measurement
 L = TypeVar("L", bound="LookSettings")
 T = TypeVar("T")
 
-LATER = {"looks": 1, "order": "given"}
+LATER = {"looks": 1, "order": "given", "token_pool": "uniform"}
 """Settings that probes have got since -> what records without them were measured with."""
 
 NOT_SEQUENTIAL: dict[str, str] = {

@@ -45,6 +45,8 @@ HEAD_SOURCES: dict[str, tuple[SCORES, ...]] = {
 given."""
 PATTERN = 0.1
 """An `induction_excess` below this is what heads without the pattern show; `or_top` takes none."""
+TokenPool = Literal["uniform", "frequent"]
+"""`frequent`: tokenizers list pieces in the order in which they were learned, common ones first."""
 Writing = Literal["zero", "mean", "resample"]
 """What heads that are off write: nothing, their mean, or what they write on other tokens."""
 
@@ -178,6 +180,8 @@ class TokenSettings(StrictSettings):
     """Seed of the token generator."""
     bos: Literal["auto", "always", "never"] = "auto"
     """Whether a beginning-of-sequence token is put first."""
+    token_pool: TokenPool = "uniform"
+    """Which ids are drawn: all usable ones, or the quarter that stands first in the vocabulary."""
 
     @property
     def independent_samples(self) -> tuple[str, int] | None:

@@ -147,7 +147,7 @@ def _draw(model: Model, settings: Settings, context: Context) -> RepeatedTokens:
     from icl_bench.measures.tokens import draw_repeated
 
     tokens = draw_repeated(
-        model.vocabulary,
+        model.pool(settings.token_pool),
         sequences=settings.sequences,
         period=settings.period,
         seed=settings.seed,
@@ -190,7 +190,7 @@ def _score(
         first, second = ({head: row[name] for head, row in by_head.items()} for name in names)
         return first, second
     tokens: RepeatedTokens = tk.draw_repeated(
-        model.vocabulary,
+        model.pool(settings.token_pool),
         sequences=settings.sequences,
         period=settings.period,
         seed=settings.seed,

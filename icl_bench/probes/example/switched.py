@@ -162,6 +162,7 @@ def _prepare(
         length=length,
         bos=model.choose_bos(settings.bos),
         seed=settings.seed,
+        token_pool=settings.token_pool,
     )
 
 

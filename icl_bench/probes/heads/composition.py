@@ -145,6 +145,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         length=tokens.input_ids.shape[1],
         bos=bos,
         seed=settings.seed,
+        token_pool=settings.token_pool,
     )
     values = prepared.replacement.values
     result.tokens_sha256 = tk.digest_tokens(tokens.input_ids, *prepared.batches)

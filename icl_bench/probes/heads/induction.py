@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from icl_bench.measures.bounds import SIGNED, UNIT, Bounds
+from icl_bench.probes.design.bare_tokens import remark_bare
 from icl_bench.probes.design.context import Advance, Context
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.heads.first_half import explain_first_half
@@ -111,7 +112,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         "seed": settings.seed,
         "bos": model.choose_bos(settings.bos),
     }
-    repeated = tk.draw_repeated(model.vocabulary, repeats=settings.repeats, **drawn)
+    repeated = tk.draw_repeated(model.pool(settings.token_pool), repeats=settings.repeats, **drawn)
     model.require_context(repeated.input_ids.shape[1])
     model.require_reach(settings.period)
     batches = [repeated.input_ids]
@@ -120,7 +121,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         scores = score_heads(model, repeated, advance)
         if settings.control:
             shuffled = tk.shuffle_copies(repeated, settings.seed)
-            varied = draw_varied(model.vocabulary, reach=model.reach, **drawn)
+            varied = draw_varied(model.pool(settings.token_pool), reach=model.reach, **drawn)
             batches += [shuffled, varied.input_ids]
             same_offsets = {"induction_control": tk.induction_pairs(repeated)}
             scores |= _flatten(model.head_scores(shuffled, same_offsets, advance=advance))
@@ -138,6 +139,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         metrics=metrics,
         unmeasured=unmeasured,
         heads=head_rows(model, scores, settings.confidence),
+        remarks=remark_bare(model, settings.token_pool, "induction_max", "induction_varied_max"),
     )
 
 
