@@ -1,5 +1,6 @@
 # `make demo` runs the main job on a built-in model. `make check` is for before a commit (a minute),
-# `make test` for before a merge (all tests), `make release-check` for before a release (an hour).
+# `make test` for before a merge (all tests but the long ones), `make release-check` for before a release
+# (an hour).
 # All make their own environments in .venv* the first time.
 
 PYTHON ?= python3
@@ -48,10 +49,10 @@ types: $(READY)
 	$(BIN)/mypy
 
 pytest: $(READY)
-	$(PYTEST) --durations=25
+	$(PYTEST) -m 'not long' --durations=25
 
 quick: $(READY)
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not long'
 
 coverage: $(READY)
 	rm -rf build/coverage && mkdir -p build/coverage

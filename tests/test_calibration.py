@@ -212,6 +212,7 @@ def test_a_pool_in_its_own_order_decides_gates_by_mistake(again):
     assert rates["given"] > 0.3 and rates["random"] < 0.05
 
 
+@pytest.mark.long
 def test_the_null_is_honest_for_one_head_and_for_several(covered):
     heads = dict.fromkeys(range(4), 9)
     alone = covered.null_p_values({1: 1}, heads, 99, 400)
