@@ -20,7 +20,7 @@ from icl_bench.errors import ModelError, NotMeasurable
 from icl_bench.probes import PROBES, MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.settings import StrictSettings
-from icl_bench.records.record import Environment, Measurement, Metric, ModelInfo
+from icl_bench.records.parts import Environment, Measurement, Metric, ModelInfo
 from icl_bench.running.cache import KnownModel
 from icl_bench.running.model_run import ModelRun
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from icl_bench.errors import RecordError, SettingsError
 from icl_bench.ranking import rank, read_entries
-from icl_bench.records.record import Metric, SuiteRef
+from icl_bench.records.parts import Metric, SuiteRef
 
 
 def board_of(tmp_path, *records, **options):

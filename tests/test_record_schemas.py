@@ -10,7 +10,8 @@ import pytest
 
 from icl_bench.comparing import compare
 from icl_bench.errors import RecordError
-from icl_bench.records.record import SCHEMA, read_numbers, read_record
+from icl_bench.records.reading import read_numbers, read_record
+from icl_bench.records.record import SCHEMA
 from icl_bench.records.upgrades import UPGRADES, upgrade
 from icl_bench.reports.files import render_again
 

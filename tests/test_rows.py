@@ -12,7 +12,7 @@ from test_render_records import make_record
 
 from icl_bench.cli import main
 from icl_bench.errors import RecordError
-from icl_bench.records.record import read_numbers, read_record
+from icl_bench.records.reading import read_numbers, read_record
 
 HEADS = "measurements.core/repeats.heads."
 TABLES = "measurements.core/collapse.tables."

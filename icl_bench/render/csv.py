@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from icl_bench.records.keys import Key
-from icl_bench.records.record import RunRecord, write_atomically
+from icl_bench.records.record import RunRecord
+from icl_bench.records.writing import write_atomically
 from icl_bench.render.content import read_rows
 from icl_bench.render.steps import ENDS, metrics_of
 

@@ -14,14 +14,8 @@ from pydantic import BaseModel, ValidationError
 from icl_bench.errors import IclError, NotMeasurable
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.probes import Probe, get_probe
-from icl_bench.records.record import (
-    DESELECTED,
-    Check,
-    Measurement,
-    ModelInfo,
-    RunRecord,
-    settle,
-)
+from icl_bench.records.parts import DESELECTED, Check, Measurement, ModelInfo, settle
+from icl_bench.records.record import RunRecord
 from icl_bench.records.rows import explain
 from icl_bench.running.checks import applies, evaluate
 from icl_bench.running.results import INTERRUPTED, Results, assemble

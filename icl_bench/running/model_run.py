@@ -12,7 +12,7 @@ from icl_bench.probes import get_probe
 from icl_bench.probes.design.combined import combine
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.sequential import LookSettings
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.running.cache import KnownModel
 from icl_bench.running.checks import all_decided
 from icl_bench.running.description import describe_again, describe_environment, describe_model

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.records.parts import Measurement
+from icl_bench.records.record import RunRecord
 from icl_bench.render.ablations import list_switched_off
 from icl_bench.render.content import is_ablation, read_rows
 from icl_bench.render.details import ABLATED

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from icl_bench.records.record import Metric
+from icl_bench.records.parts import Metric
 from icl_bench.render.writing import numbers
 from icl_bench.render.writing.text import one_line
 

@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from icl_bench.records.record import Check, Measurement, Verdict
+from icl_bench.records.parts import Check, Measurement, Verdict
 from icl_bench.render.writing.logs import escape_ci_commands
 
 WORDS: dict[Verdict, str] = {
