@@ -115,7 +115,8 @@ def test_reading_applies_the_upgrades(tmp_path: Path, monkeypatch: pytest.Monkey
     path.write_text(json.dumps(raw))
     with pytest.raises(RecordError, match="field model"):
         read_record(path)
-    monkeypatch.setattr("icl_bench.records.record.SCHEMA", 2)
+    for module in ("record", "reading"):
+        monkeypatch.setattr(f"icl_bench.records.{module}.SCHEMA", 2)
 
     def rename(data: dict[str, Any]) -> dict[str, Any]:
         return {**data, "model": data["network"]}

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from icl_bench.errors import RecordError
+from icl_bench.errors import RecordError, defuse
 from icl_bench.records.digests import FIELD, sign
 from icl_bench.records.parts import (
     Check,
@@ -97,6 +97,6 @@ def validate(data: dict[str, Any]) -> RunRecord:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"field {place}: {first['msg']}") from None
+        raise RecordError(defuse(f"field {place}: {first['msg']}")) from None
     except RecursionError:
         raise RecordError("not a run record: it is nested too deep") from None

@@ -38,7 +38,7 @@ def table(
 
     yield from tabulate(
         [[escape(cell) for cell in row] for row in rows],
-        headers=header,
+        headers=[escape(title) for title in header],
         tablefmt="pipe",
         disable_numparse=True,
         colalign=["right" if title in right else "left" for title in header],
