@@ -16,7 +16,7 @@ from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.head_selection import choose_heads, describe_misfit
 from icl_bench.probes.design.settings import PATTERN, HeadSelection
 from icl_bench.probes.heads import induction
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 SMALL = {"sequences": 5, "period": 12}
 RULE = {

@@ -22,7 +22,7 @@ from icl_bench.probes.ablations.null_margin import (
     measure_margins,
 )
 from icl_bench.probes.design.context import Context
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 SEQUENCES, PERIOD = 9, 12
 

@@ -6,7 +6,7 @@ import io
 import pytest
 from test_render_records import make_check, make_record
 
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.render.csv import checks_csv, heads_csv
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from icl_bench.probes.ablations.report import TOP, report_ablation, report_minimal_set, report_sweep
-from icl_bench.records.record import Environment, Measurement, Metric, ModelInfo, RunRecord
+from icl_bench.records.parts import Environment, Measurement, Metric, ModelInfo
+from icl_bench.records.record import RunRecord
 from icl_bench.render.ablations import list_switched_off
 from icl_bench.render.blocks import as_table, shown
 from icl_bench.render.html.report import report_page

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.records.parts import Measurement
+from icl_bench.records.record import RunRecord
 from icl_bench.render import ablations, circuits, phases, steps, tables
 from icl_bench.render.content import is_ablation
 from icl_bench.render.writing import numbers

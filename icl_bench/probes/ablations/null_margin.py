@@ -25,7 +25,7 @@ from icl_bench.measures.sequential import look_confidence
 from icl_bench.measures.tokens import Pairs
 from icl_bench.models.circuits.interventions import require_support
 from icl_bench.probes.ablations.copy_runs import CopyRun, knocked_out
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.parts import Measurement, Metric
 from icl_bench.records.rows import list_heads
 
 if TYPE_CHECKING:

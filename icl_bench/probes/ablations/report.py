@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from icl_bench.records.blocks import Block, Curve, Line, Quantity, Table
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.records.rows import list_heads
 
 TOP = 10

@@ -8,7 +8,8 @@ from typing import Any
 
 from icl_bench.probes import report_of
 from icl_bench.records.blocks import Table
-from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.records.parts import Measurement
+from icl_bench.records.record import RunRecord
 from icl_bench.render.ablations import list_switched_off
 from icl_bench.render.blocks import shown
 from icl_bench.render.content import is_ablation, read_rows
