@@ -16,7 +16,7 @@ MEASURING = ("measures", "models", "probes", "reference", "tasks")
 """Sub-packages whose code, or facts, can change a number."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scipy")
 """Libraries that numbers come from."""
-READERS = ("sentencepiece", "tiktoken", "protobuf", "gguf")
+READERS = ("sentencepiece", "tiktoken", "protobuf", "gguf", "peft", "compressed-tensors")
 """Optional libraries without which some tokenizers cannot be read."""
 
 
