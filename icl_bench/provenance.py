@@ -17,7 +17,7 @@ MEASURING = ("measures", "models", "probes", "reference", "tasks")
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scipy")
 """Libraries that numbers come from."""
 READERS = ("sentencepiece", "tiktoken", "protobuf", "gguf", "peft", "compressed-tensors")
-"""Optional libraries without which some tokenizers cannot be read."""
+"""Optional libraries that decide whether a tokenizer or weights can be read."""
 
 
 def digest(described: Any) -> str:

@@ -126,7 +126,7 @@ def _watched_loading() -> Iterator[MutableMapping[Any, Collection[str]]]:
     owner: Any = PreTrainedModel
     own = owner.__dict__["from_pretrained"]
 
-    def load(cls: Any, *args: Any, output_loading_info: bool = False, **options: Any) -> Any:
+    def load(cls: Any, /, *args: Any, output_loading_info: bool = False, **options: Any) -> Any:
         model, info = own.__get__(None, cls)(*args, output_loading_info=True, **options)
         unused[model] = info.get("unexpected_keys") or ()
         return (model, info) if output_loading_info else model

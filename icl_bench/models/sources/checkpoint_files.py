@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_bench.errors import SpecError
-from icl_bench.models.sources.tensor_headers import check_headers
+from icl_bench.models.module.tensor_headers import check_headers
 
 SAFE_WEIGHTS = "model.safetensors"
 SAFE_INDEX = "model.safetensors.index.json"
