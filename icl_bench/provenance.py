@@ -16,8 +16,8 @@ MEASURING = ("measures", "models", "probes", "reference", "tasks")
 """Sub-packages whose code, or facts, can change a number."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scipy")
 """Libraries that numbers come from."""
-READERS = ("sentencepiece", "tiktoken", "protobuf", "gguf")
-"""Optional libraries without which some tokenizers cannot be read."""
+READERS = ("sentencepiece", "tiktoken", "protobuf", "gguf", "peft", "compressed-tensors")
+"""Optional libraries that decide whether a tokenizer or weights can be read."""
 
 
 def digest(described: Any) -> str:

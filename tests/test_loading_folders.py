@@ -81,7 +81,7 @@ def test_an_allowed_pickle_still_runs_no_code(tmp_path: Path) -> None:
 def test_nothing_is_printed_or_logged(
     folder: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    checkpoints.edit_weights(folder, surplus__weight=torch.zeros(3))
+    checkpoints.edit_weights(folder, v_head__weight=torch.zeros(3))
     before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("error")

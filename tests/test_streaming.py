@@ -341,7 +341,7 @@ def cut(folder: Path) -> None:
         ),
         (
             lambda f: checkpoints.edit_weights(f, adapter__weight=torch.ones(2)),
-            "holds 1 weights that the model of the other checkpoints does not have: adapter.weight",
+            "holds 1 weight (adapter.weight) that the model does not use",
         ),
         (
             lambda f: checkpoints.edit_weights(f, model__norm__weight=torch.ones(31)),

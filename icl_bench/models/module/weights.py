@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import ModelError
+from icl_bench.models.module.leftovers import explain_leftovers
 from icl_bench.models.module.placement import fetch_values
 
 if TYPE_CHECKING:
@@ -16,13 +17,14 @@ _MESSAGE_LENGTH = 300
 
 
 def check_loading_info(info: Mapping[str, Any]) -> None:
-    """Check that every weight of the model came from the checkpoint.
+    """Check that every weight came from the checkpoint, and that all of it is used.
 
     Args:
         info: what `from_pretrained(output_loading_info=True)` returned.
 
     Raises:
-        ModelError: some weights are missing or have another shape; they would be random.
+        ModelError: some weights are missing or have another shape and would be random, or the
+            checkpoint holds more than the model uses.
     """
     mismatched = sorted(info.get("mismatched_keys") or (), key=str)
     if mismatched:
@@ -37,13 +39,16 @@ def check_loading_info(info: Mapping[str, Any]) -> None:
         )
     missing = sorted(info.get("missing_keys") or ())
     if missing:
+        unused = explain_leftovers(info.get("unexpected_keys") or ())
         raise ModelError(
             f"{len(missing)} weights are missing from the checkpoint and would be random: "
-            f"{_first(missing)}"
+            f"{_first(missing)}{f'; {unused}' if unused else ''}"
         )
     errors = [str(message) for message in info.get("error_msgs") or ()]
     if errors:
         raise ModelError(f"its weights could not be loaded: {errors[0].splitlines()[0]}")
+    if reason := explain_leftovers(info.get("unexpected_keys") or ()):
+        raise ModelError(reason)
 
 
 def check_finite(model: PreTrainedModel) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import IclError, ModelError, SpecError
 from icl_bench.models.model import Model
+from icl_bench.models.module.leftovers import explain_leftovers, is_harmless
 from icl_bench.models.module.placement import is_spread
 from icl_bench.models.module.weights import check_finite
 from icl_bench.models.opening.opening import load, make_model
@@ -155,10 +156,7 @@ def _pour(skeleton: _Skeleton, stored: Stored, options: RunOptions) -> LoadedPar
     if missing:
         raise ModelError(f"{len(missing)} weights are missing from the checkpoint: {_few(missing)}")
     if surplus:
-        raise ModelError(
-            f"the checkpoint holds {len(surplus)} weights that the model of the other checkpoints "
-            f"does not have: {_few(surplus)}"
-        )
+        raise ModelError(f"{explain_leftovers(surplus)} (the other checkpoints have none such)")
     state = module.state_dict()
     for name, entry in files.items():
         if name not in state:
@@ -220,7 +218,9 @@ def _differences(parts: LoadedParts, files: dict[str, Entry]) -> tuple[set[str],
     surplus = {
         name
         for name in files
-        if name not in state and not any(re.search(pattern, name) for pattern in known)
+        if name not in state
+        and not is_harmless(name)
+        and not any(re.search(pattern, name) for pattern in known)
     }
     return missing, surplus
 

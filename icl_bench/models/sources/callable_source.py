@@ -10,12 +10,14 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+import weakref
+from collections.abc import Collection, Iterator, MutableMapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import ModelError, SpecError, nearest
+from icl_bench.models.module.leftovers import explain_leftovers
 from icl_bench.models.module.weights import explain_failure
 from icl_bench.models.sources.source import Found, LoadedParts, Opening, Source
 from icl_bench.models.sources.spec import FORMS, ModelSpec
@@ -132,11 +134,40 @@ def call(target: str) -> tuple[PreTrainedModel, Any | None]:
             raise ModelError(
                 f"{attribute!r} is not callable but a {type(function).__name__}; {RETURNS}"
             )
-        try:
-            result = function()
-        except (Exception, SystemExit) as error:
-            raise ModelError(f"calling {attribute!r} failed: {_describe(error)}") from error
-    return _take_apart(result)
+        with _watched_loading() as unused:
+            try:
+                result = function()
+            except (Exception, SystemExit) as error:
+                raise ModelError(f"calling {attribute!r} failed: {_describe(error)}") from error
+    model, tokenizer = _take_apart(result)
+    if reason := explain_leftovers(unused.get(model, ())):
+        raise ModelError(reason)
+    return model, tokenizer
+
+
+@contextlib.contextmanager
+def _watched_loading() -> Iterator[MutableMapping[Any, Collection[str]]]:
+    """Note what the models that are loaded meanwhile leave unused of their checkpoints.
+
+    Yields:
+        model -> names of tensors.
+    """
+    from transformers import PreTrainedModel
+
+    unused: MutableMapping[Any, Collection[str]] = weakref.WeakKeyDictionary()
+    owner: Any = PreTrainedModel
+    own = owner.__dict__["from_pretrained"]
+
+    def load(cls: Any, /, *args: Any, output_loading_info: bool = False, **options: Any) -> Any:
+        model, info = own.__get__(None, cls)(*args, output_loading_info=True, **options)
+        unused[model] = info.get("unexpected_keys") or ()
+        return (model, info) if output_loading_info else model
+
+    owner.from_pretrained = classmethod(load)
+    try:
+        yield unused
+    finally:
+        owner.from_pretrained = own
 
 
 def _take_apart(result: Any) -> tuple[PreTrainedModel, Any | None]:

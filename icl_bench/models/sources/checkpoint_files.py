@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from icl_bench.errors import SpecError
+from icl_bench.models.module.tensor_headers import check_headers
 
 SAFE_WEIGHTS = "model.safetensors"
 SAFE_INDEX = "model.safetensors.index.json"
@@ -19,6 +21,22 @@ NO_PICKLE = (
     "its weights are stored as a pickle, which can run any code when it is read; convert it to "
     "safetensors, or give --icl-allow-pickle if you trust its author"
 )
+
+ADAPTER_CONFIG = "adapter_config.json"
+AN_ADAPTER = "; it holds an adapter: merge it into its base model and save that"
+TRAINING_STATE = {
+    r"zero_to_fp32\.py$|(zero_pp_rank|mp_rank)_\d+": (
+        "the sharded training state of DeepSpeed; merge it: python zero_to_fp32.py . OUT "
+        "--safe_serialization"
+    ),
+    r"\.distcp$|\.metadata$": (
+        "the sharded training state of FSDP; merge it: accelerate merge-weights "
+        "FOLDER/pytorch_model_fsdp_0 OUT"
+    ),
+    r"model_optim_rng\.pt$": "Megatron's training state; convert it to transformers' format",
+    r"model_rank_\d+|rank_?\d+.*\.pt$": "the training state of single processes; merge it",
+}
+"""What names of files say of weights that only training can read -> what it is, and what to do."""
 
 ENCODERS = frozenset(
     {
@@ -66,8 +84,9 @@ def check_folder(folder: Path, *, allow_pickle: bool = False) -> None:
     config = folder / "config.json"
     if not config.is_file():
         raise SpecError(f"the folder has no config.json{_explain_missing_config(folder)}")
-    check_config(read_json(config))
-    _check_weights(folder, allow_pickle)
+    content = read_json(config)
+    check_config(content)
+    _check_weights(folder, content, allow_pickle)
 
 
 def check_config(config: Any) -> None:
@@ -173,19 +192,21 @@ def _explain_missing_config(folder: Path) -> str:
             f"; these sub-folders are checkpoints, give one of them: {listed} (or all, as a "
             f"series: '{folder.name}@*')"
         )
-    if "adapter_config.json" in names:
-        return "; it holds an adapter: merge it into its base model and save that"
+    if ADAPTER_CONFIG in names:
+        return AN_ADAPTER
     if ggufs:
         return f"; give the GGUF file itself: {os.path.join(folder.name, ggufs[0])}"
     return "; a checkpoint folder is what save_pretrained writes"
 
 
-def _check_weights(folder: Path, allow_pickle: bool) -> None:
+def _check_weights(folder: Path, config: dict[str, Any], allow_pickle: bool) -> None:
     if (folder / SAFE_WEIGHTS).is_file():
-        check_safetensors(folder / SAFE_WEIGHTS)
+        check_headers(check_safetensors(folder / SAFE_WEIGHTS), config)
     elif (folder / SAFE_INDEX).is_file():
+        tensors: dict[str, Any] = {}
         for shard in read_shards(folder / SAFE_INDEX):
-            check_safetensors(shard)
+            tensors.update(check_safetensors(shard))
+        check_headers(tensors, config)
     elif (folder / PICKLE_WEIGHTS).is_file() or (folder / PICKLE_INDEX).is_file():
         if not allow_pickle:
             raise SpecError(NO_PICKLE)
@@ -195,11 +216,20 @@ def _check_weights(folder: Path, allow_pickle: bool) -> None:
             for shard in read_shards(folder / PICKLE_INDEX):
                 _check_pickle(shard)
     else:
-        others = sorted(
-            p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".pt")
-        )
-        beside = f" (it holds {', '.join(others[:3])})" if others else ""
-        raise SpecError(f"the folder has no {SAFE_WEIGHTS} and no {SAFE_INDEX}{beside}")
+        raise SpecError(_explain_missing_weights(folder))
+
+
+def _explain_missing_weights(folder: Path) -> str:
+    names = sorted(os.listdir(folder))
+    if ADAPTER_CONFIG in names or any(name.startswith("adapter_model.") for name in names):
+        return f"the folder has no {SAFE_WEIGHTS}{AN_ADAPTER}"
+    inside = [*names, *(f"{path.parent.name}/{path.name}" for path in folder.glob("*/*"))]
+    for pattern, what in TRAINING_STATE.items():
+        if found := next((name for name in inside if re.search(pattern, name)), None):
+            return f"the folder has no {SAFE_WEIGHTS}, but {what} ({found})"
+    others = [name for name in names if name.endswith((".safetensors", ".bin", ".pt"))]
+    beside = f" (it holds {', '.join(others[:3])})" if others else ""
+    return f"the folder has no {SAFE_WEIGHTS} and no {SAFE_INDEX}{beside}"
 
 
 def read_shards(index: Path) -> list[Path]:
@@ -249,11 +279,14 @@ def shard_names(index: Path) -> list[str]:
     return sorted(set(names.values()))
 
 
-def check_safetensors(path: Path) -> None:
+def check_safetensors(path: Path) -> dict[str, Any]:
     """Check that a safetensors file has a sound header and all the data that it promises.
 
     Args:
         path: the file.
+
+    Returns:
+        name -> entry of each tensor in its header.
 
     Raises:
         SpecError: it is no safetensors file, or is cut short.
@@ -286,6 +319,7 @@ def check_safetensors(path: Path) -> None:
             f"{path.name} is cut short or damaged: its header promises {needed} bytes of weights, "
             f"the file has {size - 8 - length}; copy or download it again"
         )
+    return {name: entry for name, entry in tensors.items() if name != "__metadata__"}
 
 
 def _check_pickle(path: Path) -> None:

@@ -20,7 +20,8 @@ from icl_bench.models.module.tokenizer import tokenizer_files
 from icl_bench.models.module.weights import check_loading_info, explain_failure
 from icl_bench.models.sources.checkpoint_files import check_folder
 from icl_bench.models.sources.file_identity import digest_content, places_of
-from icl_bench.models.sources.ggufheader import check_gguf
+from icl_bench.models.sources.gguf_settings import ROPE_FACTORS, apply_rope, refuse_ignored
+from icl_bench.models.sources.ggufheader import check_gguf, read_header
 from icl_bench.models.sources.pretrained import load_pretrained
 from icl_bench.models.sources.source import Found, LoadedParts, Opening, Source
 from icl_bench.models.sources.spec import ModelSpec, local_path
@@ -35,7 +36,10 @@ COPIES = "gguf"
 """Folder of the copies in that of the cache."""
 SUFFIX = ".gguf"
 
-_COPY = re.compile(r"[0-9a-f]{32}-transformers-[0-9]+(?:\.[0-9]+)?")
+_FORM = 2
+"""Raised when copies are made otherwise, so that older ones are not used. 1 had no settings of
+positions that transformers ignores."""
+_COPY = re.compile(r"[0-9a-f]{32}-transformers-[0-9]+(?:\.[0-9]+)?(?:-[0-9]+)?")
 """Names of the copies' folders."""
 
 
@@ -59,7 +63,7 @@ def float_copy(path: Path, cache_dir: Path) -> Path:
     version = ".".join(importlib.metadata.version("transformers").split(".")[:2])
     try:
         root.mkdir(parents=True, exist_ok=True)
-        copy = root / f"{digest_content(path, root)}-transformers-{version}"
+        copy = root / f"{digest_content(path, root)}-transformers-{version}-{_FORM}"
         if _is_complete(copy):
             return copy
         # The operating system frees this lock when its holder dies.
@@ -155,6 +159,9 @@ def _convert(path: Path, folder: Path) -> None:
     except Exception as error:
         raise ModelError(f"it cannot be converted: {explain_failure(error)}") from error
     check_loading_info(info)
+    header = read_header(path)
+    refuse_ignored(header.metadata, header.tensors, model)
+    apply_rope(header.metadata, _rope_factors(path), model)
     # Both would keep transformers from saving the model, or from reading it as what it now is.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -163,6 +170,14 @@ def _convert(path: Path, folder: Path) -> None:
     tokenizer, _ = load_gguf_tokenizer(path)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
+
+
+def _rope_factors(path: Path) -> Any | None:
+    """What the file divides the rotary frequencies by, one number each; None for nothing."""
+    from gguf import GGUFReader
+
+    found = [t.data for t in GGUFReader(path).tensors if t.name == ROPE_FACTORS]
+    return found[0].tolist() if found else None
 
 
 def load_gguf_tokenizer(path: Path) -> tuple[PreTrainedTokenizerBase | None, str | None]:

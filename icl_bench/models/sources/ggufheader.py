@@ -13,6 +13,7 @@ from typing import Any
 
 from icl_bench.errors import SpecError
 from icl_bench.models.sources.checkpoint_files import explain_lfs
+from icl_bench.models.sources.gguf_settings import check_settings
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -184,6 +185,7 @@ def check_gguf(path: Path) -> None:
         raise SpecError(f"{path.name} holds no weights (only a vocabulary)")
     if not all(importlib.util.find_spec(name) for name in ("gguf", "accelerate")):
         raise SpecError("reading GGUF files needs two more packages: pip install 'icl-bench[gguf]'")
+    check_settings(header.metadata, header.tensors)
     missing = _data_end(header) - path.stat().st_size
     if missing > 0:
         raise SpecError(f"{path.name} is cut short: {missing} bytes of weights are missing")
