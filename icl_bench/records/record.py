@@ -196,6 +196,10 @@ class ModelInfo(_Part):
     """The name that it has where no other model has it; None where that is `slug`."""
     revision: str | None = None
     """Revision or commit, when the model has one."""
+    adapter: str | None = None
+    """Kind and size of the adapter that is merged into the weights."""
+    tokenizer_note: str | None = None
+    """Why there is no tokenizer, or in what it is another than the class that it names."""
     fingerprint: str | None = None
     """SHA-256 over every weight."""
     architecture: str | None = None

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import ModelError, UnsupportedModel
+from icl_bench.models.module.adapters import merge_adapter, without_adapter
 from icl_bench.models.module.placement import keep_offloaded, split_options
 from icl_bench.models.module.quiet import silenced
 from icl_bench.models.module.tokenizer import load_tokenizer
@@ -44,14 +45,18 @@ def load_pretrained(
     if commit is not None:
         load.update(revision=commit, local_files_only=cached)
     split = options.device == SPLIT
+    adapter = None
     with silenced(), _no_conversion_request():
         with contextlib.ExitStack() as stack:
             placing = stack.enter_context(split_options()) if split else {}
-            model = _load_model(source, how.dtype, options.allow_pickle, {**load, **placing})
+            plain = stack.enter_context(without_adapter(source))
+            model = _load_model(plain, how.dtype, options.allow_pickle, {**load, **placing})
             if split:
                 keep_offloaded(model, placing)
+        if plain != source:
+            model, adapter = merge_adapter(model, source)
         tokenizer, note = load_tokenizer(source, load)
-    return LoadedParts(model, tokenizer, commit, note)
+    return LoadedParts(model, tokenizer, commit, note, adapter)
 
 
 def _load_model(
