@@ -68,7 +68,7 @@ def _follow_file(
 ) -> tuple[PreTrainedTokenizerBase, str | None]:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     where = {name: value for name, value in options.items() if name != "trust_remote_code"}
     try:

@@ -59,28 +59,41 @@ def load_pretrained(
     return LoadedParts(model, tokenizer, commit, note, adapter)
 
 
+_UNKNOWN = "Unrecognized configuration class"
+
+
 def _load_model(
     source: str, dtype: torch.dtype | None, allow_pickle: bool, options: dict[str, Any]
 ) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     # Makes the built-in models' architecture known to transformers: they can be trained anew.
     import icl_bench.reference.architecture  # noqa: F401
 
-    auto: Any = AutoModelForCausalLM
+    options = {
+        "dtype": "auto" if dtype is None else dtype,
+        "use_safetensors": None if allow_pickle else True,
+        # Not to accept them: to name them all in an error of our own.
+        "ignore_mismatched_sizes": True,
+        "output_loading_info": True,
+        **options,
+    }
+    causal: Any = AutoModelForCausalLM
+    wrapper: Any = AutoModelForImageTextToText
     try:
-        model, info = auto.from_pretrained(
-            source,
-            dtype="auto" if dtype is None else dtype,
-            use_safetensors=None if allow_pickle else True,
-            # Not to accept them: to name them all in an error of our own.
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **options,
-        )
+        try:
+            model, info = causal.from_pretrained(source, **options)
+        except ValueError as error:
+            if _UNKNOWN not in str(error):
+                raise
+            # Wrappers of a language model that see images too; without images it runs alone.
+            try:
+                model, info = wrapper.from_pretrained(source, **options)
+            except ValueError as second:
+                raise (error if _UNKNOWN in str(second) else second) from None
     except Exception as error:
         text = str(error)
-        if "Unrecognized configuration class" in text:
+        if _UNKNOWN in text:
             name = re.search(r"configuration class <class '[^']*?(\w+)'>", text)
             which = f" ({name.group(1)})" if name else ""
             raise UnsupportedModel(
