@@ -29,7 +29,7 @@ def write(path: Path, prompt: str, one: str, two: str) -> Path:
         ("the fox", "jumps", "runs", "no whitespace stands between", "jumps"),
         ("the fox", " jumps", "runs", "no whitespace stands between", "runs"),
         ("the fox:", "jumps", " runs", "no whitespace stands between", "jumps"),
-        ("the fox ", " jumps", "runs", "begins with whitespace and its prompt ends with it", " jumps"),
+        ("the fox ", " jumps", "runs", "begins with whitespace and its prompt ends", " jumps"),
         ("the fox\\n", "jumps", " runs", "begins with whitespace and its prompt ends", " runs"),
     ],
 )
