@@ -1,5 +1,6 @@
 # `make demo` runs the main job on a built-in model. `make check` is for before a commit (a minute),
-# `make test` for before a merge (all tests), `make release-check` for before a release (an hour).
+# `make test` for before a merge (all tests but the long ones), `make release-check` for before a release
+# (an hour).
 # All make their own environments in .venv* the first time.
 
 PYTHON ?= python3
@@ -48,10 +49,10 @@ types: $(READY)
 	$(BIN)/mypy
 
 pytest: $(READY)
-	$(PYTEST) --durations=25
+	$(PYTEST) -m 'not long' --durations=25
 
 quick: $(READY)
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not long'
 
 coverage: $(READY)
 	rm -rf build/coverage && mkdir -p build/coverage
@@ -80,7 +81,7 @@ findings: $(READY)
 	$(BIN)/python examples/findings.py reports/findings/*/results.json > reports/findings/new.md
 	mv reports/findings/new.md docs/findings.md
 
-# The tables of docs/statistics.md; a quarter of an hour on two cores.
+# The tables of docs/statistics.md; twenty minutes on two cores.
 statistics: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/calibration.py --write docs/statistics.md \
 	  --real "$$($(BIN)/python tests/real_model.py)"

@@ -18,6 +18,7 @@ from pathlib import Path
 import coverage_calibration as covered
 import gate_calibration as gated
 import looks_calibration as looked
+import margin_calibration as margins
 import numpy as np
 import phase_calibration as phased
 
@@ -61,6 +62,9 @@ def tables(given: argparse.Namespace) -> dict[str, Callable[[], Table]]:
             ["chosen", "p <= .01", "p <= .05", "p <= .25", "p <= .5", "KS p"],
             covered.null_rows(given.gates),
         ),
+        "margin-power": lambda: (margins.POWER_HEAD, margins.power_rows(given.margins, 0)),
+        "margin-p-value": lambda: (margins.POWER_HEAD, margins.power_rows(given.margins, 1)),
+        "margin-luck": lambda: (margins.LUCK_HEAD, margins.luck_rows(3 * given.margins)),
         "phase-coverage": lambda: phased.coverage_table(given.curves),
         "phase-null": lambda: phased.null_table(given.curves),
         "suite": lambda: (
@@ -103,6 +107,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="make these tables only")
     parser.add_argument("--runs", type=int, default=4000, help="intervals, and gates of means")
     parser.add_argument("--gates", type=int, default=1000, help="gates of other metrics, p-values")
+    parser.add_argument("--margins", type=int, default=100, help="models of a cell; 3 x for luck")
     parser.add_argument("--curves", type=int, default=200, help="training runs per cell")
     parser.add_argument("--model", default="builtin:induction-2l", help="spec of the model")
     parser.add_argument("--real", metavar="SPEC", help="a second model, for `coverage-real`")

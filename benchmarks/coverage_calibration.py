@@ -19,7 +19,7 @@ from icl_bench.measures import statistics as st
 from icl_bench.measures.bounds import UNIT, Bounds
 from icl_bench.measures.draws import Draws
 from icl_bench.measures.null import matched_sets
-from icl_bench.records.record import Metric
+from icl_bench.records.parts import Metric
 
 SIZES = (8, 16, 32)
 """Samples that coverage is simulated for."""

@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from icl_bench.records.digests import sign
+
 SAMPLE = "reports/samples/SmolLM2-135M-Instruct.Q4_1/results.json"
 TOKENIZERS = 20
 BOUNDS = ("value", "ci_low", "ci_high")
@@ -76,6 +78,7 @@ def make(folder: Path, sample: dict[str, Any], count: int) -> int:
         vary(sample, index, rng)
         path = folder / sample["model"]["slug"] / "results.json"
         path.parent.mkdir()
+        sample["digest"] = sign(sample)
         size += path.write_text(json.dumps(sample, indent=1), encoding="utf-8")
     return size
 

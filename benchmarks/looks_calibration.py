@@ -17,7 +17,7 @@ from icl_bench.measures.bounds import SIGNED
 from icl_bench.measures.sequential import look_confidence, look_sizes
 from icl_bench.measures.strata import stratified_metric
 from icl_bench.probes.heads.offset_profile import locate_peak
-from icl_bench.records.record import Metric
+from icl_bench.records.parts import Metric
 
 MIXED = ((0.02, 0.1), (0.1, 0.5), (0, 0.9), (0.1, 0.3), (0, 0.3), (0.2, 0.2), (0, 0))
 TASKS: dict[str, tuple[tuple[float, float], ...]] = {

@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from tabulate import tabulate
 
 import icl_bench
-from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.records.parts import Measurement
+from icl_bench.records.record import RunRecord
 from icl_bench.render import circuits, sweeps, tables
 from icl_bench.render.writing import numbers
 from icl_bench.render.writing.markup import escape

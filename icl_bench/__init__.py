@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from icl_bench.errors import IclError
     from icl_bench.measures.tokens import RepeatedTokens
     from icl_bench.models.model import Model
-    from icl_bench.records.record import RunRecord, read_record
+    from icl_bench.records.reading import read_record
+    from icl_bench.records.record import RunRecord
 
 __all__ = [
     "IclError",
@@ -58,7 +59,7 @@ _HOMES = {
     "logit_attribution": "icl_bench.api.attributions",
     "ov_copying": "icl_bench.api.circuits",
     "path_patching": "icl_bench.api.circuits",
-    "read_record": "icl_bench.records.record",
+    "read_record": "icl_bench.records.reading",
     "weight_composition": "icl_bench.api.circuits",
 }
 

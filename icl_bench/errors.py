@@ -16,11 +16,18 @@ IclError                    one message, fit to be shown as it is
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+
+LONGEST = 2000
+"""Characters of a line of a message; of a longer one the start and the end are shown."""
 
 
 class IclError(Exception):
     """Base of all errors raised on purpose; `str(error)` is the whole message for the user."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("\n".join(map(defuse, str(message).split("\n"))))
 
 
 class InputError(IclError):
@@ -61,6 +68,28 @@ class NotMeasurable(IclError):
 
 class TrainingGateError(IclError):
     """A gate of a training run does not hold; the message says which, when and by what numbers."""
+
+
+def defuse(text: str) -> str:
+    """Return text as one line of bearable length that cannot act on a terminal.
+
+    Names in a message may come from a suite, a model's files or a record. Control and
+    direction-changing characters are written as in Python's own strings.
+
+    Args:
+        text: a message, or a part of one.
+    """
+    if len(text) > LONGEST:
+        left_out = len(text) - LONGEST
+        text = f"{text[: LONGEST - 200]} ... ({left_out:,} characters) ... {text[-200:]}"
+    if text.isprintable():
+        return text
+    return "".join(
+        sign
+        if sign.isprintable() or unicodedata.category(sign) == "Zs"
+        else sign.encode("unicode_escape").decode("ascii")
+        for sign in text
+    )
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

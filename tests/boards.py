@@ -9,15 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from icl_bench.records.record import (
-    Check,
-    Environment,
-    Measurement,
-    Metric,
-    ModelInfo,
-    RunRecord,
-    SuiteRef,
-)
+from icl_bench.records.parts import Check, Environment, Measurement, Metric, ModelInfo, SuiteRef
+from icl_bench.records.record import RunRecord
 
 N = 16
 NOISE = np.random.default_rng(3).normal(0, 0.05, N)

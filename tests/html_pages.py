@@ -5,7 +5,8 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from pathlib import Path
 
-from icl_bench.records.record import RunRecord, read_record
+from icl_bench.records.reading import read_record
+from icl_bench.records.record import RunRecord
 
 SAMPLES = Path(__file__).parent.parent / "reports" / "samples"
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><b>&amp;\'\u2028{{ 7*7 }}`${1}'

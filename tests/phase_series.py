@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from icl_bench.measures.statistics import mean_metric
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.records.steps import Series
 
 STEPS = (0, 1, 4, 16, 64, 128, 200, 300, *range(400, 1001, 50), 1250, 1500, 2000)

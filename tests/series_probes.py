@@ -11,7 +11,7 @@ from icl_bench.errors import NotMeasurable
 from icl_bench.probes import PROBES, MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.settings import StrictSettings
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.parts import Measurement, Metric
 from icl_bench.records.steps import Series
 
 

@@ -20,7 +20,7 @@ from icl_bench.errors import ModelError, NotMeasurable
 from icl_bench.probes import PROBES, MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.settings import StrictSettings
-from icl_bench.records.record import Environment, Measurement, Metric, ModelInfo
+from icl_bench.records.parts import Environment, Measurement, Metric, ModelInfo
 from icl_bench.running.cache import KnownModel
 from icl_bench.running.model_run import ModelRun
 
@@ -51,7 +51,9 @@ class Settings(StrictSettings):
 
     tag: str = ""
     """Tells measurements apart."""
-    act: Literal["measure", "break", "crash", "interrupt", "wait", "report", "nan"] = "measure"
+    act: Literal["measure", "break", "crash", "interrupt", "wait", "report", "nan", "time out"] = (
+        "measure"
+    )
     """What happens when it is measured."""
     only: str | None = None
     """Name of the model on which `act` happens, when not on all; on others it measures."""
@@ -78,6 +80,8 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         Path("begun").write_text(str(os.getpid()))
         Path("begun").rename("waiting")
         wait_until(lambda: False)
+    if act == "time out":
+        pytest.fail("Timeout (>1.0s) from pytest-timeout.")
     if act == "report":
         with context.task("stubbing", 10) as advance:
             advance(5)

@@ -51,6 +51,7 @@ def test_a_contender_with_other_scores_is_named(monkeypatch, capsys) -> None:
     assert "not the same scores" in rows[1][-1]
 
 
+@pytest.mark.long
 def test_memory_is_measured_in_a_process_of_its_own(monkeypatch, capsys) -> None:
     arguments = ["--tokens", "41", "--contenders", "plain", "scan"]
     rows = run(monkeypatch, capsys, "memory.py", "builtin:handwired", *arguments)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from icl_bench.options import RunOptions
-from icl_bench.records.record import Environment, Measurement, Metric, ModelInfo
+from icl_bench.records.parts import Environment, Measurement, Metric, ModelInfo
 from icl_bench.running.cache import Cache, CacheWarning, KnownModel, open_cache
 
 KEY = "0" * 64
@@ -144,7 +144,7 @@ WRITER = """
 import os, sys
 from pathlib import Path
 from icl_bench.running.cache import Cache
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 folder, key, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 (folder / f"ready-{name}").touch()
 while not (folder / "go").exists():
@@ -180,7 +180,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from icl_bench.running.cache import Cache
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 os.replace = lambda *paths: os._exit(9)
 Cache(Path(sys.argv[1])).keep(sys.argv[2], Measurement(probe="new"))
 """

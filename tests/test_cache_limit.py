@@ -102,7 +102,7 @@ OTHER = """
 import os, sys
 from pathlib import Path
 from icl_bench.running.cache import Cache
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 with Cache(Path(sys.argv[1])) as cache:
     cache.keep("7" * 64, Measurement(probe="other"))
     cache.find("3" * 64)

@@ -75,6 +75,7 @@ def run_noting_imports(pytester: pytest.Pytester, *arguments: str) -> pytest.Run
     return pytester.runpytest_subprocess(*arguments, timeout=HANG)
 
 
+@pytest.mark.long
 def test_the_test_about_imports_can_fail(pytester: pytest.Pytester) -> None:
     (pytester.path / "tiny.yaml").write_text(TINY)
     icl_bench.run([pytester.path / "tiny.yaml"], "builtin:handwired")

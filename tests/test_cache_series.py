@@ -139,6 +139,7 @@ def test_a_check_that_is_asked_for_alone_measures_what_it_needs_alone(
     assert openings == []
 
 
+@pytest.mark.long
 def test_shares_measured_in_turn_are_gathered_whole(
     opened: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,6 +150,7 @@ def test_shares_measured_in_turn_are_gathered_whole(
     assert opened == [] and entries() == 49
 
 
+@pytest.mark.long
 def test_a_limit_that_is_given_holds_for_what_is_over(
     opened: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

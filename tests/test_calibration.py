@@ -33,6 +33,11 @@ def again():
     yield from load("looks_calibration")
 
 
+@pytest.fixture(scope="module")
+def margins():
+    yield from load("margin_calibration")
+
+
 def load(name):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
@@ -207,6 +212,7 @@ def test_a_pool_in_its_own_order_decides_gates_by_mistake(again):
     assert rates["given"] > 0.3 and rates["random"] < 0.05
 
 
+@pytest.mark.long
 def test_the_null_is_honest_for_one_head_and_for_several(covered):
     heads = dict.fromkeys(range(4), 9)
     alone = covered.null_p_values({1: 1}, heads, 99, 400)
@@ -215,3 +221,43 @@ def test_the_null_is_honest_for_one_head_and_for_several(covered):
     several = covered.null_p_values({1: 3, 2: 3}, heads, 99, 400)
     for level in (0.05, 0.25, 0.5):
         assert np.mean(several <= level + 1e-9) == pytest.approx(level, abs=0.06)
+
+
+@pytest.mark.parametrize("heads", [4, 9, 24])
+@pytest.mark.parametrize("who", ["all causal", "one causal", "one causal, one against"])
+def test_a_circuit_has_a_margin_where_its_p_value_is_large(margins, heads, who):
+    rng, passed, small = np.random.default_rng(7), 0, 0
+    for seed in range(20):
+        setting = margins.planted(rng, heads, "2", who, margins.LOST)
+        damages = margins.draw_damages(rng, setting.means, margins.LAWS[seed % 2])
+        said = margins.judge_margin(setting, damages, seed)
+        passed += said.above and said.carries
+        assert not said.below and not said.idle
+        small += margins.judge_p_value(setting, damages, seed) or 0
+    assert passed == 20
+    assert small < 20 or who == "all causal"
+
+
+@pytest.mark.parametrize("law", ["log-normal", "normal"])
+@pytest.mark.parametrize("shape", ["1", "2+1"])
+def test_without_a_circuit_a_margin_is_rare(margins, shape, law):
+    for world in margins.LUCK[:2]:
+        rng, above = np.random.default_rng(5), 0
+        for seed in range(60):
+            setting = margins.unplanted(rng, 4, shape, world)
+            above += margins.judge_margin(
+                setting, margins.draw_damages(rng, setting.means, law), seed
+            ).above
+        assert above <= 3, world
+
+
+def test_damages_of_a_set_are_those_of_its_heads_and_have_their_means(margins):
+    means = np.zeros((margins.LAYERS, 4))
+    means[3, 0], means[4, 1] = 0.5, 0.25
+    for law in margins.LAWS:
+        rng = np.random.default_rng(3)
+        drawn = np.concatenate([margins.draw_damages(rng, means, law) for _ in range(400)], axis=-1)
+        assert drawn.mean(axis=-1) == pytest.approx(means, abs=0.005)
+        assert drawn[0, 0].std() == pytest.approx(margins.NOISE, rel=0.1)
+        both = margins.add_up(margins.members([[(3, 0), (4, 1)]], 4), drawn)
+        assert both[0] == pytest.approx(drawn[3, 0] + drawn[4, 1])

@@ -7,7 +7,7 @@ import pytest
 
 from icl_bench.errors import SettingsError
 from icl_bench.probes import MetricInfo
-from icl_bench.records.record import Check, Measurement, Metric
+from icl_bench.records.parts import Check, Measurement, Metric
 from icl_bench.running.checks import evaluate, judge
 from icl_bench.suite.specs import CheckSpec, QuizSpec, Support
 

@@ -20,7 +20,7 @@ from waiting import HANG, finish, start, wait_until
 
 import icl_bench
 from icl_bench.cli import main
-from icl_bench.records.record import SuiteRef
+from icl_bench.records.parts import SuiteRef
 from icl_bench.suite import document
 
 HERE = Path(__file__).parent

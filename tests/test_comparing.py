@@ -15,15 +15,8 @@ from scipy import stats
 from icl_bench.cli import main
 from icl_bench.comparing import compare, parse_limit
 from icl_bench.errors import SettingsError
-from icl_bench.records.record import (
-    Check,
-    Environment,
-    Measurement,
-    Metric,
-    ModelInfo,
-    RunRecord,
-    SuiteRef,
-)
+from icl_bench.records.parts import Check, Environment, Measurement, Metric, ModelInfo, SuiteRef
+from icl_bench.records.record import RunRecord
 from icl_bench.render.comparison import comparison_markdown, comparison_text
 from icl_bench.render.writing import numbers
 

@@ -14,7 +14,7 @@ from test_comparing_limits import with_metric
 from icl_bench.ci.findings import of_comparison
 from icl_bench.comparing import compare, parse_limit
 from icl_bench.measures.statistics import ratio_metric
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.parts import Measurement, Metric
 from icl_bench.render.comparison import comparison_markdown, comparison_text
 
 RNG = np.random.default_rng(8)

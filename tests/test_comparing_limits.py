@@ -11,7 +11,7 @@ from test_comparing import BEFORE, of, record
 from icl_bench.comparing import compare, parse_limit
 from icl_bench.errors import SettingsError
 from icl_bench.measures.statistics import ratio_metric
-from icl_bench.records.record import Metric
+from icl_bench.records.parts import Metric
 
 
 def with_metric(name, value, dtype=None, *, read=True, **fields):

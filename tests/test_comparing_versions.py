@@ -13,7 +13,9 @@ from test_comparing import BEFORE, of, record
 from icl_bench.ci.findings import of_comparison
 from icl_bench.cli import main
 from icl_bench.comparing import compare
-from icl_bench.records.record import RunRecord, SuiteRef, read_record
+from icl_bench.records.parts import SuiteRef
+from icl_bench.records.reading import read_record
+from icl_bench.records.record import RunRecord
 from icl_bench.render.comparison import comparison_markdown, comparison_text
 
 

@@ -19,7 +19,8 @@ import icl_bench
 from icl_bench import probes, provenance
 from icl_bench.cli import main
 from icl_bench.probes import get_probe, known_probe
-from icl_bench.records.record import Measurement, Metric, read_record
+from icl_bench.records.parts import Measurement, Metric
+from icl_bench.records.reading import read_record
 from icl_bench.render.html.heads import section as heads_section
 from icl_bench.render.html.report import report_page
 from icl_bench.render.markdown import report
@@ -31,7 +32,7 @@ PROBE = """
 '''What it is for.'''
 from icl_bench.probes import MetricInfo
 from icl_bench.probes.design.settings import StrictSettings
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.parts import Measurement, Metric
 
 class Settings(StrictSettings):
     colour: str = "red"

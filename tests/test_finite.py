@@ -24,7 +24,9 @@ from icl_bench.errors import RecordError
 from icl_bench.integrations import Reaches, TrainingGate
 from icl_bench.probes import PROBES
 from icl_bench.probes.heads import induction
-from icl_bench.records.record import Measurement, Metric, RunRecord, read_numbers, read_record
+from icl_bench.records.parts import Measurement, Metric
+from icl_bench.records.reading import read_numbers, read_record
+from icl_bench.records.record import RunRecord
 from icl_bench.running.results import counts_as_failure
 
 NAN, INF = float("nan"), float("inf")

@@ -80,7 +80,8 @@ def test_scaled_positions_are_those_of_frequencies_divided_by_hand(
     plain.model.rotary_emb.inv_freq /= torch.tensor(parts)
     torch.testing.assert_close(model.model.rotary_emb.inv_freq, plain.model.rotary_emb.inv_freq)
     torch.testing.assert_close(logits(model), logits(plain), atol=1e-6, rtol=1e-6)
-    assert not torch.equal(logits(model), before)
+    # More than rounding: the weights are small, and so is what positions make of them.
+    assert (logits(model) - before).abs().max() > 2e-6
 
 
 @pytest.mark.parametrize(

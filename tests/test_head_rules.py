@@ -19,7 +19,7 @@ from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.head_selection import choose_heads, describe_misfit, name_stream
 from icl_bench.probes.design.settings import HeadSelection
 from icl_bench.probes.heads import induction, logit_attribution, offset_profile
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.suite import load_suite
 from icl_bench.suite.plan import make_plan
 

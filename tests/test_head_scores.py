@@ -13,7 +13,7 @@ from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.head_selection import choose_heads, draw_unseen, name_stream
 from icl_bench.probes.design.settings import HEAD_SOURCES, HeadSelection
 from icl_bench.probes.heads import copying, logit_attribution
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.suite import load_suite
 from icl_bench.suite.plan import make_plan
 

@@ -10,7 +10,8 @@ import pytest
 from browser import Open, Visit
 from html_pages import HOSTILE, make_hostile, sample
 
-from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.records.parts import Measurement
+from icl_bench.records.record import RunRecord
 from icl_bench.render.html.report import report_page
 from icl_bench.render.writing import numbers
 from icl_bench.reports.files import write_reports

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from html_pages import HOSTILE, Reader, make_hostile, sample
 
-from icl_bench.records.record import RunRecord, read_record
+from icl_bench.records.reading import read_record
+from icl_bench.records.record import RunRecord
 from icl_bench.render.html import example, heads
 from icl_bench.render.html.page import embed, plotly_name
 from icl_bench.render.html.report import report_page

@@ -10,7 +10,8 @@ import struct
 import pytest
 from html_pages import Reader, sample
 
-from icl_bench.records.record import Check, GateVerdict, RunRecord
+from icl_bench.records.parts import Check, GateVerdict
+from icl_bench.records.record import RunRecord
 from icl_bench.render.html import circuit, copying, example, heads, overview, tables
 from icl_bench.render.html.interval_plots import draw_strip
 from icl_bench.render.html.report import report_page

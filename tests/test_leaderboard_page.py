@@ -141,6 +141,7 @@ def test_the_page_is_no_wider_than_a_phone(
     visit.close()
 
 
+@pytest.mark.long
 def test_a_thousand_models_stay_usable(browser: Any, tmp_path: Path) -> None:
     write(tmp_path, *(make(f"m{i:04}", i / 1000, seed=i % 7) for i in range(0, 1000)))
     [path] = write_leaderboard(rank(read_entries([tmp_path]).read), tmp_path, ["html"])

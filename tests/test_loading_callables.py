@@ -113,7 +113,6 @@ def test_the_dtype_is_the_one_asked_for_and_rotary_frequencies_keep_theirs() -> 
         ("swapped", "it returned a tuple of NoneType, LlamaForCausalLM; it has to return"),
         ("empty", "it returned a tuple of nothing"),
         ("number", "'number' is not callable but a int"),
-        ("plaim", "has no 'plaim'; did you mean 'plain'?"),
         ("Maker.mkae", "has no 'Maker.mkae'; did you mean 'make'?"),
         ("needs_one", "TypeError: needs_one() missing 1 required positional argument: 'path'"),
         ("leaves", "SystemExit: no weights here (at "),
@@ -133,10 +132,15 @@ def test_an_exception_names_the_innermost_line_of_the_users_own(tmp_path: Path) 
 
 
 def test_a_module_that_fails_names_the_line(tmp_path: Path) -> None:
-    (tmp_path / "loading_models.py").write_text("\n\nimport no_such_thing\n")
+    (tmp_path / "loading_models.py").write_text("\n\nimport no_such_thing\ndef make(): ...\n")
     text = failure("make")
     assert "importing 'loading_models' failed: ModuleNotFoundError" in text
     assert text.endswith("loading_models.py:3)")
+
+
+def test_a_name_that_is_not_there_is_the_users_mistake() -> None:
+    with pytest.raises(SpecError, match="has no 'plaim'; did you mean 'plain'"):
+        load_parts(parse_spec("loading_models:plaim"))
 
 
 def test_a_missing_module_is_the_users_mistake() -> None:

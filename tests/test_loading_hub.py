@@ -36,7 +36,10 @@ def repos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Repo]:
     checkpoints.edit_config(encoder, model_type="bert", architectures=["BertModel"])
     bare = checkpoints.write_llama(root / "bare")
     (bare / "model.safetensors").unlink()
+    outside = checkpoints.write_shards(root / "outside")
+    (outside / "model.safetensors.index.json").write_text('{"weight_map": {"w": "../w"}}')
     return {
+        "org/outside": Repo({"main": outside}),
         "org/tiny": Repo({"main": main, "step10": early}),
         "tiny": Repo({"main": main}),
         "org/sharded": Repo({"main": checkpoints.write_shards(root / "sharded")}),
@@ -127,6 +130,7 @@ def test_checking_a_model_costs_a_few_requests_and_downloads_no_weights(hub: Hub
         ("org/forbidden", "refuses access (status 403); log in with"),
         ("org/down", "answers with status 503, and no copy of it is in the cache"),
         ("org/readme", "the repository has no config.json, so it is no transformers model"),
+        ("org/outside", "names a file outside of the checkpoint"),
         ("org/encoder", "not a causal language model: its config.json describes an encoder (bert)"),
         ("org/bare", "the repository has no weights (model.safetensors)"),
         ("org/pickle", "--icl-allow-pickle if you trust its author"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from icl_bench.measures import phase
-from icl_bench.records.record import Metric
+from icl_bench.records.parts import Metric
 
 STEPS = np.array([1, 4, 16, 64, 128, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 1500, 2000])
 

@@ -12,6 +12,8 @@ import waiting
 from conftest import MINE, Stage
 from waiting import finish, wait_until
 
+from icl_bench.running.termination import terminable
+
 GOOD = "--icl-model=stub:good"
 SECOND = "{probe: stub, tag: second"
 
@@ -85,23 +87,100 @@ def start(stage: Stage, *arguments: str) -> subprocess.Popen[str]:
     return process
 
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
-def test_ctrl_c_while_measuring(stage: Stage) -> None:
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_measuring(stage: Stage, number: signal.Signals) -> None:
     process = start(stage)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     text = finish(process)
     assert process.returncode == 2, text
     check_kept(stage, text)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
-def test_ctrl_c_while_workers_measure(stage: Stage) -> None:
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_workers_measure(stage: Stage, number: signal.Signals) -> None:
     process = start(stage, "-n", "2")
-    # A terminal sends it to the whole group.
-    os.killpg(process.pid, signal.SIGINT)
+    # A terminal and a batch system send it to the whole group.
+    os.killpg(process.pid, number)
     text = finish(process)
     assert process.returncode == 2, text
     check_kept(stage, text)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+def test_the_command_ends_at_sigterm_as_at_ctrl_c(stage: Stage) -> None:
+    stage.write("mine.yaml", MINE.replace(SECOND, f"{SECOND}, act: wait"))
+    code = "import stub, sys; stub.install(); from icl_bench.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "run", "stub:good", "--suite=mine.yaml"]
+    process = waiting.start(command, stage.path)
+    wait_until((stage.path / "waiting").exists, process)
+    process.send_signal(signal.SIGTERM)
+    text = finish(process)
+    assert process.returncode == 2, text
+    assert "icl-bench: interrupted" in text
+    check_kept(stage, text)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+def test_sigterm_is_as_before_when_a_run_is_over(stage: Stage) -> None:
+    def own(*_: object) -> None: ...
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert stage.run(GOOD, "mine.yaml").ret == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+    with terminable():
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # what the first one saves is not lost to a second
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    signal.signal(signal.SIGTERM, own)
+    try:
+        with terminable():
+            assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")])
+def test_a_measurement_that_timed_out_is_not_tried_again_and_says_so(
+    stage: Stage, workers: tuple[str, ...]
+) -> None:
+    suite = MINE.replace(SECOND, f"{SECOND}, act: time out")
+    stage.write("mine.yaml", suite + "  - {id: again, on: second, metric: level, above: 0.5}\n")
+    result = stage.run(GOOD, "mine.yaml", *workers)
+    assert result.ret == 1
+    assert stage.log("measured").count("good second") == 1
+    record = stage.record("stub-good")
+    told = [(check.verdict, check.reason) for check in record.checks if check.verdict == "error"]
+    assert told == [("error", "Timeout (>1.0s) from pytest-timeout.")] * 2
+    assert record.measurements["mine/second"].status == "error"
+    assert "stub.py" not in result.stdout.str()
+
+
+def test_opening_that_timed_out_is_not_tried_again(stage: Stage) -> None:
+    stage.write(
+        "conftest.py",
+        "import pytest\n"
+        "from icl_bench.running.lazy_model import LazyModel\n"
+        "from icl_bench.running.model_run import ModelRun\n"
+        "def opener(*_):\n"
+        "    stub.log('opening')\n"
+        "    pytest.fail('Timeout (>1.0s) from pytest-timeout.')\n"
+        "import stub\n"
+        "def pytest_sessionstart(session):\n"
+        "    ModelRun.model = property(lambda run: (setattr(run.lazy, '_opener', opener),\n"
+        "                                           run.lazy.open())[1])\n",
+    )
+    assert stage.run(GOOD, "mine.yaml").ret == 1
+    assert len(stage.log("opening")) == 1
+    assert {check.reason for check in stage.record("stub-good").checks} == {
+        "model 'stub:good': opening it was broken off: Timeout (>1.0s) from pytest-timeout."
+    }
 
 
 def test_what_workers_sent_before_an_interruption_is_kept(stage: Stage) -> None:

@@ -103,6 +103,7 @@ def test_slugs_that_are_parts_of_others_are_kept_apart() -> None:
     assert split("test_it.py::test[gpt20]") == "test_it.py::test[gpt20]"
 
 
+@pytest.mark.long
 def test_a_real_model_gives_the_same_numbers(real_stage: Stage) -> None:
     real_stage.write(
         "test_it.py", "def test_it(icl): assert len(icl.head_scores(icl.repeated_tokens(2, 8))) > 2"

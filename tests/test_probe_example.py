@@ -23,7 +23,8 @@ from icl_bench.probes.example import example
 from icl_bench.probes.example.patterns import keep_strongest
 from icl_bench.probes.example.text import LONGEST, find_repeats, show_token
 from icl_bench.probes.heads import induction
-from icl_bench.records.record import Environment, ModelInfo, RunRecord
+from icl_bench.records.parts import Environment, ModelInfo
+from icl_bench.records.record import RunRecord
 from icl_bench.reference.tokenizer import build_tokenizer
 from icl_bench.reference.words import WORDS
 

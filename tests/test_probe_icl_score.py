@@ -160,6 +160,7 @@ def test_a_model_of_one_layer_gains_nothing_from_its_context(tmp_path):
     assert ratio < 0.35
 
 
+@pytest.mark.long
 def test_without_the_induction_head_text_loses_its_whole_icl_score(handwired, folder):
     repeats = induction.measure(handwired, induction.Settings(sequences=4, period=20), Context())
     settings = {"text": folder, "method": "zero", "heads": CHOSEN}

@@ -14,7 +14,7 @@ from icl_bench.errors import MeasurementError, NotMeasurable
 from icl_bench.measures.statistics import mean_metric
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.training import phase_change
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.records.steps import Series
 
 

@@ -410,6 +410,7 @@ measure:
   edges:
     probe: ablation
     method: edge_knockout
+    null_draws: 99
     heads: {from: repeats, where: {induction: {above: 0.4}}}
   paths: {probe: composition, heads: {from: repeats, where: {induction: {above: 0.4}}}}
   match: {probe: attention_attribution, heads: {from: repeats, top: 1}}

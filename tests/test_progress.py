@@ -10,7 +10,7 @@ from test_render_records import make_record
 from icl_bench.progress import Pace, ProgressState, RunProgress
 from icl_bench.progress.log import Log
 from icl_bench.progress.progress_state import UNKNOWN, describe, duration
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.render.writing.text import columns
 from icl_bench.running.earlier import earlier_seconds
 from icl_bench.suite import find_suite

@@ -172,6 +172,7 @@ def telling(stage: Stage) -> Stage:
     return stage
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [[], ["-q", "-s"]], ids=" ".join)
 def test_lines_of_workers_are_drawn_on_a_terminal_and_erased(
     telling: Stage, arguments: list[str]

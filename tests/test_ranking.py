@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from boards import N, around, make, metric, write
+from conftest import unsigned
 from scipy import stats
 
 from icl_bench.errors import RecordError, SettingsError
 from icl_bench.ranking import rank, read_entries
-from icl_bench.records.record import Metric, SuiteRef
+from icl_bench.records.parts import Metric, SuiteRef
 
 
 def board_of(tmp_path, *records, **options):
@@ -283,7 +284,7 @@ def test_broken_files_are_named_and_the_others_read(tmp_path):
 
 def test_not_a_number_is_refused_where_it_is_read(tmp_path):
     path = write(tmp_path, make("a", 0.5)) / "a" / "results.json"
-    path.write_text(path.read_text().replace('"value": 0.02', '"value": NaN'))
+    path.write_text(unsigned(path.read_text()).replace('"value": 0.02', '"value": NaN'))
     with pytest.raises(RecordError, match="finite number"):
         read_entries([tmp_path])
 

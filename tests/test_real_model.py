@@ -40,6 +40,7 @@ def test_the_model_is_read_through_the_fused_kernel(model):
     assert len(model.vocabulary) == 49_135
 
 
+@pytest.mark.long
 def test_it_is_measured_in_training_as_it_is_without(model, tmp_path):
     suite = tmp_path / "tiny.yaml"
     suite.write_text(
@@ -113,6 +114,7 @@ def test_switching_the_eight_off_breaks_copying_and_nothing_else(model):
     assert abs(zero[0] - clean[0]) < 0.5 and abs(mean[0] - clean[0]) < 0.5
 
 
+@pytest.mark.long
 def test_the_previous_token_head_feeds_the_others(model, tokens):
     """Taking 16.0 out does more than any single head above the bound would."""
     ids = tokens.input_ids[:4]

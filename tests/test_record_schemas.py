@@ -10,7 +10,8 @@ import pytest
 
 from icl_bench.comparing import compare
 from icl_bench.errors import RecordError
-from icl_bench.records.record import SCHEMA, read_numbers, read_record
+from icl_bench.records.reading import read_numbers, read_record
+from icl_bench.records.record import SCHEMA
 from icl_bench.records.upgrades import UPGRADES, upgrade
 from icl_bench.reports.files import render_again
 
@@ -114,7 +115,8 @@ def test_reading_applies_the_upgrades(tmp_path: Path, monkeypatch: pytest.Monkey
     path.write_text(json.dumps(raw))
     with pytest.raises(RecordError, match="field model"):
         read_record(path)
-    monkeypatch.setattr("icl_bench.records.record.SCHEMA", 2)
+    for module in ("record", "reading"):
+        monkeypatch.setattr(f"icl_bench.records.{module}.SCHEMA", 2)
 
     def rename(data: dict[str, Any]) -> dict[str, Any]:
         return {**data, "model": data["network"]}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from icl_bench.probes.texts.report import report_fewshot, report_icl_score
-from icl_bench.records.record import Environment, Measurement, Metric, ModelInfo, RunRecord
+from icl_bench.records.parts import Environment, Measurement, Metric, ModelInfo
+from icl_bench.records.record import RunRecord
 from icl_bench.render.blocks import as_table, shown
 from icl_bench.render.markdown import report
 

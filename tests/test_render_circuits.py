@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from icl_bench.records.record import Environment, Measurement, Metric, ModelInfo, RunRecord
+from icl_bench.records.parts import Environment, Measurement, Metric, ModelInfo
+from icl_bench.records.record import RunRecord
 from icl_bench.render.circuits import circuit_tables
 from icl_bench.render.markdown import report
 

@@ -8,7 +8,9 @@ import pytest
 from test_render_records import make_record
 
 from icl_bench.errors import SettingsError
-from icl_bench.records.record import RunRecord, SuiteRef, read_record
+from icl_bench.records.parts import SuiteRef
+from icl_bench.records.reading import read_record
+from icl_bench.records.record import RunRecord
 from icl_bench.reports import files
 from icl_bench.reports.files import write_reports
 

@@ -5,7 +5,7 @@ import html
 import pytest
 from test_render_records import make_check, make_record
 
-from icl_bench.records.record import Measurement, Metric, SuiteRef
+from icl_bench.records.parts import Measurement, Metric, SuiteRef
 from icl_bench.render.markdown import report
 from icl_bench.render.tables import histogram
 from icl_bench.render.writing.markup import escape

@@ -9,7 +9,8 @@ from phase_series import STEPS, make_series, rise
 
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.training import phase_change
-from icl_bench.records.record import Environment, ModelInfo, RunRecord
+from icl_bench.records.parts import Environment, ModelInfo
+from icl_bench.records.record import RunRecord
 from icl_bench.render import phases
 from icl_bench.render.markdown import report
 from icl_bench.render.terminal import summary

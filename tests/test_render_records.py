@@ -5,16 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from icl_bench.records.record import (
-    Check,
-    Environment,
-    Measurement,
-    Metric,
-    ModelInfo,
-    RunRecord,
-    SuiteRef,
-    read_record,
-)
+from icl_bench.records.parts import Check, Environment, Measurement, Metric, ModelInfo, SuiteRef
+from icl_bench.records.reading import read_record
+from icl_bench.records.record import RunRecord
 
 
 def make_check(id: str, **fields: Any) -> Check:

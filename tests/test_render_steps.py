@@ -8,15 +8,9 @@ from typing import Any
 
 from test_render_records import make_check
 
-from icl_bench.records.record import (
-    Environment,
-    Measurement,
-    Metric,
-    ModelInfo,
-    RunRecord,
-    SuiteRef,
-    read_record,
-)
+from icl_bench.records.parts import Environment, Measurement, Metric, ModelInfo, SuiteRef
+from icl_bench.records.reading import read_record
+from icl_bench.records.record import RunRecord
 from icl_bench.render import markdown
 from icl_bench.render.steps import (
     curve_rows,

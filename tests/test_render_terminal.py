@@ -5,7 +5,8 @@ import re
 import pytest
 from test_render_records import all_verdicts, make_check, make_heads, make_record
 
-from icl_bench.records.record import Measurement, Metric, ModelInfo, RunRecord, SuiteRef
+from icl_bench.records.parts import Measurement, Metric, ModelInfo, SuiteRef
+from icl_bench.records.record import RunRecord
 from icl_bench.render.terminal import summary
 from icl_bench.render.writing.text import columns, printable
 

@@ -10,7 +10,8 @@ import pytest
 from test_render_records import make_record
 
 from icl_bench.cli import main
-from icl_bench.records.record import GateVerdict, RunRecord
+from icl_bench.records.parts import GateVerdict
+from icl_bench.records.record import RunRecord
 from icl_bench.render.markdown import report
 from icl_bench.reports.files import PAGES, REPORTS, write_reports
 

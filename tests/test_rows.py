@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import unsigned
 from test_render_records import make_record
 
 from icl_bench.cli import main
 from icl_bench.errors import RecordError
-from icl_bench.records.record import read_numbers, read_record
+from icl_bench.records.reading import read_numbers, read_record
 
 HEADS = "measurements.core/repeats.heads."
 TABLES = "measurements.core/collapse.tables."
@@ -22,7 +23,7 @@ SCORE, ERROR = f"{NAME}: 0.90213", '"induction_stderr": 0.0083'
 
 def write_changed(path: Path, find: str, replace: str) -> Path:
     """Write a good record with a change to its text, which JSON's own writer would not make."""
-    text = make_record().to_json()
+    text = unsigned(make_record().to_json())
     assert text.count(find) == 1
     path.write_text(text.replace(find, replace), encoding="utf-8")
     return path
@@ -60,7 +61,7 @@ def test_a_head_without_numbers_is_refused_with_its_place(tmp_path: Path, case: 
     ],
 )
 def test_a_row_must_say_which_head_it_is_of(tmp_path: Path, layer: Any, told: str) -> None:
-    data = json.loads(make_record().to_json())
+    data = json.loads(unsigned(make_record().to_json()))
     row = data["measurements"]["core/repeats"]["heads"][0]
     row["layer"] = layer
     if layer is None:

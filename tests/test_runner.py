@@ -10,7 +10,7 @@ import pytest
 import icl_bench
 from icl_bench.errors import InputError, MeasurementError, ModelError, NotMeasurable
 from icl_bench.models.sources.parsing import parse_spec
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.parts import Measurement, Metric
 from icl_bench.running.lazy_model import LazyModel
 from icl_bench.running.model_run import ModelRun
 from icl_bench.running.results import counts_as_failure

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.parts import Measurement, Metric
 from icl_bench.records.steps import align, explain_broken, summarize
 
 

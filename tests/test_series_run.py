@@ -27,7 +27,8 @@ from icl_bench.models.sources.parsing import parse_spec
 from icl_bench.options import RunOptions
 from icl_bench.probes import PROBES
 from icl_bench.progress import ProgressState, RunProgress
-from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.records.parts import Measurement
+from icl_bench.records.record import RunRecord
 from icl_bench.running.cache import open_cache
 from icl_bench.running.model_run import ModelRun
 from icl_bench.running.series_run import SeriesRun, start_run

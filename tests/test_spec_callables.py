@@ -27,7 +27,7 @@ def refusal(text: str) -> str:
 
 
 def test_a_module_in_the_working_directory_is_found_without_running_it(tmp_path: Path) -> None:
-    (tmp_path / "spec_models.py").write_text("raise AssertionError('was run')")
+    (tmp_path / "spec_models.py").write_text("raise AssertionError('was run')\ndef make(): ...")
     before = list(sys.path)
     check_spec(parse_spec("spec_models:make"))
     assert sys.path == before
@@ -35,7 +35,8 @@ def test_a_module_in_the_working_directory_is_found_without_running_it(tmp_path:
 
 def test_a_module_in_a_package_is_found(tmp_path: Path) -> None:
     (tmp_path / "spec_package").mkdir()
-    (tmp_path / "spec_package" / "inner.py").write_text("raise AssertionError('was run')")
+    text = "raise AssertionError('was run')\ndef make(): ..."
+    (tmp_path / "spec_package" / "inner.py").write_text(text)
     check_spec(parse_spec("spec_package.inner:make"))
 
 
@@ -75,3 +76,23 @@ def test_a_package_that_cannot_be_imported_is_refused_with_file_and_line(
         "ModuleNotFoundError: ", ""
     )
     assert f"{Path('spec_broken') / '__init__.py'}:2" in text
+
+
+def test_a_name_that_the_module_does_not_have_is_refused_with_its_own_functions(
+    tmp_path: Path,
+) -> None:
+    text = "import os\nfrom json import loads as make_loads\n\ndef make_model(): ...\n\n"
+    (tmp_path / "mine.py").write_text(text + "made = make_model\nraise RuntimeError\n")
+    assert "'mine' has no 'mak_model'; did you mean 'make_model'?" in refusal("mine:mak_model")
+    for name in ("make_model", "made", "make_loads", "os.path"):
+        check_spec(parse_spec(f"mine:{name}"))
+
+
+@pytest.mark.parametrize(
+    "line", ["from json import *", "def __getattr__(name): ...", "globals()['x'] = 1"]
+)
+def test_names_that_only_running_the_module_tells_are_not_guessed(
+    tmp_path: Path, line: str
+) -> None:
+    (tmp_path / "mine.py").write_text(f"{line}\n")
+    check_spec(parse_spec("mine:anything"))

@@ -94,15 +94,15 @@ def test_an_unknown_tensor_type_is_refused(file: Path) -> None:
     place = content.index(b"output_norm.weight") + len(b"output_norm.weight") + 4 + 8
     content[place] = 201
     file.write_bytes(content)
-    assert "tensor output_norm.weight has type 201, unknown" in refusal(file)
+    assert "tensor 'output_norm.weight' has type 201, unknown" in refusal(file)
 
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
         ({"type": "adapter"}, "LoRA adapter"),
-        ({"type": "mmproj", "architecture": "clip"}, "not a language model (type mmproj, clip)"),
-        ({"architecture": "clip"}, "not a language model (type model, clip)"),
+        ({"type": "mmproj", "architecture": "clip"}, "language model (type 'mmproj', 'clip')"),
+        ({"architecture": "clip"}, "language model (type 'model', 'clip')"),
         ({"architecture": ""}, "no general.architecture"),
         ({"tensors": False}, "holds no weights (only a vocabulary)"),
         ({"split_count": 3}, "one part of several"),

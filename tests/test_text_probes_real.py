@@ -23,6 +23,7 @@ def test_examples_teach_a_pretrained_model_the_format(model):
     assert found.metrics["first_token_gain"].n == 2
 
 
+@pytest.mark.long
 def test_a_pretrained_model_matches_by_more_than_identity(model):
     found = fuzzy.measure(model, fuzzy.Settings(items=12, heads=[[17, 5]]), Context())
     assert found.metrics["items"].value == 12

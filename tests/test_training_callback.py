@@ -193,7 +193,7 @@ def test_a_model_without_it_is_stopped_and_saved(make, suite, tmp_path, caplog):
     )  # fmt: skip
     trainer.train()
     assert trainer.state.global_step == 4
-    reason = "induction_max > 0.4 by step 4: at step 4: needed > 0.4, measured 0.1"
+    reason = "induction_max > 0.4 by step 4: at step 4: needed > 0.4, measured 0.0"
     assert callback.failures[0].startswith(reason)
     assert f"icl_bench stops training at step 4: training gate: {reason}" in caplog.text
     assert recorder.ended and logged(trainer, "icl/gates_failed") == {0: 0, 4: 1}

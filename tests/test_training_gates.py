@@ -12,7 +12,8 @@ from icl_bench.integrations import Keeps, Passes, Reaches
 from icl_bench.integrations.gates import difference
 from icl_bench.integrations.gating import plan_gates
 from icl_bench.measures.statistics import exact_metric, mean_metric
-from icl_bench.records.record import Check, Environment, Measurement, Metric, ModelInfo, RunRecord
+from icl_bench.records.parts import Check, Environment, Measurement, Metric, ModelInfo
+from icl_bench.records.record import RunRecord
 
 PLAN = plan_gates(["gate"], [], None)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from icl_bench.records.record import Check, RunRecord
+from icl_bench.records.parts import Check
+from icl_bench.records.record import RunRecord
 from icl_bench.render.writing.text import one_line
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from icl_bench.ci import github, gitlab
 from icl_bench.ci.findings import find_places, of_comparison, of_records
 from icl_bench.ci.summary import job_summary
-from icl_bench.records.record import RunRecord, write_atomically
+from icl_bench.records.record import RunRecord
+from icl_bench.records.writing import write_atomically
 
 if TYPE_CHECKING:
     from icl_bench.comparing import Comparison

@@ -84,7 +84,8 @@ def run(given: argparse.Namespace) -> int:
     """
     from icl_bench.ci.publishing import publish
     from icl_bench.comparing import compare, parse_limit
-    from icl_bench.records.record import read_record, write_atomically
+    from icl_bench.records.reading import read_record
+    from icl_bench.records.writing import write_atomically
     from icl_bench.render.comparison import comparison_markdown, comparison_text
     from icl_bench.render.writing.outlet import outlet_of
     from icl_bench.reports.places import check_file

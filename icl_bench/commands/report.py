@@ -50,7 +50,7 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         InputError: a folder cannot be written.
     """
-    from icl_bench.records.record import read_record
+    from icl_bench.records.reading import read_record
     from icl_bench.render.writing.text import one_line
     from icl_bench.reports.added import added_reports
     from icl_bench.reports.files import folder_name, render_again
@@ -68,6 +68,8 @@ def run(given: argparse.Namespace) -> int:
             print(escape_ci_commands(f"icl-bench: {error}"), file=sys.stderr)
             broken += 1
             continue
+        if record.doubt:
+            print(escape_ci_commands(one_line(f"{path}: {record.doubt}")), file=sys.stderr)
         folder = path.parent
         if given.output:
             folder = _free(Path(given.output) / folder_name(record.model.slug), path.name, taken)

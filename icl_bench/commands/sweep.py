@@ -64,7 +64,7 @@ def run(given: argparse.Namespace) -> int:
     """
     import icl_bench
     from icl_bench.progress.bars import command_progress
-    from icl_bench.records.record import write_atomically
+    from icl_bench.records.writing import write_atomically
     from icl_bench.render.ablations import effects_text
     from icl_bench.render.writing.outlet import outlet_of
     from icl_bench.reports.places import check_file

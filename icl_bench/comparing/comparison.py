@@ -16,7 +16,8 @@ from icl_bench.comparing.versions import (
     find_renewed,
 )
 from icl_bench.errors import SettingsError
-from icl_bench.records.record import DESELECTED, Check, RunRecord, Verdict
+from icl_bench.records.parts import DESELECTED, Check, Verdict
+from icl_bench.records.record import RunRecord
 
 CheckState = Literal[
     "regressed",
@@ -225,6 +226,9 @@ def _remarks(baseline: RunRecord, record: RunRecord) -> list[str]:
         "device": (baseline.environment.device, record.environment.device),
     }
     lines += [f"{name} {old}, now {new}" for name, (old, new) in pairs.items() if old != new]
+    for name, one in (("the baseline", baseline), ("this run", record)):
+        if one.doubt:
+            lines.append(f"{name} has {one.doubt}")
     if baseline.status != "complete":
         lines.append(f"the baseline is {baseline.status}")
     if record.status != "complete":

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from icl_bench.comparing.rounding import rounding_floor
 from icl_bench.comparing.settings import differing_settings
 from icl_bench.measures.statistics import student_t
-from icl_bench.records.record import Measurement, ModelInfo, RunRecord
+from icl_bench.records.parts import Measurement, ModelInfo
+from icl_bench.records.record import RunRecord
 
 KINDS = ("induction", "previous_token")
 """Scores by which a head is one of the circuit's."""

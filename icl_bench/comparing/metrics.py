@@ -17,7 +17,8 @@ from icl_bench.measures.statistics import student_t
 from icl_bench.probes import MetricInfo, get_probe
 from icl_bench.probes.design.sequential import looks_of
 from icl_bench.records.keys import Key
-from icl_bench.records.record import Measurement, Metric, RunRecord
+from icl_bench.records.parts import Measurement, Metric
+from icl_bench.records.record import RunRecord
 
 State = Literal["regressed", "improved", "same", "vanished", "unclear", "not compared"]
 

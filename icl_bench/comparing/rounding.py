@@ -8,7 +8,7 @@ have no interval at all: without a floor a model would fail against itself on an
 from __future__ import annotations
 
 from icl_bench.probes import MetricInfo
-from icl_bench.records.record import ModelInfo
+from icl_bench.records.parts import ModelInfo
 
 FINE, COARSE = 1e-4, 1e-2
 """Floors in float32 and float64, and in everything narrower."""

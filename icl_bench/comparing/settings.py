@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from icl_bench.probes.design.sequential import comparable_settings
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 
 def differing_settings(before: Measurement, after: Measurement) -> str | None:

@@ -7,7 +7,8 @@ the model, so it is noted; in a suite of the user's own the same is a regression
 from __future__ import annotations
 
 from icl_bench.comparing.settings import differing_settings
-from icl_bench.records.record import Check, Measurement, RunRecord, SuiteRef
+from icl_bench.records.parts import Check, Measurement, SuiteRef
+from icl_bench.records.record import RunRecord
 
 Renewed = dict[str, tuple[int, int]]
 """Name of a shipped suite -> the baseline's version and that of now, where they differ."""

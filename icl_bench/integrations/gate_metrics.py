@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from icl_bench.errors import SettingsError, nearest
 from icl_bench.probes import MetricInfo, get_probe
-from icl_bench.records.record import Metric, RunRecord, Verdict
+from icl_bench.records.parts import Metric, Verdict
+from icl_bench.records.record import RunRecord
 from icl_bench.suite.plan import Plan
 
 

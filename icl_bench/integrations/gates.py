@@ -13,7 +13,8 @@ from typing import Protocol
 
 from icl_bench.errors import SettingsError, nearest
 from icl_bench.integrations.gate_metrics import find_metric, look_up, same_tokens
-from icl_bench.records.record import GateVerdict, Metric, RunRecord, Verdict
+from icl_bench.records.parts import GateVerdict, Metric, Verdict
+from icl_bench.records.record import RunRecord
 from icl_bench.render.writing import numbers
 from icl_bench.running.checks import judge
 from icl_bench.suite.plan import Plan

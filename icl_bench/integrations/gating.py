@@ -15,7 +15,9 @@ from icl_bench.integrations.outcome import Outcome, explain
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.naming import plain_name
 from icl_bench.options import RunOptions, refuse_url
-from icl_bench.records.record import RunRecord, Verdict, read_record
+from icl_bench.records.parts import Verdict
+from icl_bench.records.reading import read_record
+from icl_bench.records.record import RunRecord
 from icl_bench.suite.plan import Plan, make_plan
 
 OnFailure = Literal["stop", "raise", "warn"]

@@ -23,7 +23,8 @@ from icl_bench.integrations.gating import (
 )
 from icl_bench.integrations.outcome import Outcome, explain
 from icl_bench.integrations.unwrapping import find_module
-from icl_bench.records.record import RunRecord, Verdict
+from icl_bench.records.parts import Verdict
+from icl_bench.records.record import RunRecord
 
 FOLDER = "icl"
 """Folder in the Trainer's output folder that gets a record of every evaluation."""
@@ -158,7 +159,7 @@ class ICLCallback(TrainerCallback):
         beside = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         record = _folder(args, state) / f"results-step{state.global_step}.json"
         if state.is_world_process_zero and self._step == state.global_step and beside.is_dir():
-            from icl_bench.records.record import write_atomically
+            from icl_bench.records.writing import write_atomically
 
             write_atomically(beside / BESIDE, record.read_text(encoding="utf-8"))
         return control

@@ -16,7 +16,7 @@ import numpy as np
 
 from icl_bench.measures.bounds import Bounds
 from icl_bench.measures.statistics import CONFIDENCE, mean_metric, student_t
-from icl_bench.records.record import Metric
+from icl_bench.records.parts import Metric
 
 WINDOW = 0.1
 """Share of the range of log(step) that a sharp change falls into."""

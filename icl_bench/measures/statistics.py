@@ -14,7 +14,7 @@ from icl_bench.measures.cross_fitting import read_cross_fitted as read_cross_fit
 from icl_bench.measures.intervals import error_bounds, mean_interval, normal_quantile
 from icl_bench.measures.intervals import student_t as student_t
 from icl_bench.measures.intervals import t_quantile as t_quantile
-from icl_bench.records.record import Metric
+from icl_bench.records.parts import Metric
 
 
 def mean_metric(

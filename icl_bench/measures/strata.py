@@ -10,7 +10,7 @@ import numpy as np
 from icl_bench.errors import NotMeasurable
 from icl_bench.measures.bounds import Bounds, unseen_share
 from icl_bench.measures.intervals import sample_skewness, skewed_bounds
-from icl_bench.records.record import Metric
+from icl_bench.records.parts import Metric
 
 
 def stratified_metric(strata: Sequence[np.ndarray], bounds: Bounds | None = None) -> Metric:

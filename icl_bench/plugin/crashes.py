@@ -19,7 +19,7 @@ import pytest
 
 from icl_bench.plugin.ids import REASON
 from icl_bench.progress.run import OPENING
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.running.judging import settings_of
 from icl_bench.running.results import INTERRUPTED
 from icl_bench.suite.plan import Planned

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from icl_bench.plugin.ids import PAYLOAD, REASON, item_name, node_id
-from icl_bench.records.record import Check, Environment, Measurement, ModelInfo, RunRecord
+from icl_bench.records.parts import Check, Environment, Measurement, ModelInfo
+from icl_bench.records.record import RunRecord
 from icl_bench.running.job import Job
 from icl_bench.running.results import INTERRUPTED, Lost, Results, assemble
 

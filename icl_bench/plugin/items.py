@@ -21,7 +21,7 @@ from icl_bench.suite.problems import show_path
 
 if TYPE_CHECKING:
     from icl_bench.plugin.session import IclSession
-    from icl_bench.records.record import Check
+    from icl_bench.records.parts import Check
     from icl_bench.suite import CheckSpec, QuizSpec, Suite
 
 

@@ -20,7 +20,7 @@ from icl_bench.running.model_run import close_others
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
-    from icl_bench.records.record import Check
+    from icl_bench.records.parts import Check
     from icl_bench.running.judging import CheckedRun
     from icl_bench.suite import Suite
 

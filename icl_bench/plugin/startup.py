@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from icl_bench.plugin.session import IclSession
 from icl_bench.render.writing.logs import escape_ci_commands
 from icl_bench.running.job import Job
 from icl_bench.running.request import Request
+from icl_bench.running.termination import terminable
 
 
 def open_session(config: pytest.Config) -> IclSession:
@@ -45,6 +47,9 @@ def _open(config: pytest.Config) -> IclSession:
         # The controller has checked what the workers are about to open.
         job.check(only_looks=only_looks)
     if job.specs and not only_looks:
+        stack = contextlib.ExitStack()
+        config.add_cleanup(stack.close)
+        stack.enter_context(terminable())
         job.begin()
-        config.add_cleanup(job.end)
+        stack.callback(job.end)
     return IclSession(config, job, only_suites=not with_paths)

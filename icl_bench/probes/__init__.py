@@ -20,7 +20,7 @@ from icl_bench.errors import SettingsError, nearest
 from icl_bench.probes.protocol import MetricInfo, Probe, adopt
 from icl_bench.provenance import package_version
 from icl_bench.records.blocks import Block, Text, tabulate
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 __all__ = [
     "PROBES",

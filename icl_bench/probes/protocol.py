@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from icl_bench.errors import SettingsError
 from icl_bench.records.blocks import Block, tabulate
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.records.steps import Series
 
 if TYPE_CHECKING:

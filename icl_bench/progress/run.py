@@ -12,7 +12,7 @@ from icl_bench.probes.design.context import Advance
 from icl_bench.progress.pace import Expected, Pace
 from icl_bench.progress.progress_state import ProgressState, duration
 from icl_bench.records.keys import Key
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.render.writing.text import one_line
 
 OPENING = "opening"

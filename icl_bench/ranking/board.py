@@ -13,7 +13,7 @@ from icl_bench.ranking.groups import Cluster, differ, split, usual
 from icl_bench.ranking.pairs import Pairs, rank_ranges, tell_apart
 from icl_bench.ranking.remarks import describe_group, describe_row
 from icl_bench.records.keys import Key
-from icl_bench.records.record import Verdict
+from icl_bench.records.parts import Verdict
 
 
 @dataclass

@@ -14,7 +14,8 @@ import numpy as np
 
 from icl_bench.errors import RecordError
 from icl_bench.probes.design.sequential import comparable_settings
-from icl_bench.records.record import Check, Environment, Metric, ModelInfo, Numbers, read_numbers
+from icl_bench.records.parts import Check, Environment, Metric, ModelInfo, Numbers
+from icl_bench.records.reading import read_numbers
 
 RECORD = "results.json"
 
@@ -92,6 +93,7 @@ class Entry:
         suites: name -> digest.
         taken: `SUITE/MEASUREMENT` -> what was measured.
         checks: all checks.
+        doubt: why a change of the file would not be noticed; None where it would.
     """
 
     path: Path
@@ -103,6 +105,7 @@ class Entry:
     suites: dict[str, str]
     taken: dict[str, Taken]
     checks: list[Check]
+    doubt: str | None = None
 
 
 @dataclass
@@ -183,6 +186,7 @@ def read_entry(path: Path) -> Entry:
         suites={suite.name: suite.sha256 for suite in record.suites},
         taken={key: _take(numbers) for key, numbers in record.measurements.items()},
         checks=record.checks,
+        doubt=record.doubt,
     )
 
 

@@ -21,6 +21,8 @@ def describe_row(row: Row) -> Iterator[str]:
     """
     if row.entry.status != "complete":
         yield f"{row.entry.status} run: it takes part with what it has"
+    if row.entry.doubt:
+        yield row.entry.doubt
     if steps := row.entry.model.steps:
         yield f"a series: it takes part with its last step, {steps[-1]}"
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 MOST_ROWS = 50
 """Rows of a table that nobody has chosen the rows of."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 _SHOWN = 3
 """Broken steps, and reasons, that a sentence lists."""

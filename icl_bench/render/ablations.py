@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.records.rows import list_heads
 from icl_bench.render.writing.page import Page
 

@@ -49,8 +49,7 @@ def show_blocks(record: RunRecord) -> Iterator[str]:
             if made is not block and made.title:
                 yield from ("", escape(made.title)) if not block.note else (escape(made.title),)
             yield ""
-            columns, rows = shown(made)
-            header = [escape(title) for title in columns]
+            header, rows = shown(made)
             yield from table(header, rows, right=header[made.named :])
 
 

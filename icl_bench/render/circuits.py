@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from icl_bench.records.keys import Key
-from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.records.parts import Measurement
+from icl_bench.records.record import RunRecord
 from icl_bench.render.content import read_rows, scores_heads
 from icl_bench.render.writing import numbers
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from icl_bench.records.keys import Key
-from icl_bench.records.record import Verdict
+from icl_bench.records.parts import Verdict
 from icl_bench.render.writing import numbers
 from icl_bench.render.writing.markup import escape, table
 from icl_bench.render.writing.page import Page

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from icl_bench.probes import known_probe
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 Row = dict[str, Any]
 _EDGE = ("layer", "head", "sender_layer", "sender_head", "side", "clean", "patched", "drop")

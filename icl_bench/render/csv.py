@@ -1,7 +1,8 @@
 """RunRecord -> CSV files, one row per check and one row per head.
 
 A spreadsheet runs a text cell that starts with `=`, `+`, `-` or `@` as a formula. Text comes from
-models and suites, so such cells get a leading apostrophe; numbers are left as they are.
+models and suites, so such cells get a leading apostrophe, and signs that act on a terminal are left
+out; numbers are left as they are.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from icl_bench.records.keys import Key
-from icl_bench.records.record import RunRecord, write_atomically
+from icl_bench.records.record import RunRecord
+from icl_bench.records.writing import write_atomically
 from icl_bench.render.content import read_rows
 from icl_bench.render.steps import ENDS, metrics_of
+from icl_bench.render.writing.text import visible
 
 _CHECK_COLUMNS = (
     "suite",
@@ -136,6 +139,9 @@ def _rows_csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
 def _cell(value: Any) -> Any:
     if isinstance(value, (dict, list, tuple)):
         value = json.dumps(value, ensure_ascii=False, default=str)
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return "'" + value
+    if isinstance(value, str):
+        # Lines of a prompt stay lines, as CSV can say them.
+        value = "\n".join(map(visible, value.splitlines()))
+        if value.startswith(_FORMULA):
+            return "'" + value
     return value

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.records.parts import Measurement
+from icl_bench.records.record import RunRecord
 from icl_bench.render import ablations, circuits, phases, steps, tables
 from icl_bench.render.content import is_ablation
 from icl_bench.render.writing import numbers
@@ -17,6 +18,8 @@ ABLATED = (
     ("gain (nats)", "gain"),
     ("copy accuracy", "copy_accuracy"),
 )
+EFFECTS = ("loss_ratio", "copying_lost", "copying_lost_varied", "null_margin", "null_p_value")
+"""What an ablation did, and how it compares."""
 _NULLS = (("null", "layer-matched random heads"), ("uniform_null", "random heads of any layer"))
 
 
@@ -108,7 +111,7 @@ def _ablation(measurement: Measurement) -> Iterator[str]:
     if switched_off := ablations.list_switched_off(measurement):
         method = f" ({escape(measurement.method)})" if measurement.method else ""
         yield f"- switched off: {escape(switched_off)}{method}"
-    for name in ("heads", "loss_ratio", "copying_lost", "null_p_value"):
+    for name in ("heads", *EFFECTS):
         metric = metrics.get(name)
         if metric is not None:
             interval = bounds(metric.ci_low, metric.ci_high)

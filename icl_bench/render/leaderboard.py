@@ -306,7 +306,7 @@ def _markdown_table(board: Board, group: Group, further: Sequence[int]) -> Itera
 
 
 def _title(column: Column) -> str:
-    return f"{escape(column.short)} {ARROWS[column.direction]}".rstrip()
+    return f"{column.short} {ARROWS[column.direction]}".rstrip()
 
 
 def _with_rank(cell: Cell) -> str:

@@ -6,7 +6,8 @@ import json
 import re
 from collections.abc import Iterator
 
-from icl_bench.records.record import Metric, RunRecord
+from icl_bench.records.parts import Metric
+from icl_bench.records.record import RunRecord
 from icl_bench.render import tables
 from icl_bench.render.blocks import show_blocks
 from icl_bench.render.details import show_ablations, show_circuits, show_phases, show_steps

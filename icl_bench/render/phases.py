@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.records.parts import Measurement
+from icl_bench.records.record import RunRecord
 from icl_bench.render.content import read_rows
 from icl_bench.render.writing import numbers
 from icl_bench.render.writing.sparkline import over_log_steps, sparkline

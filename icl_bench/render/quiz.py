@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from icl_bench.records.record import Check, Measurement, RunRecord
+from icl_bench.records.parts import Check, Measurement
+from icl_bench.records.record import RunRecord
 from icl_bench.render.writing import numbers
 from icl_bench.render.writing.markup import bounds, escape, estimate, table
 from icl_bench.render.writing.text import WORDS, cut

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.records.parts import Measurement
+from icl_bench.records.record import RunRecord
 from icl_bench.render.content import read_rows
 from icl_bench.render.writing import numbers
 from icl_bench.render.writing.sparkline import is_number, pool, sparkline

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
-from icl_bench.records.record import Check, Measurement, RunRecord
+from icl_bench.records.parts import Check, Measurement
+from icl_bench.records.record import RunRecord
 from icl_bench.render.writing import numbers
 from icl_bench.render.writing.text import WORDS, one_line
 

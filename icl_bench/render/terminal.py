@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from icl_bench.records.record import Check, RunRecord, Verdict
+from icl_bench.records.parts import Check, Verdict
+from icl_bench.records.record import RunRecord
 from icl_bench.render import phases, steps, tables
 from icl_bench.render.writing.page import Page
 from icl_bench.render.writing.text import WORDS, count_cached, count_verdicts, one_line

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from icl_bench.errors import RecordError, SettingsError
 from icl_bench.naming import RECORD, clean, further_names, is_of_another
-from icl_bench.records.record import RunRecord, read_record, write_atomically
+from icl_bench.records.reading import read_record
+from icl_bench.records.record import RunRecord
+from icl_bench.records.writing import write_atomically
 from icl_bench.render import badge, csv, markdown
 from icl_bench.render.html.page import Plotly, plotly_name, share_plotly
 from icl_bench.render.html.report import report_page

@@ -34,7 +34,7 @@ def write_leaderboard(
     Raises:
         SettingsError: the folder cannot be written.
     """
-    from icl_bench.records.record import write_atomically
+    from icl_bench.records.writing import write_atomically
     from icl_bench.render.html.leaderboard import leaderboard_page
     from icl_bench.render.html.page import share_plotly
     from icl_bench.render.leaderboard import leaderboard_markdown

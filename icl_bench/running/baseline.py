@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from icl_bench.comparing import Comparison, Limit, check_limits, compare, parse_limit
 from icl_bench.errors import IclError, SettingsError
 from icl_bench.options import refuse_url
-from icl_bench.records.record import RunRecord, read_record, write_atomically
+from icl_bench.records.reading import read_record
+from icl_bench.records.record import RunRecord
+from icl_bench.records.writing import write_atomically
 from icl_bench.render.writing.logs import escape_ci_commands
 from icl_bench.render.writing.outlet import Outlet
 from icl_bench.render.writing.text import printable

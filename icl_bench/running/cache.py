@@ -2,8 +2,9 @@
 
 `FOLDER/measurements/KEY.json` holds a Measurement; `FOLDER/models/IDENTITY.json` what a record
 says of a model, so that a model whose measurements are all here need not be opened. Entries are
-written whole or not at all; one that cannot be read counts as absent and is written again. The
-folder may be deleted at any time.
+written whole or not at all, with a digest of their content; one that was changed since is named,
+counts as absent and is written again, and so does one without a digest. The folder may be deleted
+at any time.
 
 Once, at its end, a run removes what is beyond the limit, of the entries that were used before it
 and before every run that was alive when it began (`presence`). An entry's time of modification is
@@ -28,7 +29,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from icl_bench.options import RunOptions, default_cache_dir
-from icl_bench.records.record import Environment, Measurement, ModelInfo, write_atomically
+from icl_bench.records.digests import FIELD, sign, state_of
+from icl_bench.records.parts import Environment, Measurement, ModelInfo
+from icl_bench.records.writing import write_atomically
 from icl_bench.running.presence import Mark, leave_mark
 
 KINDS = ("measurements", "models")
@@ -113,6 +116,7 @@ class Cache:
         self.mark: Mark | None = None
         """That this run is alive; None before `begin`, and where it cannot be written."""
         self._warned = False
+        self._changed: set[Path] = set()
 
     def __enter__(self) -> Cache:
         self.begin()
@@ -239,16 +243,27 @@ class Cache:
         return self.folder / kind / f"{name}.json"
 
     def _read(self, path: Path) -> Any:
+        """The content of an entry; None where there is none, or none that can be trusted."""
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError:
             return None
+        except (ValueError, RecursionError):
+            content = None
+        state = state_of(content) if isinstance(content, dict) else "changed"
+        if state == "intact":
+            return content
+        if state == "changed" and path not in self._changed:
+            self._changed.add(path)
+            warn(f"{path}: its content was changed after it was written; it is measured anew")
+        return None
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
         self._touch()
         text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+        signed = {FIELD: sign(json.loads(text)), **content}
         try:
-            write_atomically(path, text + "\n")
+            write_atomically(path, json.dumps(signed, ensure_ascii=False) + "\n")
         except OSError as error:
             self.warn(f"{self.folder} cannot be written ({error.strerror or error})")
 

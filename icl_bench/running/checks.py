@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import SettingsError, nearest
-from icl_bench.records.record import Check, Measurement, Metric, Verdict
+from icl_bench.records.parts import Check, Measurement, Metric, Verdict
 from icl_bench.render.writing import numbers
 from icl_bench.suite.schema import RULES
 from icl_bench.suite.specs import CheckSpec, QuizSpec

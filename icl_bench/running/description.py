@@ -7,7 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from icl_bench.models.sources.spec import ModelSpec
-from icl_bench.records.record import Environment, ModelInfo
+from icl_bench.records.parts import Environment, ModelInfo
 from icl_bench.running.cache import KnownModel
 
 if TYPE_CHECKING:

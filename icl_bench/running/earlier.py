@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from icl_bench.errors import IclError
-from icl_bench.records.record import Measurement, read_record
+from icl_bench.records.parts import Measurement
+from icl_bench.records.reading import read_record
 from icl_bench.suite.plan import Plan
 
 RECORDS = ("results.partial.json", "results.json")

@@ -35,6 +35,7 @@ from icl_bench.running.request import Request
 from icl_bench.running.results import counts_as_failure, explain_undecided
 from icl_bench.running.series_run import start_run
 from icl_bench.running.setup import Setup
+from icl_bench.running.termination import terminable
 from icl_bench.suite.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -235,11 +236,15 @@ class Job:
     def run(self, progress: RunProgress) -> Outcome:
         """Measure every model in turn, write its reports as it is done, and judge the whole.
 
-        An interruption leaves what was measured by then.
+        An interruption, SIGTERM too, leaves what was measured by then.
 
         Args:
             progress: is told what is going on.
         """
+        with terminable():
+            return self._run(progress)
+
+    def _run(self, progress: RunProgress) -> Outcome:
         self.begin()
         try:
             self.prepare(progress)

@@ -14,18 +14,14 @@ from pydantic import BaseModel, ValidationError
 from icl_bench.errors import IclError, NotMeasurable
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.probes import Probe, get_probe
-from icl_bench.records.record import (
-    DESELECTED,
-    Check,
-    Measurement,
-    ModelInfo,
-    RunRecord,
-    settle,
-)
+from icl_bench.records.parts import DESELECTED, Check, Measurement, ModelInfo, settle
+from icl_bench.records.record import RunRecord
 from icl_bench.records.rows import explain
 from icl_bench.running.checks import applies, evaluate
 from icl_bench.running.results import INTERRUPTED, Results, assemble
 from icl_bench.running.setup import Setup
+from icl_bench.running.termination import breaks_off
+from icl_bench.suite.plan import Planned
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
@@ -145,16 +141,26 @@ class CheckedRun(ABC):
         if name not in self.results.checks:
             suite, spec = self.plan.find(suite_name, check_id)
             key = suite.key(spec.on)
+            taken, broken_off = None, False
             # A check that is not for this model costs nothing.
-            wanted = applies(spec, self.results.model.names)
+            if applies(spec, self.results.model.names):
+                try:
+                    taken = self.measure(key)
+                except BaseException as error:
+                    if not breaks_off(error):
+                        raise
+                    taken, broken_off = failed(self.plan.measurements[key], error), True
+                    self.results.measurements.setdefault(key, taken)
             self.results.checks[name] = evaluate(
                 spec,
                 suite.name,
                 key,
-                self.measure(key) if wanted else None,
+                taken,
                 get_probe(suite.measure[spec.on].probe).metrics[spec.metric],
                 *self.results.model.names,
             )
+            if broken_off:
+                return self.results.checks[name]  # nobody watches the time of what would follow
             for unread in self._for_report(suite, {*self.results.checks, *self._judged_elsewhere}):
                 self.measure(unread)
         return self.results.checks[name]
@@ -197,6 +203,18 @@ def attempt(probe: str, settings: BaseModel, measure: Callable[[], Measurement])
         # A fault of this program or of the model's code: named with its place, not hidden.
         status, reason = "error", f"probe {probe!r} broke: {name_place(error)}"
     return Measurement(probe=probe, status=status, reason=reason, settings=settings_of(settings))
+
+
+def failed(planned: Planned, error: BaseException) -> Measurement:
+    """Return the measurement that something from outside broke off.
+
+    Args:
+        planned: the measurement.
+        error: what broke it off; its first line is the reason.
+    """
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    settings = settings_of(planned.settings)
+    return Measurement(probe=planned.probe, status="error", reason=reason, settings=settings)
 
 
 def timed(probe: Probe, measure: Callable[[], Measurement]) -> Measurement:

@@ -9,6 +9,7 @@ from icl_bench.errors import IclError, ModelError
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.running.judging import name_place
 from icl_bench.running.setup import Setup
+from icl_bench.running.termination import breaks_off
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
@@ -79,6 +80,12 @@ class LazyModel:
         except Exception as error:
             reason = f"model {self.spec.text!r}: opening it broke: {name_place(error)}"
             raise self.give_up(reason) from error
+        except BaseException as error:
+            if not breaks_off(error):
+                raise
+            # Not again: libraries that are imported in part may take the process down.
+            reason = f"model {self.spec.text!r}: opening it was broken off: {error}"
+            raise self.give_up(reason) from None
         return self._model
 
     def give_up(self, why: str) -> ModelError:

@@ -15,7 +15,7 @@ from icl_bench.options import RunOptions
 from icl_bench.probes import get_probe
 from icl_bench.probes.design.settings import StrictSettings
 from icl_bench.provenance import digest
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.running.cache import Cache, KnownModel
 from icl_bench.suite.plan import Plan, Planned
 

@@ -12,14 +12,15 @@ from icl_bench.probes import get_probe
 from icl_bench.probes.design.combined import combine
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.sequential import LookSettings
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.running.cache import KnownModel
 from icl_bench.running.checks import all_decided
 from icl_bench.running.description import describe_again, describe_environment, describe_model
-from icl_bench.running.judging import CheckedRun, attempt, settings_of, timed
+from icl_bench.running.judging import CheckedRun, attempt, failed, settings_of, timed
 from icl_bench.running.lazy_model import LazyModel
 from icl_bench.running.model_cache import ModelCache
 from icl_bench.running.setup import Setup
+from icl_bench.running.termination import breaks_off
 from icl_bench.suite.plan import Planned
 
 if TYPE_CHECKING:
@@ -189,9 +190,14 @@ class ModelRun(CheckedRun):
             if lacking is not None:
                 taken = lacking
             else:
-                with self.progress.measuring(planned.digest) as finish:
-                    taken = self._obtain(planned, upstream)
-                    finish(taken)
+                try:
+                    with self.progress.measuring(planned.digest) as finish:
+                        taken = self._obtain(planned, upstream)
+                        finish(taken)
+                except BaseException as error:
+                    if breaks_off(error):  # the next check on it does not try again
+                        self._by_digest[planned.digest] = known[key] = failed(planned, error)
+                    raise
             self._by_digest[planned.digest] = taken
         taken = known[key] = _named_as(planned, self._by_digest[planned.digest])
         # At once, for an interruption to lose nothing.

@@ -9,15 +9,8 @@ from datetime import datetime, timezone
 from typing import Literal
 
 from icl_bench.probes import get_probe
-from icl_bench.records.record import (
-    DESELECTED,
-    Check,
-    Environment,
-    Measurement,
-    ModelInfo,
-    RunRecord,
-    SuiteRef,
-)
+from icl_bench.records.parts import DESELECTED, Check, Environment, Measurement, ModelInfo, SuiteRef
+from icl_bench.records.record import RunRecord
 from icl_bench.running.checks import evaluate
 from icl_bench.running.description import describe_environment
 from icl_bench.suite.plan import Plan

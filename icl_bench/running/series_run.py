@@ -12,7 +12,7 @@ from icl_bench.probes import get_probe
 from icl_bench.probes.design.context import Context
 from icl_bench.provenance import code_version, digest, library_versions
 from icl_bench.records.keys import Key
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.records.steps import Series, align, explain_broken, explain_too_few, summarize
 from icl_bench.running.judging import CheckedRun, attempt, settings_of, timed
 from icl_bench.running.lazy_model import LazyModel

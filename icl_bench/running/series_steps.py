@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from icl_bench.models.sources.series import Checkpoint
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.options import RunOptions
-from icl_bench.records.record import Environment, Measurement, ModelInfo
+from icl_bench.records.parts import Environment, Measurement, ModelInfo
 from icl_bench.running.cache import open_cache
 from icl_bench.running.lazy_model import LazyModel
 from icl_bench.running.model_run import ModelRun

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from icl_bench.errors import SuiteError
+from icl_bench.errors import SuiteError, defuse
 
 SHOWN = 20
 """Problems shown of one file; of the others only the number is."""
@@ -31,7 +31,7 @@ def make_error(path: Path, problems: Iterable[Problem]) -> SuiteError:
     """
     place = show_path(path)
     ordered = sorted(set(problems))
-    lines = [f"{place}:{p.line}:{p.column}: {p.message}" for p in ordered[:SHOWN]]
+    lines = [f"{place}:{p.line}:{p.column}: {defuse(p.message)}" for p in ordered[:SHOWN]]
     if len(ordered) > SHOWN:
         lines.append(f"{place}: and {len(ordered) - SHOWN} more problems")
     return SuiteError("\n".join(lines))

@@ -86,7 +86,28 @@ def wrap(model: Any, tokenizer: Any | None = None, *, batch_size: int | None = N
 
     refuse_split(model)
     if not isinstance(model, PreTrainedModel):
+        kind = type(model).__name__
+        advice = next((said for name, said in INSTEAD.items() if _is_a(model, name)), None)
+        told = f"; {advice}" if advice else ""
+        raise ModelError(f"a transformers model is needed (PreTrainedModel), not {kind}{told}")
+    if tokenizer is not None and not callable(getattr(tokenizer, "get_vocab", None)):
+        given = repr(tokenizer) if isinstance(tokenizer, str) else type(tokenizer).__name__
         raise ModelError(
-            f"a transformers model is needed (PreTrainedModel), not {type(model).__name__}"
+            f"a transformers tokenizer is needed, not {given}; "
+            "AutoTokenizer.from_pretrained(NAME) opens one, None skips what needs text"
         )
     return Model(model, tokenizer, batch_size=batch_size)
+
+
+INSTEAD = {
+    "OptimizedModule": "of a compiled model, wrap what was given to torch.compile (._orig_mod)",
+    "DataParallel": "wrap its .module",
+    "DistributedDataParallel": "wrap its .module",
+    "PeftModel": "merge the adapter first: wrap(model.merge_and_unload())",
+    "str": "icl_bench.load_model(NAME) opens a model by its name",
+}
+"""Class of what is no transformers model -> what to wrap in its place."""
+
+
+def _is_a(model: object, name: str) -> bool:
+    return any(kind.__name__ == name for kind in type(model).__mro__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import importlib.util
@@ -42,18 +43,20 @@ def working_directory_importable() -> Iterator[None]:
 
 
 def check_callable(target: str) -> None:
-    """Check that the module of a callable can be found; only its parent packages are imported.
+    """Check that a callable can be found; only the parent packages of its module are imported.
 
     Args:
         target: `package.module:callable`.
 
     Raises:
-        SpecError: there is no such module, or importing a parent package fails.
+        SpecError: there is no such module, its text makes nothing of that name, or importing a
+            parent package fails.
     """
     module, _, attribute = target.partition(":")
     with working_directory_importable():
         try:
-            exists = module in sys.modules or importlib.util.find_spec(module) is not None
+            found = None if module in sys.modules else importlib.util.find_spec(module)
+            exists = module in sys.modules or found is not None
         except ModuleNotFoundError as error:
             # A missing parent package is the user's typing mistake; a missing dependency is not.
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
@@ -62,6 +65,10 @@ def check_callable(target: str) -> None:
         except (Exception, SystemExit) as error:
             raise SpecError(_import_failed(module, error)) from error
     if exists:
+        own, others = _names_in(found.origin if found else None)
+        wanted = attribute.partition(".")[0]
+        if others is not None and wanted not in {*own, *others}:
+            raise SpecError(f"{module!r} has no {wanted!r}; {nearest(wanted, sorted(own))}")
         return
     plain = module.removesuffix(".py")
     hint = suggest_source(target)
@@ -70,6 +77,31 @@ def check_callable(target: str) -> None:
     elif not hint and "." not in module:
         hint = f"; a revision of a hub id is written '{module}@{attribute}'"
     raise SpecError(f"there is no module {module!r}, neither installed nor in {os.getcwd()}{hint}")
+
+
+def _names_in(file: str | None) -> tuple[set[str], set[str] | None]:
+    """Names that a module's text makes: of its functions and classes, and all others.
+
+    The second is None where it cannot be told without running the text.
+    """
+    if file is None or not file.endswith(".py"):
+        return set(), None
+    try:
+        tree = ast.parse(Path(file).read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return set(), None  # the import will say what is wrong
+    own: set[str] = set()
+    others: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            own.add(node.name)
+        elif isinstance(node, ast.alias):
+            others.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.Name):
+            others.add(node.id)
+    # Names that come from elsewhere, or are made as the module runs.
+    open_ended = {"*", "globals", "setattr", "exec", "vars"} & others or "__getattr__" in own
+    return own, None if open_ended else others
 
 
 def _import_failed(module: str, error: BaseException) -> str:

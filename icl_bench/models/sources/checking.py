@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from icl_bench.errors import SpecError
+from icl_bench.errors import SpecError, defuse
 from icl_bench.models.sources.series import Checkpoint, find_steps
 from icl_bench.models.sources.source import Found
 from icl_bench.models.sources.spec import ModelSpec, suggest_local
@@ -65,7 +65,7 @@ def _naming(spec: ModelSpec) -> Iterator[None]:
         hint = ""
         if spec.is_local and not os.path.exists(spec.target):
             hint = suggest_local(spec.text if spec.series is None else spec.text.rpartition("@")[0])
-        raise SpecError(f"model {spec.text!r}: {error}{hint}") from error.__cause__
+        raise SpecError(defuse(f"model {spec.text!r}: {error}{hint}")) from error.__cause__
 
 
 def check_series(spec: ModelSpec, *, allow_pickle: bool = False) -> tuple[Checkpoint, ...]:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import struct
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from icl_bench.errors import SpecError
@@ -49,6 +49,22 @@ ENCODERS = frozenset(
 CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel")
 """How the class names of causal language models end, whatever else their config says."""
 _MAX_HEADER = 100 * 2**20
+_DEEPEST = 100
+"""Levels of a JSON file; none that describes a model has a tenth of them."""
+_COUNTS = frozenset(
+    {
+        *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim"),
+        *("num_key_value_heads", "intermediate_size", "max_position_embeddings"),
+        *("n_embd", "n_layer", "n_head", "n_inner", "n_positions", "n_ctx", "d_model", "d_ff"),
+        *("n_layers", "n_heads", "num_layers", "num_heads", "ffn_dim", "decoder_layers"),
+    }
+)
+_GROUPS = frozenset(
+    {
+        *("text_config", "rope_scaling", "rope_parameters", "quantization_config", "auto_map"),
+        *("vision_config", "audio_config"),
+    }
+)
 
 
 def check_folder(folder: Path, *, allow_pickle: bool = False) -> None:
@@ -86,6 +102,7 @@ def check_config(config: Any) -> None:
     if not isinstance(config, dict):
         raise SpecError("its config.json is not a JSON object")
     kind, classes = config.get("model_type"), config.get("architectures")
+    _check_kinds(config)
     if not kind and not classes:
         raise SpecError("its config.json names neither a model_type nor architectures")
     if isinstance(classes, list) and any(str(name).endswith(CAUSAL_ENDINGS) for name in classes):
@@ -99,6 +116,35 @@ def check_config(config: Any) -> None:
         raise SpecError(f"not a causal language model: its config.json describes {shape} ({kind})")
 
 
+def _check_kinds(config: dict[str, Any]) -> None:
+    """Refuse settings of a kind that no model has; what else may be wrong, loading will find."""
+
+    def refuse(name: str, expected: str) -> None:
+        found = json.dumps(config[name])
+        raise SpecError(f"its config.json has {name} {found:.60}, which should be {expected}")
+
+    for name, value in config.items():
+        if value is None:
+            continue
+        several = value if isinstance(value, list) else [value]
+        if name == "model_type" and not isinstance(value, str):
+            refuse(name, "text")
+        elif name == "architectures" and not (
+            isinstance(value, list) and all(isinstance(one, str) for one in value)
+        ):
+            refuse(name, "a list of class names")
+        elif name in _GROUPS and not isinstance(value, dict):
+            refuse(name, "an object")
+        elif name in _COUNTS and not all(map(_is_count, several)):
+            refuse(name, "a whole number from 0 on")
+    if isinstance(config.get("text_config"), dict):
+        _check_kinds(config["text_config"])
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or (type(value) is int and 0 <= value < 2**63)
+
+
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
@@ -106,14 +152,32 @@ def read_json(path: Path) -> Any:
         path: the file.
 
     Raises:
-        SpecError: it cannot be read, or is not JSON.
+        SpecError: it cannot be read, is not JSON, or is nested too deep.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if _is_deep(content):
+            raise RecursionError
+        return content
     except OSError as error:
         raise SpecError(f"{path.name} cannot be read ({error.strerror or error})") from None
+    except RecursionError:
+        raise SpecError(f"{path.name} is nested too deep to describe a model") from None
     except ValueError as error:
         raise SpecError(f"{path.name} is not valid JSON ({error})") from None
+
+
+def _is_deep(content: Any) -> bool:
+    """Whether something has more levels than functions may call themselves on."""
+    level = [content]
+    for _ in range(_DEEPEST):
+        level = [
+            part
+            for one in level
+            if isinstance(one, (dict, list))
+            for part in (one.values() if isinstance(one, dict) else one)
+        ]
+    return bool(level)
 
 
 def _explain_missing_config(folder: Path) -> str:
@@ -179,7 +243,10 @@ def read_shards(index: Path) -> list[Path]:
         SpecError: the index is broken, or a file that it names is missing.
     """
     files = shard_names(index)
-    missing = [name for name in files if not (index.parent / name).is_file()]
+    try:
+        missing = [name for name in files if not (index.parent / name).is_file()]
+    except OSError as error:  # a name that no file system takes
+        raise SpecError(f"{index.name} names no file ({error.strerror or error})") from None
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise SpecError(
@@ -201,7 +268,16 @@ def shard_names(index: Path) -> list[str]:
     names = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(names, dict) or not names:
         raise SpecError(f"{index.name} has no weight_map")
-    return sorted({str(name) for name in names.values()})
+    for name in names.values():
+        if not isinstance(name, str) or not name.isprintable():
+            raise SpecError(f"{index.name} names {json.dumps(name):.60}, which is no file's name")
+        parts = (PurePosixPath(name), PureWindowsPath(name))
+        if not name or any(part.anchor or ".." in part.parts for part in parts):
+            raise SpecError(
+                f"{index.name} names a file outside of the checkpoint, {name[:60]!r}: it is not "
+                "opened; names are relative to the folder of the index"
+            )
+    return sorted(set(names.values()))
 
 
 def check_safetensors(path: Path) -> dict[str, Any]:
@@ -230,11 +306,12 @@ def check_safetensors(path: Path) -> dict[str, Any]:
         raise SpecError(f"{path.name} is cut short or not a safetensors file ({size} bytes)")
     try:
         tensors = json.loads(header)
-        ends = [
-            entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"
-        ]
+        offsets = [one["data_offsets"] for name, one in tensors.items() if name != "__metadata__"]
+        ends = [end for _, end in offsets]
+        if not all(type(end) is int for end in ends):
+            raise TypeError
         needed = max(ends, default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise SpecError(f"{path.name} is not a safetensors file: its header is broken") from None
     if not ends:
         raise SpecError(f"{path.name} holds no weights")

@@ -31,6 +31,10 @@ _SCALARS = {
     12: "d",
 }
 _STRING, _ARRAY = 8, 9
+_MOST_DIMENSIONS = 8
+_TEXTS = ("general.type", "general.architecture")
+_COUNTS = ("split.count", "general.alignment", "general.file_type")
+_MODEL_COUNTS = ("block_count", "embedding_length", "context_length", "feed_forward_length")
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,13 @@ class _Cursor:
         if kind != _ARRAY:
             return self.read(_SCALARS[kind])
         inner, count = self.read("I"), self.read("Q")
+        if inner == _ARRAY:
+            raise KeyError(inner)  # no key of a model has arrays in arrays
         if inner in _SCALARS:
             self.skip(count * struct.calcsize(f"<{_SCALARS[inner]}"))
         else:
             for _ in range(count):
-                self.skip(self.read("Q")) if inner == _STRING else self.read_value(inner)
+                self.skip(self.read("Q")) if inner == _STRING else self.read(_SCALARS[inner])
         return None
 
 
@@ -130,10 +136,26 @@ def _read_header(cursor: _Cursor) -> GgufHeader:
     tensors = {}
     for _ in range(tensor_count):
         name = cursor.read_string()
-        shape = [cursor.read("Q") for _ in range(cursor.read("I"))]
+        dimensions = cursor.read("I")
+        if dimensions > _MOST_DIMENSIONS:
+            raise KeyError(dimensions)
+        shape = [cursor.read("Q") for _ in range(dimensions)]
         tensors[name] = (shape, cursor.read("I"), cursor.read("Q"))
+    _check_kinds(metadata)
     alignment = metadata.get("general.alignment") or 32
     return GgufHeader(metadata, tensors, -(-cursor.at // alignment) * alignment)
+
+
+def _check_kinds(metadata: dict[str, Any]) -> None:
+    """Refuse values of a kind that their key cannot have; a count per layer is an array."""
+    for name in _TEXTS:
+        if not isinstance(metadata.get(name, ""), str):
+            raise SpecError(f"the header is damaged: {name} is {metadata[name]!r:.60}, not text")
+    architecture = metadata.get("general.architecture", "")
+    for name in (*_COUNTS, *(f"{architecture}.{count}" for count in _MODEL_COUNTS)):
+        value = metadata.get(name)
+        if value is not None and (type(value) is not int or value < 0):
+            raise SpecError(f"the header is damaged: {name} is {value!r:.60}, not a count")
 
 
 def check_gguf(path: Path) -> None:
@@ -153,7 +175,8 @@ def check_gguf(path: Path) -> None:
     if not architecture:
         raise SpecError(f"{path.name} has no general.architecture: it is not a language model")
     if kind != "model" or architecture == "clip":
-        raise SpecError(f"{path.name} is not a language model (type {kind}, {architecture})")
+        shown = f"type {kind!r:.40}, {architecture!r:.40}"
+        raise SpecError(f"{path.name} is not a language model ({shown})")
     if header.metadata.get("split.count", 0) > 1:
         raise SpecError(
             f"{path.name} is one part of several; join them with llama-gguf-split --merge"
@@ -173,7 +196,9 @@ def _data_end(header: GgufHeader) -> int:
     end = header.data_start
     for name, (shape, kind, offset) in header.tensors.items():
         if kind not in sizes:
-            raise SpecError(f"tensor {name} has type {kind}, unknown to the installed gguf package")
+            raise SpecError(
+                f"tensor {name!r:.80} has type {kind}, unknown to the installed gguf package"
+            )
         block, width = sizes[kind]
         end = max(end, header.data_start + offset + math.prod(shape) // block * width)
     return end

@@ -104,6 +104,11 @@ def _find(repo: str, revision: str | None, allow_pickle: bool) -> HubModel:
                 raise SpecError(f"the repository has no weights ({SAFE_WEIGHTS}){_at(revision)}")
             if not allow_pickle:
                 raise SpecError(NO_PICKLE)
+        for weights, index in ((SAFE_WEIGHTS, SAFE_INDEX), (PICKLE_WEIGHTS, PICKLE_INDEX)):
+            if weights in files or index in files:
+                if weights not in files:
+                    shard_names(_download(repo, index, commit))
+                break
     except _Unavailable as error:
         return _find_in_cache(repo, revision, allow_pickle, str(error))
     return HubModel(commit, cached=False, folder=config.parent, files=files)

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from icl_bench.errors import MeasurementError, NotMeasurable
 from icl_bench.measures.bounds import UNIT
+from icl_bench.probes.ablations.report import report_ablation
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.head_selection import (
     choose_heads,
@@ -18,7 +19,7 @@ from icl_bench.probes.design.replacement import Method, Patterns
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
 from icl_bench.probes.protocol import MetricInfo, Probe
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 if TYPE_CHECKING:
     from icl_bench.models.attention.ablation import Component
@@ -221,4 +222,4 @@ def _place(model: Model, numbers: list[int]) -> list[int]:
     return sorted({number % count for number in numbers})
 
 
-PROBE = Probe("ablation", Settings, METRICS, measure)
+PROBE = Probe("ablation", Settings, METRICS, measure, report=report_ablation)

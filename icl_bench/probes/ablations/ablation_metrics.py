@@ -8,7 +8,7 @@ from icl_bench.measures import statistics as st
 from icl_bench.measures.bounds import UNIT, Bounds
 from icl_bench.measures.copying import CopyLosses
 from icl_bench.probes.ablations.copy_runs import RepeatedRun, VariedRun
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.parts import Measurement, Metric
 
 NOTHING = (
     "loss_ratio",

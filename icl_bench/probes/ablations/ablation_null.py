@@ -8,7 +8,7 @@ import numpy as np
 
 from icl_bench.measures import null
 from icl_bench.measures.statistics import exact_metric, monte_carlo_p
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 if TYPE_CHECKING:
     from icl_bench.measures.copying import CopyLosses

@@ -42,7 +42,7 @@ from icl_bench.probes.ablations.thresholds import (
 )
 from icl_bench.probes.design.head_selection import Head, explain_empty
 from icl_bench.probes.design.replacement import Prepared, prepare_replacement
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model

@@ -14,7 +14,7 @@ from icl_bench.probes.design.bare_tokens import remark_bare
 from icl_bench.probes.design.context import Advance, Context
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.protocol import MetricInfo, Probe
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.parts import Measurement, Metric
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.replacement import prepare_replacement
 from icl_bench.probes.design.settings import TokenSettings, Writing
 from icl_bench.probes.protocol import MetricInfo, Probe
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.parts import Measurement, Metric
 
 if TYPE_CHECKING:
     from icl_bench.measures.copying import CopyLosses

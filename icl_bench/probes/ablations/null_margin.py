@@ -25,7 +25,7 @@ from icl_bench.measures.sequential import look_confidence
 from icl_bench.measures.tokens import Pairs
 from icl_bench.models.circuits.interventions import require_support
 from icl_bench.probes.ablations.copy_runs import CopyRun, knocked_out
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.parts import Measurement, Metric
 from icl_bench.records.rows import list_heads
 
 if TYPE_CHECKING:
@@ -267,9 +267,11 @@ def compare_margins(
     if null.fed:
         few = damage.rises[:FIRST_LOOK]
         fed = measure_margins(few, gain, len(null.fed), damage.of_sets(null.fed))
+        # With the confidence of the others, in the table as in the metric.
         both = replace(margins, sets=[*margins.sets, *fed.sets])
         result.metrics["null_margin_fed"] = both.metric()
-        result.tables["null_margins"] += _tabulate(fed, null.fed, scores, "feeds them")
+        beside = replace(margins, sets=fed.sets)
+        result.tables["null_margins"] += _tabulate(beside, null.fed, scores, "feeds them")
 
 
 def _compare_edges(result: Measurement, damage: Damage, gain: float) -> None:

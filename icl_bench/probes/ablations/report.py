@@ -1,15 +1,71 @@
-"""What reports show of sweeps and minimal sets."""
+"""What reports show of ablations, sweeps and minimal sets."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from icl_bench.records.blocks import Block, Curve, Line, Quantity, Table
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.records.rows import list_heads
 
 TOP = 10
-"""Heads that a sweep's table shows."""
+"""Heads that a sweep's table shows, and null sets that an ablation's shows."""
+
+
+def report_ablation(measurement: Measurement) -> list[Block]:
+    """Return what other thresholds would choose, and the lead over other heads of the same layers.
+
+    Args:
+        measurement: of the probe `ablation`.
+    """
+    blocks: list[Block] = []
+    if levels := measurement.tables.get("thresholds"):
+        blocks.append(
+            Table(
+                title="Copying lost by threshold",
+                method=measurement.method,
+                note="Heads that other thresholds would choose, and the share of copying that is "
+                "lost without them.",
+                columns=["Threshold", "Heads", "Copying lost"],
+                rows=[[row["threshold"], row["heads"], row["copying_lost"]] for row in levels],
+                named=False,
+            )
+        )
+    if rows := measurement.tables.get("null_margins"):
+        blocks.append(_margins(measurement, rows))
+    return blocks
+
+
+def _margins(measurement: Measurement, rows: list[dict[str, Any]]) -> Table:
+    """The sets that come nearest to the chosen heads, with columns for what some set has."""
+    columns = {
+        "heads": "Off instead",
+        "margin": "Margin",
+        "ci_low": "From",
+        "ci_high": "To",
+        "sequences": "Sequences",
+        "scores": "Induction from 0.1",
+        "note": "Remark",
+    }
+    found = sorted(rows, key=lambda row: float(row["margin"]))[:TOP]
+    shown = [name for name in columns if any(row.get(name) for row in found)]
+    return Table(
+        title="Margin over other heads",
+        method=measurement.method,
+        note=_tell_margins(rows, len(found)),
+        columns=[columns[name] for name in shown],
+        rows=[[row.get(name) for name in shown] for row in found],
+    )
+
+
+def _tell_margins(rows: list[dict[str, Any]], shown: int) -> str:
+    """Say over how many sets the chosen heads lead, and how many of them the table has."""
+    more = sum((row.get("ci_low") or 0) > 0 for row in rows)
+    less = sum((row.get("ci_high") or 0) < 0 for row in rows)
+    told = "Damage of the chosen heads minus that of others, as a share of the gain: significantly"
+    told += f" more in {more} of {len(rows)} comparisons"
+    told += f", significantly less in {less}" if less else ""
+    return f"{told}; the {shown} smallest margins are shown." if len(rows) > shown else f"{told}."
 
 
 def report_sweep(measurement: Measurement) -> list[Block]:

@@ -13,7 +13,7 @@ from icl_bench.probes.design.replacement import prepare_replacement
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.design.settings import Writing
 from icl_bench.probes.protocol import MetricInfo, Probe
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model

@@ -10,7 +10,7 @@ from icl_bench.probes.ablations.copy_runs import RepeatedRun
 from icl_bench.probes.design.combined import narrow
 from icl_bench.probes.design.head_selection import Head, qualify, rows_above
 from icl_bench.probes.design.settings import HeadSelection
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.records.rows import list_heads
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from icl_bench.errors import MeasurementError
 from icl_bench.probes.design.settings import HeadSelection
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 Head = tuple[int, int]
 Qualify = Callable[[HeadSelection, Measurement], Iterable[dict[str, Any]]]

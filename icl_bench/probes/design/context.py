@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 if TYPE_CHECKING:
     from torch import Tensor

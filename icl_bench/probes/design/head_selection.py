@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from icl_bench.errors import MeasurementError, NotMeasurable
 from icl_bench.probes.design.combined import choose_by_rules, parts_of
 from icl_bench.probes.design.settings import HEAD_SOURCES, PATTERN, HeadSelection, TokenPool
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 if TYPE_CHECKING:
     from icl_bench.measures.tokens import RepeatedTokens

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import Field, model_validator
 
 from icl_bench.probes.design.settings import StrictSettings, TokenSettings
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 L = TypeVar("L", bound="LookSettings")
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from icl_bench.probes.design.head_selection import (
 )
 from icl_bench.probes.design.settings import HeadList, HeadSelection, TokenSettings, Writing
 from icl_bench.probes.protocol import MetricInfo, Probe
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 if TYPE_CHECKING:
     from icl_bench.measures.tokens import RepeatedTokens

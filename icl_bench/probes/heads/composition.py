@@ -22,7 +22,7 @@ from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
 from icl_bench.probes.heads.path_effects import SIDES, Drops, Side, count_collapsed
 from icl_bench.probes.protocol import MetricInfo, Probe
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.parts import Measurement, Metric
 
 if TYPE_CHECKING:
     from icl_bench.measures.tokens import RepeatedTokens

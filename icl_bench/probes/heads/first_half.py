@@ -8,7 +8,7 @@ import numpy as np
 
 from icl_bench.errors import NotMeasurable
 from icl_bench.measures.bounds import UNIT
-from icl_bench.records.record import Metric
+from icl_bench.records.parts import Metric
 
 if TYPE_CHECKING:
     from icl_bench.measures.tokens import RepeatedTokens

@@ -13,7 +13,7 @@ from icl_bench.probes.design.context import Advance, Context
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.heads.first_half import explain_first_half
 from icl_bench.probes.protocol import MetricInfo, Probe
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.parts import Measurement, Metric
 
 if TYPE_CHECKING:
     from icl_bench.measures.tokens import Pairs, RepeatedTokens

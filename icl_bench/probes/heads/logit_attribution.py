@@ -17,7 +17,7 @@ from icl_bench.probes.design.head_selection import (
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
 from icl_bench.probes.protocol import MetricInfo, Probe
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.parts import Measurement, Metric
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from icl_bench.records.record import Metric
+from icl_bench.records.parts import Metric
 
 if TYPE_CHECKING:
     from icl_bench.models.circuits.patching import PathEffect

@@ -10,7 +10,7 @@ from icl_bench.errors import NotMeasurable
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.settings import HeadList, HeadSelection, StrictSettings
 from icl_bench.probes.protocol import MetricInfo, Probe
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 if TYPE_CHECKING:
     from icl_bench.models.circuits.composition import Composition

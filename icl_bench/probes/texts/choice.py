@@ -13,7 +13,7 @@ from icl_bench.probes.design.settings import HeadList, HeadSelection, StrictSett
 from icl_bench.probes.prompts.encoding import encode_choices, pad
 from icl_bench.probes.prompts.scoring import Score, Sheet, lay_out, likelihoods_alone, score_choice
 from icl_bench.probes.protocol import MetricInfo, Probe
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.parts import Measurement, Metric
 
 if TYPE_CHECKING:
     from torch import Tensor

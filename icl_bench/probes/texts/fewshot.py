@@ -22,7 +22,7 @@ from icl_bench.probes.texts.fewshot_effects import (
     report_within_tasks,
 )
 from icl_bench.probes.texts.report import report_fewshot
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.parts import Measurement, Metric
 from icl_bench.tasks import task_names
 
 if TYPE_CHECKING:

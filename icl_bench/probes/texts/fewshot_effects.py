@@ -10,7 +10,7 @@ import numpy as np
 from icl_bench.errors import NotMeasurable
 from icl_bench.measures.bounds import SIGNED, UNIT, Bounds
 from icl_bench.probes.protocol import MetricInfo
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.parts import Measurement, Metric
 
 if TYPE_CHECKING:
     from icl_bench.measures.null import HeadSet

@@ -24,7 +24,7 @@ from icl_bench.probes.prompts.examples import (
 )
 from icl_bench.probes.prompts.scoring import Sheet, lay_out
 from icl_bench.probes.protocol import MetricInfo, Probe
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.tasks import load_task, task_names
 
 if TYPE_CHECKING:

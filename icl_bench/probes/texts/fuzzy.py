@@ -12,7 +12,7 @@ from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.sequential import PoolSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
 from icl_bench.probes.protocol import MetricInfo, Probe
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.tasks import load_fuzzy_items
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 from icl_bench.errors import NotMeasurable
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.texts.text_rows import tabulate_positions
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.parts import Measurement, Metric
 
 if TYPE_CHECKING:
     from torch import Tensor

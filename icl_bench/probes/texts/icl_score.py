@@ -28,7 +28,7 @@ from icl_bench.probes.texts.text_rows import (
     tabulate_positions,
     tabulate_text,
 )
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from icl_bench.records.blocks import Block, Cell, Curve, Line, Quantity, Table
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 BINS = ((0, 7), (8, 15), (16, 31), (32, 63), (64, 127), (128, 255), (256, 510), (511, 10**6))
 """First and last position of the stretches that a table of losses has."""

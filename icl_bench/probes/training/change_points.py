@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.probes.training.phase_curves import QUANTITIES
-from icl_bench.records.record import Metric
+from icl_bench.records.parts import Metric
 
 if TYPE_CHECKING:
     from icl_bench.measures.phase import Change, Curve

@@ -21,7 +21,7 @@ from icl_bench.probes.training.phase_curves import (
     tabulate_curves,
     why_skipped,
 )
-from icl_bench.records.record import Measurement, Metric
+from icl_bench.records.parts import Measurement, Metric
 from icl_bench.records.steps import Series
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 
 from icl_bench.errors import MeasurementError, NotMeasurable
 from icl_bench.measures.bounds import SIGNED, UNIT, Bounds
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 from icl_bench.records.steps import Series
 
 if TYPE_CHECKING:

@@ -7,15 +7,21 @@ from typing import Any
 from icl_bench.records.blocks import Block, Curve, HeadGrid, Text
 from icl_bench.records.record import RunRecord
 from icl_bench.render.blocks import as_table, shown, stated
+from icl_bench.render.html import copying
 from icl_bench.render.html.panels import panel, series
 
 
 def section(record: RunRecord) -> dict[str, Any] | None:
-    """Return texts, panels and tables; of grids, which are in the heat map, the notes."""
+    """Return texts, panels and tables; of grids, which are in the heat map, the notes.
+
+    Those of ablations are in the section on copying.
+    """
     texts: list[dict[str, str]] = []
     panels: list[dict[str, Any]] = []
     tables: list[dict[str, Any]] = []
     for key, block in stated(record):
+        if record.measurements[key].probe == copying.PROBE:
+            continue
         title = _title(key, block)
         if isinstance(block, HeadGrid):
             if block.note:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from icl_bench.records.record import Check, RunRecord, Verdict
+from icl_bench.records.parts import Check, Verdict
+from icl_bench.records.record import RunRecord
 from icl_bench.render import tables
 from icl_bench.render.html.interval_plots import draw_strip
 from icl_bench.render.writing import numbers

@@ -8,7 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.records.parts import Measurement
+from icl_bench.records.record import RunRecord
 from icl_bench.render import circuits, tables
 from icl_bench.render.content import read_rows, should_have
 from icl_bench.render.writing import numbers

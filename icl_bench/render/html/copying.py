@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator
 from typing import Any
 
-from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.probes import report_of
+from icl_bench.records.blocks import Table
+from icl_bench.records.parts import Measurement
+from icl_bench.records.record import RunRecord
 from icl_bench.render.ablations import list_switched_off
+from icl_bench.render.blocks import shown
 from icl_bench.render.content import is_ablation, read_rows
-from icl_bench.render.details import ABLATED
+from icl_bench.render.details import ABLATED, EFFECTS
 from icl_bench.render.html.example import find_example
 from icl_bench.render.html.panels import panel, series
 from icl_bench.render.writing import numbers
 from icl_bench.render.writing.markup import bounds, estimate
 
+PROBE = "ablation"
+"""Whose tables stand here, beside what it switched off."""
 _NULLS = (("null", "random heads of the same layers"), ("uniform_null", "random heads anywhere"))
 
 
@@ -82,7 +89,7 @@ def _ablation(one: Measurement) -> dict[str, Any]:
         if clean and off:
             rows.append((title, estimate(clean), estimate(off)))
     effects = []
-    for name in ("loss_ratio", "copying_lost", "null_p_value"):
+    for name in EFFECTS:
         if metric := one.metrics.get(name):
             interval = bounds(metric.ci_low, metric.ci_high)
             effects.append((name, estimate(metric), interval))
@@ -94,9 +101,17 @@ def _ablation(one: Measurement) -> dict[str, Any]:
         "rows": rows,
         "effects": effects,
         "off": switched or "nothing: no head was chosen",
+        "tables": list(_tables(one)) if one.probe == PROBE else [],
         "null": words,
         "chart": chart,
     }
+
+
+def _tables(one: Measurement) -> Iterator[dict[str, Any]]:
+    for block in report_of(one):
+        if isinstance(block, Table):
+            header, rows = shown(block)
+            yield {"title": block.title, "words": block.note, "header": header, "rows": rows}
 
 
 def _null(one: Measurement) -> tuple[dict[str, Any] | None, str]:

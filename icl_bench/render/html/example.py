@@ -6,7 +6,8 @@ import unicodedata
 from collections.abc import Collection
 from typing import Any
 
-from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.records.parts import Measurement
+from icl_bench.records.record import RunRecord
 from icl_bench.render.content import read_rows, should_have
 from icl_bench.render.html.circuit import find_circuit
 from icl_bench.render.writing import numbers

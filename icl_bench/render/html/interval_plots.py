@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from icl_bench.records.record import Check
+from icl_bench.records.parts import Check
 from icl_bench.render.writing import numbers
 
 WIDTH, HEIGHT = 180, 26

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from icl_bench.records.record import Check, Measurement, RunRecord, Verdict
+from icl_bench.records.parts import Check, Measurement, Verdict
+from icl_bench.records.record import RunRecord
 from icl_bench.records.rows import list_heads
 from icl_bench.render.html.checks import anchor, verdict_cell
 from icl_bench.render.steps import describe_steps

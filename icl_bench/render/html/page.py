@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from icl_bench.records.record import write_atomically
+from icl_bench.records.writing import write_atomically
 from icl_bench.render.html.packing import pack
 from icl_bench.render.writing.text import legible
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from icl_bench.records.record import Check, RunRecord
+from icl_bench.records.parts import Check
+from icl_bench.records.record import RunRecord
 from icl_bench.render.html.checks import anchor, verdict_cell
 from icl_bench.render.quiz import option_rules
 from icl_bench.render.writing import numbers

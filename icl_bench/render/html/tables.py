@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.records.parts import Measurement
+from icl_bench.records.record import RunRecord
 from icl_bench.render.writing import numbers
 from icl_bench.render.writing.markup import bounds, estimate
 from icl_bench.render.writing.text import cut

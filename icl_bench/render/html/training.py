@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from icl_bench.records.record import Measurement, RunRecord
+from icl_bench.records.parts import Measurement
+from icl_bench.records.record import RunRecord
 from icl_bench.render import phases, steps
 from icl_bench.render.html.panels import panel, series
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from icl_bench.records.record import Metric
+from icl_bench.records.parts import Metric
 from icl_bench.render.writing import numbers
 from icl_bench.render.writing.text import one_line
 
@@ -38,7 +38,7 @@ def table(
 
     yield from tabulate(
         [[escape(cell) for cell in row] for row in rows],
-        headers=header,
+        headers=[escape(title) for title in header],
         tablefmt="pipe",
         disable_numparse=True,
         colalign=["right" if title in right else "left" for title in header],

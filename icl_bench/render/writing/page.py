@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from icl_bench.records.record import Verdict
+from icl_bench.records.parts import Verdict
 from icl_bench.render.writing.logs import escape_ci_commands
 from icl_bench.render.writing.text import columns, cut, fold, to_ascii
 

@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from icl_bench.records.record import Check, Measurement, Verdict
+from icl_bench.records.parts import Check, Measurement, Verdict
 from icl_bench.render.writing.logs import escape_ci_commands
 
 WORDS: dict[Verdict, str] = {
@@ -52,20 +52,21 @@ _ASCII = str.maketrans(
 
 def one_line(text: object) -> str:
     """Return text as one line without control and direction-changing characters."""
-    return _visible(" ".join(str(text).split()))
+    return visible(" ".join(str(text).split()))
 
 
 def legible(text: str) -> str:
     """Return text with spaces for whitespace, without control and direction-changing characters."""
-    return text if text.isprintable() else _visible(re.sub(r"\s", " ", text))
+    return text if text.isprintable() else visible(re.sub(r"\s", " ", text))
 
 
 def printable(text: str) -> str:
     """Return text of several lines, none of which can act on a terminal or on a CI system."""
-    return "\n".join(escape_ci_commands(_visible(line)) for line in text.splitlines())
+    return "\n".join(escape_ci_commands(visible(line)) for line in text.splitlines())
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
+    """Return text without control and direction-changing characters, line breaks among them."""
     return "".join(sign for sign in text if unicodedata.category(sign) not in ("Cc", "Cf", "Cs"))
 
 

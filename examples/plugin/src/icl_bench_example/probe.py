@@ -10,7 +10,7 @@ from icl_bench.probes import MetricInfo
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.settings import StrictSettings
 from icl_bench.records.blocks import Block, HeadGrid, Text
-from icl_bench.records.record import Measurement
+from icl_bench.records.parts import Measurement
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
