@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from icl_bench.records.rows import check_heads, check_plain, is_number, refuse_number
+from icl_bench.records.tables import check_tables
 
 DESELECTED = "deselected"
 """Reason of a check that the user left out of the run."""
@@ -106,7 +107,9 @@ class Measurement(Numbers):
         default_factory=list
     )
     """One row per attention head: layer, head and its scores, all of them finite numbers."""
-    tables: Annotated[dict[str, list[dict[str, Any]]], Plain] = Field(default_factory=dict)
+    tables: Annotated[dict[str, list[dict[str, Any]]], Plain, AfterValidator(check_tables)] = Field(
+        default_factory=dict
+    )
     """Further rows: null draws, curves, answers to single questions."""
 
     @property
