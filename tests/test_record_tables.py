@@ -49,6 +49,21 @@ def test_a_cell_that_cannot_be_drawn_is_refused_with_its_place(
         read_record(path)
 
 
+@pytest.mark.parametrize(
+    ("rule", "threshold"), [("between", None), ("between", [1]), ("equals", {"value": 1})]
+)
+def test_a_threshold_that_is_none_of_its_rule_is_refused(
+    tmp_path: Path, rule: str, threshold: Any
+) -> None:
+    data = json.loads(SERIES.read_bytes())
+    del data["digest"]
+    data["checks"][0] |= {"rule": rule, "threshold": threshold}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(RecordError, match=rf"field checks\.0\.threshold: .*'{rule}' has"):
+        read_record(path)
+
+
 def test_a_head_beyond_any_model_is_refused(tmp_path: Path) -> None:
     data = json.loads(SERIES.read_bytes())
     del data["digest"]
