@@ -2,36 +2,53 @@
 
 `--flips N` flips N single bits in a record, an entry of the cache and a baseline each: every one
 must be noticed, unless the values in the file are the same afterwards. `--models N` mutates model
-files (config, index, headers): each must be refused by one message, or be left to loading. Exit
-code 1 where something was not noticed or escaped.
+files (config, index, headers): each must be refused by one message, or be left to loading.
+`--records N` mutates records: each must be refused by one message, or be rendered in every format.
+Exit code 1 where something was not noticed or escaped.
 
-    python benchmarks/faults.py --flips 300 --models 20000
+    python benchmarks/faults.py --flips 300 --models 20000 --records 2000
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import random
 import struct
 import sys
 import tempfile
+import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from icl_bench.errors import RecordError, SpecError
+from icl_bench.ci.findings import of_comparison, of_records
+from icl_bench.ci.github import annotate
+from icl_bench.ci.gitlab import code_quality, openmetrics
+from icl_bench.ci.junit import file_properties
+from icl_bench.comparing import compare
+from icl_bench.errors import InputError, RecordError, SpecError
 from icl_bench.models.sources.checking import check_spec
 from icl_bench.models.sources.parsing import parse_spec
+from icl_bench.ranking import rank, read_entries
 from icl_bench.records.parts import Measurement
 from icl_bench.records.reading import read_numbers, read_record
+from icl_bench.records.record import RunRecord
+from icl_bench.render.comparison import comparison_markdown, comparison_text
+from icl_bench.render.html.report import report_page
+from icl_bench.render.leaderboard import leaderboard_text
+from icl_bench.render.terminal import summary
+from icl_bench.reports.files import REPORTS, SERIES_REPORTS
+from icl_bench.reports.leaderboard import write_leaderboard
 from icl_bench.running.cache import Cache, CacheWarning
 
 SAMPLES = Path(__file__).parents[1] / "reports" / "samples"
 SAMPLE = SAMPLES / "builtin-induction-2l" / "results.json"
+SERIES = SAMPLES / "builtin-induction-2l--" / "results.json"
 ODD: list[Any] = [
     *(None, True, False, 0, -1, 1, 2**31, 2**70, -0.5, 0.5, 1e308, float("nan"), float("inf")),
     *("", "x", "0", "../x", "/x", "\x1b[31m", "a\n::error::b", "<script>", "ä" * 3, "\ud800"),
@@ -217,7 +234,7 @@ def mutate(data: Any, draw: random.Random) -> Any:
         draw: where, and into what.
     """
     data = copy.deepcopy(data)
-    for _ in range(draw.randint(1, 3)):
+    for _ in range(draw.choice([1, 1, 1, 2, 3])):
         place = data
         while isinstance(place, (dict, list)) and place:
             key = draw.choice(list(place) if isinstance(place, dict) else range(len(place)))
@@ -238,12 +255,134 @@ def mutate(data: Any, draw: random.Random) -> Any:
     return data
 
 
+def mutate_record(data: Any, draw: random.Random) -> Any:
+    """Return a record's data with something changed, mostly where its types say least.
+
+    Args:
+        data: it stays as it is.
+        draw: where, and into what.
+    """
+    if draw.random() < 0.2:
+        return mutate(data, draw)
+    data = copy.deepcopy(data)
+    taken = draw.choice(list(data["measurements"].values()))
+    rows = draw.choice([taken["heads"], *taken["tables"].values(), data["checks"]])
+    values = [*ODD, 1e308, -1e308, 5e-324, 2**53, -3, 10**400, "midpoint", ["a", "b"]]
+    if not rows or draw.random() < 0.15:
+        part = draw.choice([taken["settings"], taken["metrics"], taken["tables"], data["model"]])
+        if part:
+            part[draw.choice(list(part))] = copy.deepcopy(draw.choice(values))
+        return data
+    some = rows if draw.random() < 0.5 else [draw.choice(rows)]
+    name, value = draw.choice(list(draw.choice(rows))), draw.choice(values)
+    match draw.randrange(6):
+        case 0:
+            for row in some:
+                row.pop(name, None)
+        case 1:
+            del rows[draw.randrange(2) :]
+        case 2:
+            rows[:] = draw.choice([rows * 2, rows[::-1], [{} for _ in rows]])
+        case 3 if type(some[0].get(name)) in (int, float):
+            for row in some:
+                if type(row.get(name)) in (int, float):
+                    row[name] = draw.choice([-1, 1e300, 0, 1e-300]) * row[name]
+        case _:
+            for row in some:
+                row[name] = copy.deepcopy(value)
+    return data
+
+
 def _dump(data: Any) -> bytes:
     return json.dumps(data).encode()
 
 
+def mutate_records(
+    count: int, folder: Path, seed: int = 0, samples: Sequence[Path] = (SAMPLE, SERIES)
+) -> Outcome:
+    """Mutate records, and render in every format each that is accepted.
+
+    Args:
+        count: how many.
+        folder: an empty one.
+        seed: of the mutations.
+        samples: sound records.
+    """
+    draw, outcome = random.Random(seed), Outcome()
+    sound = {path: json.loads(path.read_bytes()) for path in samples}
+    records = {path: read_record(path) for path in samples}
+    for name, path in zip("ab", samples):
+        (folder / name).mkdir()
+        (folder / name / "results.json").write_bytes(path.read_bytes())
+    odd = folder / "odd" / "results.json"
+    odd.parent.mkdir()
+    for number in range(count):
+        path = draw.choice(samples)
+        data = mutate_record(sound[path], draw)
+        data.pop("digest", None)
+        odd.write_bytes(_dump(data))
+        outcome.tried += 1
+        try:
+            record = read_record(odd)
+        except RecordError as error:
+            outcome.told += 1
+            if "\n" in str(error):
+                outcome.escaped.append(f"{number}: several lines: {error}")
+            continue
+        except Exception as error:
+            outcome.escaped.append(f"{number}: reading: {_show(error)}")
+            continue
+        outcome.accepted += 1
+        for name, render in _renderings(record, records[path], folder).items():
+            try:
+                render()
+            except (InputError, UnicodeEncodeError) as error:
+                if isinstance(error, UnicodeEncodeError):
+                    outcome.escaped.append(f"{number}: {name}: {_show(error)}")
+            except Exception as error:
+                outcome.escaped.append(f"{number}: {name}: {_show(error)}")
+    return outcome
+
+
+def _renderings(
+    record: RunRecord, other: RunRecord, folder: Path
+) -> dict[str, Callable[[], object]]:
+    """Every form that a record is shown in, by name."""
+
+    def compared(before: RunRecord, now: RunRecord) -> None:
+        found = compare(before, now)
+        comparison_text(found)
+        comparison_markdown(found)
+        json.dumps(found.as_data(), allow_nan=False)
+        annotate(of_comparison(found, {}))
+
+    def ranked() -> None:
+        board = rank(read_entries([folder]).read)
+        leaderboard_text(board)
+        write_leaderboard(board, folder / "board")
+
+    def told() -> None:
+        code_quality(of_records([record], {}))
+        openmetrics([record])
+        file_properties([record])
+
+    made: dict[str, Callable[[], object]] = {
+        name: functools.partial(make, record) for name, make in (REPORTS | SERIES_REPORTS).items()
+    }
+    made["report.html"] = lambda: report_page(record, "plotly.js")
+    made["terminal"] = lambda: summary([record, other])
+    made["comparison"] = lambda: compared(other, record)
+    made["comparison, as a baseline"] = lambda: compared(record, other)
+    made["leaderboard"] = ranked
+    made["CI"] = told
+    return made
+
+
 def _show(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:300]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [one for one in frames if "icl_bench" in Path(one.filename).parts] or frames
+    at = f"{Path(own[-1].filename).name}:{own[-1].lineno}"
+    return f"{type(error).__name__}: {error} ({at})"[-300:]
 
 
 def main() -> int:
@@ -251,6 +390,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--flips", type=int, default=0, help="bits to flip in each kind of file")
     parser.add_argument("--models", type=int, default=0, help="model files to mutate")
+    parser.add_argument("--records", type=int, default=0, help="records to mutate")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     found: dict[str, Outcome] = {}
@@ -259,6 +399,10 @@ def main() -> int:
             found |= flip_bits(given.flips, Path(folder), given.seed)
         if given.models:
             found["model files"] = mutate_models(given.models, Path(folder), given.seed)
+        if given.records:
+            empty = Path(folder, "records")
+            empty.mkdir()
+            found["records"] = mutate_records(given.records, empty, given.seed)
     print("| files | broken | told | same values | accepted | escaped |")
     print("|---|---|---|---|---|---|")
     for name, one in found.items():
@@ -267,7 +411,7 @@ def main() -> int:
             f"| {len(one.escaped)} |"
         )
     escaped = [line for one in found.values() for line in one.escaped]
-    print(*escaped[:20], sep="\n", file=sys.stderr)
+    print(*escaped[:100], sep="\n", file=sys.stderr)
     return 1 if escaped else 0
 
 

@@ -11,7 +11,8 @@ from icl_bench.errors import InputError
 from icl_bench.render.writing.logs import escape_ci_commands
 
 DESCRIPTION = """\
-Check suite files without running them. Every mistake is named with its line and column; nothing is
+Check suite files without running them. Every mistake is named with its line and column, and so is,
+as a warning, where a prompt and its choices meet with no whitespace or with too much; nothing is
 measured and no model is needed. Fit for a pre-commit hook.
 
   icl-bench validate mine.yaml
@@ -47,6 +48,8 @@ def run(given: argparse.Namespace) -> int:
             print(escape_ci_commands(str(error)), file=sys.stderr)
             code = USAGE
         else:
+            for warning in suite.warnings:
+                print(escape_ci_commands(f"{warning} (warning)"), file=sys.stderr)
             counts = (len(suite.measure), len(suite.checks), len(suite.quiz))
             print(
                 f"{file}: ok: suite {suite.name!r}, {counts[0]} measurements, "

@@ -40,12 +40,14 @@ class ModelName:
         slug: its name in ids and folders.
         origin: where it comes from, as in `ModelSpec.origin`; None for a model that was open.
         revision: revision or commit, when it has one.
+        adapter: which adapter is merged into its weights.
     """
 
     spec: str = "wrapped"
     slug: str = "wrapped"
     origin: str | None = None
     revision: str | None = None
+    adapter: str | None = None
 
 
 class ModelHandle:
@@ -73,10 +75,12 @@ class ModelHandle:
         tokenizer_note: str | None = None,
     ) -> None:
         self.model = model
-        self.tokenizer_note = tokenizer_note or "the model has no tokenizer"
+        if tokenizer is None and tokenizer_note is None:
+            tokenizer_note = "the model has no tokenizer"
+        self.tokenizer_note = tokenizer_note
         self.tokenizer = tokenizer
         self.spec, self.slug = name.spec, name.slug
-        self.origin, self.revision = name.origin, name.revision
+        self.origin, self.revision, self.adapter = name.origin, name.revision, name.adapter
         self.runner = Runner(model)
         self.vocabulary = usable_ids(model, tokenizer)
         if len(self.vocabulary) < 2:

@@ -29,6 +29,10 @@ class InconclusiveWarning(UserWarning):
     """A check's interval reaches across its threshold, and the run was told to let that pass."""
 
 
+class SuiteWarning(UserWarning):
+    """A suite says something that is allowed and hardly meant."""
+
+
 class CheckFailed(Exception):
     """A check did not hold; shown as its message, without a traceback."""
 
@@ -63,6 +67,11 @@ class SuiteFile(pytest.Collector):
                     f"{show_path(self.path)}: this suite was not there when the run began; name "
                     "it on the command line or by --icl-suite"
                 )
+        for text in suite.warnings:
+            try:
+                self.warn(SuiteWarning(printable(text)))
+            except SuiteWarning as error:  # where warnings are errors
+                raise self.CollectError(str(error)) from None
         for slug in session.slugs if session else []:
             for spec in suite.assertions:
                 name = item_name(spec.id, slug)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from icl_bench.records.rows import check_heads, check_plain, is_number, refuse_number
+from icl_bench.records.tables import check_tables
 
 DESELECTED = "deselected"
 """Reason of a check that the user left out of the run."""
@@ -106,7 +107,9 @@ class Measurement(Numbers):
         default_factory=list
     )
     """One row per attention head: layer, head and its scores, all of them finite numbers."""
-    tables: Annotated[dict[str, list[dict[str, Any]]], Plain] = Field(default_factory=dict)
+    tables: Annotated[dict[str, list[dict[str, Any]]], Plain, AfterValidator(check_tables)] = Field(
+        default_factory=dict
+    )
     """Further rows: null draws, curves, answers to single questions."""
 
     @property
@@ -114,6 +117,9 @@ class Measurement(Numbers):
         """How heads were switched off, in words; "" where the settings do not say."""
         method = str(self.settings.get("method", "")).replace("_", " ")
         return method + (", patterns frozen" if self.settings.get("patterns") == "frozen" else "")
+
+
+_TOLERATED = {"value", "tolerance"}
 
 
 class Check(Part):
@@ -160,6 +166,16 @@ class Check(Part):
     beside: list[str] | None = None
     """Quiz: other metrics of the measurement that are shown with the one that decides."""
 
+    @field_validator("threshold")
+    @classmethod
+    def _fits_the_rule(cls, threshold: Any, info: ValidationInfo) -> Any:
+        rule = info.data.get("rule")
+        if rule == "between" and not (isinstance(threshold, list) and len(threshold) == 2):
+            raise ValueError("'between' has two numbers")
+        if isinstance(threshold, dict) and rule == "equals" and _TOLERATED - threshold.keys():
+            raise ValueError("'equals' has a number, or a value and a tolerance")
+        return threshold
+
 
 class ModelInfo(Part):
     """Which model was measured, and how it was run."""
@@ -175,6 +191,10 @@ class ModelInfo(Part):
     """The name that it has where no other model has it; None where that is `slug`."""
     revision: str | None = None
     """Revision or commit, when the model has one."""
+    adapter: str | None = None
+    """Kind and size of the adapter that is merged into the weights."""
+    tokenizer_note: str | None = None
+    """Why there is no tokenizer, or in what it is another than the class that it names."""
     fingerprint: str | None = None
     """SHA-256 over every weight."""
     architecture: str | None = None

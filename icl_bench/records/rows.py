@@ -16,6 +16,10 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, to_jsonable_pyt
 
 UNKNOWN = ("_stderr", "_low", "_high")
 """Endings of the columns of heads that may be null: what is known only of several samples."""
+LARGEST = 1e100
+"""Numbers beyond it cannot be measured, and what is computed from them has no value."""
+MOST_PLACES = 10_000
+"""Layers, and heads of a layer, that a model can have: reports draw a grid of them."""
 _DEEPEST = 100
 """Levels within a value down to which a mistake is looked for."""
 
@@ -51,9 +55,9 @@ def check_heads(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if name not in row:
                 refuse((place,), row, f"the row has no {name!r}")
             row[name] = _plain_number(row[name])
-            if type(row[name]) is not int or row[name] < 0:
-                shown = _show(row[name])
-                refuse((place, name), row[name], f"{shown} is no whole number from 0 on")
+            if type(row[name]) is not int or not 0 <= row[name] < MOST_PLACES:
+                told = f"{shown(row[name])} is no whole number from 0 on"
+                refuse((place, name), row[name], told)
         unknown = []
         for name, value in row.items():
             if value is None and name.endswith(UNKNOWN):
@@ -92,17 +96,12 @@ def check_plain(value: Any) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """Whether something is one of Python's numbers, and finite.
+    """Whether something is one of Python's numbers, finite and not beyond all bounds.
 
     Args:
         value: anything.
     """
-    if type(value) not in (int, float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number that no float can hold
-        return False
+    return type(value) in (int, float) and -LARGEST <= value <= LARGEST
 
 
 def refuse(place: Place, value: Any, why: str, head: str | None = None) -> NoReturn:
@@ -133,7 +132,9 @@ def refuse_number(place: Place, value: Any, head: str | None = None) -> NoReturn
     Raises:
         ValidationError: always.
     """
-    refuse(place, value, f"{_show(value)} is not a finite number", head)
+    finite = type(value) in (int, float) and abs(value) < math.inf
+    why = f"not a number up to {LARGEST:g}" if finite else "not a finite number"
+    refuse(place, value, f"{shown(value)} is {why}", head)
 
 
 def explain(error: ValidationError) -> str:
@@ -159,8 +160,8 @@ def explain(error: ValidationError) -> str:
         where = ".".join([error.title, *map(str, place)])
     if type(value) is float and not math.isfinite(value):
         return f"{where} is {value}"
-    shown = " ".join(repr(value).split())
-    return f"{where} is {_cut(shown)} ({first['msg']})"
+    told = " ".join(repr(value).split())
+    return f"{where} is {_cut(told)} ({first['msg']})"
 
 
 def _plain_number(value: Any) -> Any:
@@ -181,8 +182,8 @@ def _as_list(value: Any) -> Any:
         raise ValueError from None
 
 
-def _show(value: Any) -> str:
-    """A value as JSON writes it, not long."""
+def shown(value: Any) -> str:
+    """Return a value as JSON writes it, not long."""
     try:
         return _cut(json.dumps(value))
     except (TypeError, ValueError):
@@ -203,8 +204,8 @@ def _is_plain(value: Any) -> bool:
 
 def _is_finite(value: Any) -> bool:
     # Without the place, which is needed once in many thousand rows: reading should not wait for it.
-    if type(value) is float:
-        return math.isfinite(value)
+    if type(value) in (int, float):
+        return is_number(value)
     if type(value) is dict:
         return all(map(_is_finite, value.values()))
     return type(value) is not list or all(map(_is_finite, value))

@@ -6,18 +6,9 @@ from typing import Any
 
 from icl_bench.probes import known_probe
 from icl_bench.records.parts import Measurement
+from icl_bench.records.tables import needed_columns
 
 Row = dict[str, Any]
-_EDGE = ("layer", "head", "sender_layer", "sender_head", "side", "clean", "patched", "drop")
-_COLUMNS = {
-    "broken_steps": ("step", "reason"),
-    "attention_sides": ("layer", "head", "side", "component", "value"),
-    "composition": _EDGE,
-    "example_tokens": ("position", "token"),
-    "selected_heads": ("layer", "head"),
-    "steps": ("step",),
-}
-"""Table -> columns of every row, for tables that reports draw."""
 
 
 def read_rows(measurement: Measurement, table: str, *columns: str) -> list[Row]:
@@ -29,7 +20,7 @@ def read_rows(measurement: Measurement, table: str, *columns: str) -> list[Row]:
         columns: what every row must have, beside what is known of tables of that name.
     """
     rows = measurement.tables.get(table, [])
-    needed = {*columns, *_COLUMNS.get(table, ())}
+    needed = {*columns, *needed_columns(table)}
     return rows if all(needed <= row.keys() for row in rows) else []
 
 

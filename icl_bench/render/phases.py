@@ -35,6 +35,10 @@ _CHANGE_HEADER = (
 )
 
 
+_LOCATED = {"onset", "midpoint", "end", "sharpness"}
+"""What a curve that changes has in the table `changes`."""
+
+
 def phase_changes(record: RunRecord) -> Iterator[tuple[str, Measurement]]:
     """Key and measurement of every phase change that was measured.
 
@@ -74,8 +78,8 @@ def pictures(measurement: Measurement, width: int = PICTURE) -> list[str]:
         ("loss on repeats falls", "loss_step"),
         ("training loss falls", "training_loss_step"),
     ):
-        if metric in measurement.metrics:
-            step = measurement.metrics[metric].value
+        if metric in measurement.metrics and steps[-1] > steps[0]:
+            step = max(measurement.metrics[metric].value, steps[0])
             share = math.log(step / steps[0]) / math.log(steps[-1] / steps[0])
             place = min(int(share * width), width - 1)
             lines.append(f"{title:<{side}}  {' ' * place}^ {numbers.number(round(step))}")
@@ -90,18 +94,20 @@ def changes_table(measurement: Measurement) -> tuple[list[str], list[list[str]]]
     Args:
         measurement: of the probe `phase_change`.
     """
-    rows = []
-    for row in measurement.tables.get("changes", []):
+    rows: list[list[str]] = []
+    for row in read_rows(measurement, "changes"):
         name = row["curve"]
         points = [value for step, value in _points(measurement, name) if step >= 1]
-        cells = [CURVES.get(name, name), numbers.number(points[0]), numbers.number(points[-1])]
-        if "midpoint" not in row:
+        if not points:
+            continue
+        cells = [str(CURVES.get(name, name)), numbers.number(points[0]), numbers.number(points[-1])]
+        if not row.keys() >= _LOCATED:
             rows.append([*cells, "no change", "", "", "", "", "", ""])
             continue
         steps = [numbers.number(round(row[part])) for part in ("onset", "midpoint", "end")]
         between = _between(row, "midpoint")
         interval = ""
-        if "sharpness_ci_low" in row:
+        if {"sharpness_ci_low", "sharpness_ci_high"} <= row.keys():
             interval = numbers.interval(row["sharpness_ci_low"], row["sharpness_ci_high"])
         p_value = numbers.number(row["null_p_value"]) if "null_p_value" in row else ""
         share = numbers.number(row["sharpness"])
@@ -156,7 +162,7 @@ def summarize(measurement: Measurement) -> str:
 
 def _points(measurement: Measurement, name: str) -> list[tuple[float, float]]:
     if name == "training_loss":
-        return [(row["step"], row["loss"]) for row in measurement.tables.get(name, [])]
+        return [(row["step"], row["loss"]) for row in read_rows(measurement, name)]
     return [(row["step"], row[name]) for row in measurement.tables["curves"] if name in row]
 
 

@@ -88,6 +88,10 @@ def _add_header(page: Page, record: RunRecord, prefix: str = "") -> None:
     page.wrap(prefix, one_line(body), len(prefix))
     if model.attention_note:
         page.wrap("", f"attention: {one_line(model.attention_note)}", 2)
+    if model.adapter:
+        page.wrap("", f"adapter: {one_line(model.adapter)}", 2)
+    if model.tokenizer_note:
+        page.wrap("", f"tokenizer: {one_line(model.tokenizer_note)}", 2)
 
 
 def _heads(heads: int | list[int] | None) -> str:

@@ -36,6 +36,8 @@ def describe_model(
     return ModelInfo(
         **named,
         revision=model.revision,
+        adapter=model.adapter,
+        tokenizer_note=model.tokenizer_note,
         # Not the model's own, remembered one: whoever wraps a model may train it between two runs.
         fingerprint=weights or fingerprint(model.model),
         architecture=type(model.model).__name__,

@@ -17,6 +17,7 @@ from icl_bench.suite.error_messages import validate
 from icl_bench.suite.measuring import Measurements, Notes
 from icl_bench.suite.problems import make_error, show_path, show_value
 from icl_bench.suite.schema import VERSION, SuiteFile
+from icl_bench.suite.seams import find_seams
 from icl_bench.suite.specs import Suite
 
 
@@ -63,6 +64,10 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
             for section in ("checks", "quiz")
             for index, entry in enumerate(data.get(section) or [])
         },
+        warnings=tuple(
+            "{}:{}:{}: {}".format(show_path(file), *document.locate(place), message)
+            for place, message in find_seams(data)
+        ),
     )
 
 

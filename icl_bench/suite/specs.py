@@ -106,6 +106,7 @@ class Suite:
         shipped: whether the suite is one of those that come with icl_bench.
         version: of the suite, as the file says; 1 where it says nothing.
         lines: id of a check or quiz item -> line of the file that it stands at.
+        warnings: what is allowed and hardly meant, each as `path:line:column: message`.
     """
 
     path: Path
@@ -118,6 +119,7 @@ class Suite:
     shipped: bool
     version: int = 1
     lines: Mapping[str, int] = field(default_factory=dict, compare=False)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def assertions(self) -> tuple[CheckSpec | QuizSpec, ...]:

@@ -140,12 +140,16 @@ def _run_tiny_batch(runner: Runner, vocabulary: list[int]) -> _TinyRun:
 
 
 def _read_settings(runner: Runner) -> dict[tuple[int, str], str]:
-    """Return what modules keep as text, such as BigBird its kind of attention."""
+    """Return what modules keep as text, such as BigBird its kind of attention.
+
+    Where the weights of a quantized checkpoint are unpacked in the first pass, it is noted once
+    (`quantization_status`); the values are the same before and after.
+    """
     return {
         (index, name): value
         for index, module in enumerate(runner.model.modules())
         for name, value in vars(module).items()
-        if isinstance(value, str)
+        if isinstance(value, str) and name != "quantization_status"
     }
 
 

@@ -25,9 +25,9 @@ UNUSABLE = re.compile(
 def usable_ids(model: PreTrainedModel, tokenizer: Any | None) -> list[int]:
     """Return the ids that probe sequences may hold, in ascending order.
 
-    Left out are special, added, unused, padding and byte-fallback ids, and ids that only one of
-    tokenizer, embedding table and logits knows. Without a tokenizer only the config's special ids
-    are left out.
+    Left out are special, unused, padding and byte-fallback ids, added ones unless most are added,
+    and ids that only one of tokenizer, embedding table and logits knows. Without a tokenizer only
+    the config's special ids are left out.
 
     Args:
         model: the causal language model.
@@ -45,13 +45,17 @@ def usable_ids(model: PreTrainedModel, tokenizer: Any | None) -> list[int]:
     if tokenizer is None:
         return [i for i in range(rows) if i not in banned]
     banned.update(tokenizer.all_special_ids)
-    banned.update(getattr(tokenizer, "added_tokens_decoder", {}))
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    banned.update(index for index, token in added.items() if getattr(token, "special", True))
     usable = {
         index
         for token, index in tokenizer.get_vocab().items()
         if index < rows and index not in banned and not UNUSABLE.match(token)
     }
-    return sorted(usable)
+    # Words that were added to a vocabulary may never have been trained; where they are most of
+    # it, they are its words.
+    words = usable - added.keys()
+    return sorted(words if 2 * len(words) >= len(usable) else usable)
 
 
 def frequent_ids(usable: list[int]) -> list[int]:

@@ -61,7 +61,7 @@ def make_model(parts: LoadedParts, spec: ModelSpec, slug: str, options: RunOptio
     return Model(
         parts.model,
         parts.tokenizer,
-        ModelName(spec.public, slug, spec.origin, parts.revision),
+        ModelName(spec.public, slug, spec.origin, parts.revision, parts.adapter),
         batch_size=options.batch_size,
         tokenizer_note=parts.tokenizer_note,
     )

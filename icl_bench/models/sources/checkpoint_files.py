@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from icl_bench.errors import SpecError
+from icl_bench.models.module.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter
 from icl_bench.models.module.tensor_headers import check_headers
 
 SAFE_WEIGHTS = "model.safetensors"
@@ -22,7 +23,6 @@ NO_PICKLE = (
     "safetensors, or give --icl-allow-pickle if you trust its author"
 )
 
-ADAPTER_CONFIG = "adapter_config.json"
 AN_ADAPTER = "; it holds an adapter: merge it into its base model and save that"
 TRAINING_STATE = {
     r"zero_to_fp32\.py$|(zero_pp_rank|mp_rank)_\d+": (
@@ -87,6 +87,7 @@ def check_folder(folder: Path, *, allow_pickle: bool = False) -> None:
     content = read_json(config)
     check_config(content)
     _check_weights(folder, content, allow_pickle)
+    check_adapter(folder)
 
 
 def check_config(config: Any) -> None:
@@ -221,7 +222,7 @@ def _check_weights(folder: Path, config: dict[str, Any], allow_pickle: bool) -> 
 
 def _explain_missing_weights(folder: Path) -> str:
     names = sorted(os.listdir(folder))
-    if ADAPTER_CONFIG in names or any(name.startswith("adapter_model.") for name in names):
+    if ADAPTER_CONFIG in names or set(names) & set(ADAPTER_WEIGHTS):
         return f"the folder has no {SAFE_WEIGHTS}{AN_ADAPTER}"
     inside = [*names, *(f"{path.parent.name}/{path.name}" for path in folder.glob("*/*"))]
     for pattern, what in TRAINING_STATE.items():

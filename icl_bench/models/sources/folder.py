@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_bench.errors import SpecError
+from icl_bench.models.module.adapters import has_adapter
 from icl_bench.models.sources.checkpoint_files import check_folder, read_json
 from icl_bench.models.sources.file_identity import (
     borrows_code,
@@ -118,6 +119,8 @@ class Folder(Source):
         return load_pretrained(spec.target, how)
 
     def pour(self, spec: ModelSpec, how: Opening) -> Stored | None:
+        if has_adapter(Path(spec.target)):
+            return None  # its weights are not those of the files
         return Stored(Path(spec.target), spec.target)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_bench.errors import SpecError
+from icl_bench.models.module.adapters import ADAPTER_CONFIG, has_adapter
 from icl_bench.models.module.quiet import silenced
 from icl_bench.models.module.weights import explain_failure
 from icl_bench.models.sources.checkpoint_files import (
@@ -56,6 +57,12 @@ class _Unavailable(Exception):
     """The hub gave no answer, or refused one; a cached copy may still serve."""
 
 
+_BESIDE = (
+    f"the repository holds an adapter beside its weights ({ADAPTER_CONFIG}); download it and give "
+    "its folder, or merge the adapter into the weights and give these"
+)
+
+
 def find_on_hub(repo: str, revision: str | None, *, allow_pickle: bool = False) -> HubModel:
     """Find a model on the hub, or in the hub's cache when the hub cannot be reached.
 
@@ -86,6 +93,8 @@ def _find(repo: str, revision: str | None, allow_pickle: bool) -> HubModel:
                 f"the repository has no config.json, so it is no transformers model (if it holds "
                 f"GGUF files, download one and give its path){_at(revision)}"
             )
+        if ADAPTER_CONFIG in files:
+            raise SpecError(_BESIDE)
         # By the name that was given, for the cache to remember which commit it stood for.
         config = _download(repo, "config.json", revision)
         check_config(read_json(config))
@@ -263,6 +272,8 @@ def _find_in_cache(repo: str, revision: str | None, allow_pickle: bool, why: str
         )
     check_config(read_json(config))
     commit = config.parent.name
+    if has_adapter(config.parent):
+        raise SpecError(_BESIDE)
     weights = _cached(repo, SAFE_WEIGHTS, commit) or _cached(repo, SAFE_INDEX, commit)
     if weights is None and allow_pickle:
         weights = _cached(repo, PICKLE_WEIGHTS, commit) or _cached(repo, PICKLE_INDEX, commit)

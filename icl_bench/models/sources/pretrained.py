@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import ModelError, UnsupportedModel
+from icl_bench.models.module.adapters import merge_adapter, without_adapter
 from icl_bench.models.module.placement import keep_offloaded, split_options
 from icl_bench.models.module.quiet import silenced
 from icl_bench.models.module.tokenizer import load_tokenizer
@@ -44,38 +45,55 @@ def load_pretrained(
     if commit is not None:
         load.update(revision=commit, local_files_only=cached)
     split = options.device == SPLIT
+    adapter = None
     with silenced(), _no_conversion_request():
         with contextlib.ExitStack() as stack:
             placing = stack.enter_context(split_options()) if split else {}
-            model = _load_model(source, how.dtype, options.allow_pickle, {**load, **placing})
+            plain = stack.enter_context(without_adapter(source))
+            model = _load_model(plain, how.dtype, options.allow_pickle, {**load, **placing})
             if split:
                 keep_offloaded(model, placing)
+        if plain != source:
+            model, adapter = merge_adapter(model, source)
         tokenizer, note = load_tokenizer(source, load)
-    return LoadedParts(model, tokenizer, commit, note)
+    return LoadedParts(model, tokenizer, commit, note, adapter)
+
+
+_UNKNOWN = "Unrecognized configuration class"
 
 
 def _load_model(
     source: str, dtype: torch.dtype | None, allow_pickle: bool, options: dict[str, Any]
 ) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     # Makes the built-in models' architecture known to transformers: they can be trained anew.
     import icl_bench.reference.architecture  # noqa: F401
 
-    auto: Any = AutoModelForCausalLM
+    options = {
+        "dtype": "auto" if dtype is None else dtype,
+        "use_safetensors": None if allow_pickle else True,
+        # Not to accept them: to name them all in an error of our own.
+        "ignore_mismatched_sizes": True,
+        "output_loading_info": True,
+        **options,
+    }
+    causal: Any = AutoModelForCausalLM
+    wrapper: Any = AutoModelForImageTextToText
     try:
-        model, info = auto.from_pretrained(
-            source,
-            dtype="auto" if dtype is None else dtype,
-            use_safetensors=None if allow_pickle else True,
-            # Not to accept them: to name them all in an error of our own.
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **options,
-        )
+        try:
+            model, info = causal.from_pretrained(source, **options)
+        except ValueError as error:
+            if _UNKNOWN not in str(error):
+                raise
+            # Wrappers of a language model that see images too; without images it runs alone.
+            try:
+                model, info = wrapper.from_pretrained(source, **options)
+            except ValueError as second:
+                raise (error if _UNKNOWN in str(second) else second) from None
     except Exception as error:
         text = str(error)
-        if "Unrecognized configuration class" in text:
+        if _UNKNOWN in text:
             name = re.search(r"configuration class <class '[^']*?(\w+)'>", text)
             which = f" ({name.group(1)})" if name else ""
             raise UnsupportedModel(

@@ -59,13 +59,15 @@ class LoadedParts:
         model: in evaluation mode, on its device, in its data type.
         tokenizer: None when there is none that works.
         revision: commit hash, when the model came from a hub.
-        tokenizer_note: why there is no tokenizer.
+        tokenizer_note: why there is no tokenizer, or how it is another than its class.
+        adapter: which adapter is merged into the weights.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None = None
     revision: str | None = None
     tokenizer_note: str | None = None
+    adapter: str | None = None
 
     def settle_tokenizer(self) -> None:
         """Leave a tokenizer out that is of no use with the model, and note why there is none."""

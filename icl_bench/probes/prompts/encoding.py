@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def encode(model: Model, text: str) -> list[int]:
-    """Tokenize a text in the tokenizer's own way, without an end token that it may close with.
+    """Tokenize a text in the tokenizer's own way, without what it puts at the end.
 
     Args:
         model: for its tokenizer.
@@ -22,15 +22,18 @@ def encode(model: Model, text: str) -> list[int]:
 
     Raises:
         NotMeasurable: no tokenizer, or an unknown word.
+        MeasurementError: a token that the model does not have.
     """
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        raise NotMeasurable(f"no text can be put to the model: {model.tokenizer_note}")
+    plain = encode_alone(model, text)
+    tokenizer: Any = model.tokenizer
     ids = list(tokenizer(text)["input_ids"])
-    # Some tokenizers close every text with an end token, which nothing may follow.
+    # Templates close every text with tokens of their own, after which no choice may stand.
+    for start in range(len(ids) - len(plain) + 1 if plain else 0):
+        if ids[start : start + len(plain)] == plain:
+            return ids[: start + len(plain)]
     if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(tokenizer.eos_token):
         ids.pop()
-    _refuse_unknown(tokenizer, ids, text)
+    _refuse_unknown(model, ids, text)
     return ids
 
 
@@ -39,19 +42,28 @@ def encode_alone(model: Model, text: str) -> list[int]:
 
     Raises:
         NotMeasurable: no tokenizer, or an unknown word.
+        MeasurementError: a token that the model does not have.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise NotMeasurable(f"no text can be put to the model: {model.tokenizer_note}")
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    _refuse_unknown(tokenizer, ids, text)
+    _refuse_unknown(model, ids, text)
     return ids
 
 
-def _refuse_unknown(tokenizer: Any, ids: Sequence[int], text: str) -> None:
+def _refuse_unknown(model: Model, ids: Sequence[int], text: str) -> None:
+    tokenizer: Any = model.tokenizer
     unknown = tokenizer.unk_token_id
     if unknown is not None and unknown in ids:
         raise NotMeasurable(f"the tokenizer does not know every word of {text!r}")
+    rows = len(model.embedding)
+    if past := [token for token in ids if token >= rows]:
+        name = tokenizer.convert_ids_to_tokens(past[0])
+        raise MeasurementError(
+            f"token {name!r} has id {past[0]}, but the model knows {rows} ids (0 to {rows - 1}): "
+            "its embedding was not resized when the token was added"
+        )
 
 
 def encode_choices(

@@ -52,14 +52,13 @@ def _by_position(record: RunRecord) -> dict[str, Any] | None:
     found = find_example(record)
     if found is None:
         return None
-    tables = found[1].tables
     induction = [
-        int(row["switch"]) for row in tables.get("switches", []) if row["role"] == "induction"
+        int(row["switch"]) for row in read_rows(found[1], "switches") if row["role"] == "induction"
     ]
     lines = []
     for off, name in (([], "clean"), (sorted(induction), "induction heads off")):
         if off or name == "clean":
-            for row in tables.get("switched", []):
+            for row in read_rows(found[1], "switched"):
                 if sorted(row["off"]) == off:
                     losses = row["loss_by_position"]
                     points = [{"position": i, "loss": loss} for i, loss in enumerate(losses, 1)]

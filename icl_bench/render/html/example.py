@@ -39,7 +39,7 @@ def _examples(record: RunRecord) -> list[tuple[str, Measurement]]:
     return sorted(
         found,
         key=lambda item: (
-            not any(row["role"] == "induction" for row in item[1].tables.get("switches", []))
+            not any(row["role"] == "induction" for row in read_rows(item[1], "switches"))
         ),
     )
 
@@ -64,7 +64,7 @@ def section(record: RunRecord) -> dict[str, Any] | None:
     if circuit:
         heads = [{"head": _name(h), "role": "previous_token"} for h in list(circuit.previous)[:3]]
         heads += [{"head": _name(h), "role": "induction"} for h in list(circuit.scores)[:4]]
-    rows = measurement.tables.get("example_patterns", [])
+    rows = read_rows(measurement, "example_patterns")
     patterns = _patterns(rows, {one["head"] for one in heads})
     return {
         "missing": None,
@@ -84,8 +84,8 @@ def switches_section(record: RunRecord) -> dict[str, Any] | None:
     if found is None:
         return None
     _, measurement = found
-    switches = measurement.tables.get("switches", [])
-    rows = measurement.tables.get("switched", [])
+    switches = read_rows(measurement, "switches")
+    rows = read_rows(measurement, "switched")
     if not switches or not rows:
         return {"switches": [], "why": measurement.reason or "no head of the circuit was found"}
     random = [

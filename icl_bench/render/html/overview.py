@@ -73,6 +73,10 @@ def _notes(record: RunRecord) -> Iterator[str]:
         yield f"This run is {record.status}: {_STATUS[record.status]}."
     if record.model.attention_note:
         yield f"Attention: {record.model.attention_note}"
+    if record.model.adapter:
+        yield f"Adapter merged into the weights: {record.model.adapter}"
+    if record.model.tokenizer_note:
+        yield f"Tokenizer: {record.model.tokenizer_note}"
     if cached := count_cached(record.measurements.values()):
         yield f"{cached}: weights, settings and code are those of the run that took them."
 

@@ -7,6 +7,7 @@ from typing import Any
 from icl_bench.records.parts import Measurement
 from icl_bench.records.record import RunRecord
 from icl_bench.render import phases, steps
+from icl_bench.render.content import read_rows
 from icl_bench.render.html.panels import panel, series
 
 _SCORES = ("induction", "induction_excess", "previous_token", "copy_accuracy")
@@ -46,12 +47,12 @@ def _phase_panels(one: Measurement) -> list[dict[str, Any] | None]:
     curves = one.tables["curves"]
     marks = [
         {"x": row["midpoint"], "label": f"half of {phases.CURVES.get(row['curve'], row['curve'])}"}
-        for row in one.tables.get("changes", [])
+        for row in read_rows(one, "changes")
         if row.get("curve") in ("induction", "previous_token") and row.get("midpoint") is not None
     ]
     scores = [series(phases.CURVES[name], curves, "step", name) for name in _SCORES]
     losses = [series(phases.CURVES[name], curves, "step", name) for name in _LOSSES]
-    noted = one.tables.get("training_loss", [])
+    noted = read_rows(one, "training_loss")
     recorded = series(phases.CURVES["training_loss"], noted, "step", "loss", dash=True)
     step = "optimizer step"
     return [

@@ -91,10 +91,11 @@ def rule(name: str, threshold: Any) -> str:
         name: above, below, at_least, at_most, between or equals.
         threshold: the rule's number, its two numbers, or `{"value": ..., "tolerance": ...}`.
     """
-    if name == "between":
+    # Those of a quiz item's options are not looked at when a record is read.
+    if name == "between" and isinstance(threshold, (list, tuple)) and len(threshold) == 2:
         return f"{_side(threshold[0])} – {_side(threshold[1])}"
     if name == "equals":
-        if isinstance(threshold, dict):
+        if isinstance(threshold, dict) and {"value", "tolerance"} <= threshold.keys():
             return f"= {_side(threshold['value'])} ± {_side(threshold['tolerance'])}"
         return f"= {_side(threshold)}"
     return f"{_SIGNS.get(name, name)} {_side(threshold)}"
