@@ -23,7 +23,7 @@ def sample(name: str) -> RunRecord:
 def make_hostile(record: RunRecord) -> RunRecord:
     """Return the record with hostile text wherever text from models and suites stands."""
     told = record.model_copy(deep=True)
-    told.model.spec = HOSTILE
+    told.model.spec, told.model.origin = HOSTILE, None
     told.model.architecture = HOSTILE
     told.model.attention_note = HOSTILE
     told.suites[0].description = HOSTILE

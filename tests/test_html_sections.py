@@ -10,7 +10,7 @@ import struct
 import pytest
 from html_pages import Reader, sample
 
-from icl_bench.records.parts import Check, GateVerdict
+from icl_bench.records.parts import Check, GateVerdict, Metric
 from icl_bench.records.record import RunRecord
 from icl_bench.render.html import circuit, copying, example, heads, overview, tables
 from icl_bench.render.html.interval_plots import draw_strip
@@ -173,7 +173,8 @@ def test_an_ablation_that_two_suites_share_is_shown_once() -> None:
 def test_the_nulls_own_sequences_are_told() -> None:
     record = sample("SmolLM2-135M-Instruct.Q4_1").model_copy(deep=True)
     measured = record.measurements["core/collapse"]
-    own = measured.metrics["null_observed_ratio"]
+    own = measured.metrics["null_observed_ratio"] = Metric(value=4.25, n=4, exact=True)
+    measured.tables["null"] = [{"draw": i, "heads": "1.2", "loss_ratio": 1 + i} for i in range(3)]
     words = copying.section(record)["ablations"][0]["null"]  # type: ignore[index]
     told = f"On the null's own {own.n} sequences: loss ratio of the chosen heads "
     assert words.startswith(told + numbers.number(own.value))

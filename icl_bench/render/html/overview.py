@@ -119,11 +119,14 @@ def _first(measured: list[Measurement], *names: str) -> Measurement | None:
     return next((one for one in measured if one.metrics.keys() >= {*names}), None)
 
 
+_NULLS = {"null_margin", "null_p_value"}
+
+
 def _main_ablation(record: RunRecord) -> Measurement | None:
     """The ablation that a reader means: heads off, no part of an edge, no layer, with its null."""
     asked = {check.measurement for check in record.checks if check.metric == "copying_lost"}
     found = [
-        (_by_induction(one), "null_p_value" in one.metrics, key in asked, one)
+        (_by_induction(one), not _NULLS.isdisjoint(one.metrics), key in asked, one)
         for key, one in record.measurements.items()
         if "copying_lost" in one.metrics
         and one.tables.get("ablated_heads")
@@ -137,7 +140,11 @@ def _by_induction(one: Measurement) -> bool:
     """Whether heads were chosen by their induction scores, not listed or chosen otherwise."""
     chosen = one.settings.get("heads")
     where = chosen.get("where") if isinstance(chosen, dict) else None
-    return isinstance(where, dict) and set(where) == {"induction"}
+    return (
+        isinstance(where, dict)
+        and "induction" in where
+        and all(str(score).startswith("induction") for score in where)
+    )
 
 
 def _without(one: Measurement) -> str:
