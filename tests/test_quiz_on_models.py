@@ -46,7 +46,7 @@ VERDICTS = {
     "not-all-of-language": (S, S, S, S),
     # What the twin gains from knowing the words is the work of few heads too, of low scores.
     "which-heads-to-keep": (P, P, P, S),
-    "the-same-heads-elsewhere": (P, P, U, S),
+    "the-same-heads-elsewhere": (P, P, P, S),
     "are-there-layers-enough": (P, P, F, F),
     "the-second-layer-writes": (P, P, S, S),
     "the-first-layer-prepares": (P, P, S, S),
