@@ -5,6 +5,7 @@ The clean runs are shared by all measurements of a model that look at the same s
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -42,7 +43,7 @@ class DrawnAlike(Protocol):
 
 
 @dataclass(frozen=True)
-class CopyRun:
+class CopyRun(ABC):
     """Sequences in which a block comes again, and a clean run of them.
 
     Args:
@@ -62,13 +63,13 @@ class CopyRun:
         """first - repeated, nats, shape (sequences,)."""
         return np.asarray(self.first - self.repeated)
 
+    @abstractmethod
     def edges(self, offset: int) -> Pairs:
         """Return the pairs of (query, key at `offset` from the earlier occurrence)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def average(self, nll: Tensor, start: int, stop: int) -> np.ndarray:
         """Average the losses of `targets` over each of sequences start..stop-1."""
-        raise NotImplementedError
 
     def rises(
         self,
