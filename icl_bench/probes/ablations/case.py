@@ -132,12 +132,14 @@ def plan_case(
             *null.heads,
             *(head for some in levels.values() for head in some),
         ]
+    # A mean over a thousand positions is no surer of twice as many.
+    is_mean = settings.method == "mean"
+    sequences = min(settings.sequences, HELD_OUT) if is_mean else settings.sequences
     prepared = prepare_replacement(
         model,
         settings.method,
         parts=[*heads, *components, *others],
-        # A mean over a thousand positions is no surer of twice as many.
-        sequences=min(settings.sequences, HELD_OUT if settings.method == "mean" else 10**9),
+        sequences=sequences,
         length=tokens.input_ids.shape[1],
         bos=model.choose_bos(settings.bos),
         seed=settings.seed,
