@@ -8,7 +8,8 @@ from typing import Any, cast
 from icl_bench.errors import nearest
 from icl_bench.suite.document import PathKey
 from icl_bench.suite.error_messages import keys_at, validate
-from icl_bench.suite.measuring import Measurements, Notes
+from icl_bench.suite.measuring import Measurements
+from icl_bench.suite.notes import Notes
 from icl_bench.suite.schema import (
     RULES,
     CheckEntry,

@@ -41,15 +41,16 @@ def json_schema() -> dict[str, Any]:
 
     parts = schema["properties"]
     parts["icl_suite"]["const"] = VERSION
-    parts["defaults"].update(
-        properties=_defaults(list(settings.values())), additionalProperties=False
-    )
+    every = _defaults(list(settings.values()))
+    parts["defaults"].update(properties=every, additionalProperties=False)
     parts["measure"].update(
         propertyNames={"pattern": ENTRY_NAME},
         additionalProperties={
             "type": "object",
-            "required": ["probe"],
-            "oneOf": [{"$ref": f"#/$defs/measure.{probe.name}"} for probe in probes],
+            "oneOf": [
+                *({"$ref": f"#/$defs/measure.{probe.name}"} for probe in probes),
+                {"$ref": "#/$defs/change"},
+            ],
         },
     )
     parts["measure"].pop("patternProperties", None)
@@ -60,9 +61,29 @@ def json_schema() -> dict[str, Any]:
     definitions.update(check=check, prompt_item=prompt, measured_item=measured)
     for probe in probes:
         definitions[f"measure.{probe.name}"] = _measurement(probe, settings[probe.name])
+    definitions["change"] = {
+        "title": "changed settings of a measurement of the suite that is extended",
+        "type": "object",
+        "properties": {key: part for key, part in every.items() if key != "probe"},
+        "additionalProperties": False,
+    }
     schema["anyOf"] = [
-        {"required": [name], "properties": {name: {"minItems": 1}}} for name in ("checks", "quiz")
+        {"required": ["extends"]},
+        {
+            "required": ["measure"],
+            "properties": {"measure": {"minProperties": 1}},
+        },
+        *(
+            {"required": [name], "properties": {name: {"minItems": 1}}}
+            for name in ("checks", "quiz")
+        ),
     ]
+    # Only a suite that extends another one may leave out what that one says.
+    schema["dependentRequired"] = {"remove": ["extends"]}
+    schema["if"] = {"not": {"required": ["extends"]}}
+    schema["then"] = {
+        "properties": {"measure": {"additionalProperties": {"required": ["probe"]}}},
+    }
     schema["title"] = "icl_bench suite"
     return {"$schema": DIALECT, **schema, "$defs": definitions}
 

@@ -10,28 +10,12 @@ from icl_bench.errors import SettingsError, nearest
 from icl_bench.probes import PROBES, Probe, get_probe, known_probe, probe_names
 from icl_bench.probes.design.sequential import NOT_SEQUENTIAL
 from icl_bench.probes.design.settings import HEAD_SOURCES, StrictSettings
-from icl_bench.suite.document import Document, PathKey
+from icl_bench.suite.document import PathKey
 from icl_bench.suite.error_messages import Finding, keys_at, validate
-from icl_bench.suite.problems import Problem, show_value
+from icl_bench.suite.notes import Notes
+from icl_bench.suite.problems import show_value
 from icl_bench.suite.reach import explain_unreachable
 from icl_bench.suite.specs import CheckSpec, MeasureSpec, Support
-
-
-class Notes:
-    """A document's data and the problems found in it so far."""
-
-    def __init__(self, document: Document) -> None:
-        self.document = document
-        self.problems = list(document.problems)
-
-    def add(self, path: PathKey, message: str, at_key: bool = False) -> None:
-        """Note a problem with the value (or the key) at `path`."""
-        self.problems.append(Problem(*self.document.locate(path, at_key), message))
-
-    def section(self, name: str, kind: type) -> Any:
-        """Return a top-level section, or an empty one where it is absent or of the wrong kind."""
-        value = self.document.data.get(name)
-        return value if isinstance(value, kind) else kind()
 
 
 class Measurements:
@@ -39,7 +23,8 @@ class Measurements:
 
     Args:
         notes: the document, and where problems go.
-        folder: that of the suite's file, which paths in settings start from.
+        folder: that of the suite's file, which paths in settings start from; those that it takes
+            from another suite start from that one's.
     """
 
     def __init__(self, notes: Notes, folder: Path) -> None:
@@ -77,7 +62,7 @@ class Measurements:
 
     def probe_of(self, name: str, path: PathKey) -> Probe | None:
         """Return the probe of the measurement `name`, noting at `path` that there is none."""
-        if name not in self.probes:
+        if name not in self.probes and not self.notes.blame_removal(name, path):
             hint = nearest(name, self.probes) if self.probes else "'measure' is empty"
             self.notes.add(path, f"no measurement {name!r} in this suite; {hint}")
         return self.probes.get(name)
@@ -154,12 +139,18 @@ class Measurements:
         settings, findings = validate(probe.settings, merged, extra_keys=("probe",))
         if isinstance(settings, StrictSettings):
             try:
-                settings = settings.located(self.folder)
+                settings = settings.located(self._folder_of("text", own, path))
             except SettingsError as error:
                 settings, findings = None, [Finding(("text",), False, str(error))]
         self._report(_explain_until(probe, findings), path, own)
         if settings is not None:
             self.specs[name] = MeasureSpec(name, probe.name, settings, frozenset(merged))
+
+    def _folder_of(self, key: str, own: dict[str, Any], path: PathKey) -> Path:
+        """Return the folder of the file that gives a setting of the measurement at `path`."""
+        place = (*path, key) if key in own else ("defaults", key)
+        file = self.notes.document.file_of(place)
+        return file.parent if file else self.folder
 
     def _report(self, findings: list[Finding], path: PathKey, own: Any) -> None:
         for one in findings:
