@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from icl_bench.probes import Probe, get_probe, probe_names
+from icl_bench.suite.guide import settings_of
 from icl_bench.suite.schema import (
     ENTRY_NAME,
     RULES,
@@ -113,7 +114,10 @@ def _restrict_rules(entry: dict[str, Any]) -> None:
 
 
 def _measurement(probe: Probe, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a measurement with one probe."""
+    """Return the schema of a measurement with one probe, with a word on each setting."""
+    for setting in settings_of(probe):
+        if setting.meaning:
+            settings["properties"][setting.name].setdefault("description", setting.meaning)
     name = {"const": probe.name, "description": probe.summary or probe.name}
     schema = dict(settings, title=f"measurement with probe {probe.name}")
     schema["properties"] = {"probe": name, **settings["properties"]}
