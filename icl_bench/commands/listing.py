@@ -100,7 +100,8 @@ def _print_probes(rows: list[Row]) -> None:
             default = f" = {setting['default']}" if setting["default"] else ""
             values = f" ({', '.join(setting['values'])})" if setting["values"] else ""
             print(f"    {setting['name']}{default}")
-            print(textwrap.fill(f"{setting['meaning']}{values}", width, **_indented(8)))
+            if told := f"{setting['meaning']}{values}".strip():
+                print(textwrap.fill(told, width, **_indented(8)))
         print("    example:")
         for name, entry in row["example"].items():
             print(f"        {name}: {inline(entry)}")

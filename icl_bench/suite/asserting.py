@@ -138,7 +138,7 @@ def _build_measured(
         if support.option == item.expected:
             place = (*path, "supports", i, support.rule)
             measurements.check_reach(item.on, item.metric, support, place)
-    return QuizSpec(
+    spec = QuizSpec(
         id=item.id,
         question=item.question,
         options=item.options,
@@ -150,6 +150,8 @@ def _build_measured(
         models=_globs(item.models),
         description=item.description,
     )
+    measurements.check_supports(spec, path)
+    return spec
 
 
 def _check_options(notes: Notes, data: dict[str, Any], path: PathKey) -> None:

@@ -18,7 +18,7 @@ from icl_bench.suite.error_messages import validate
 from icl_bench.suite.inheritance import LISTED, Written, merge, own_names, read_files
 from icl_bench.suite.measuring import Measurements
 from icl_bench.suite.notes import Notes
-from icl_bench.suite.problems import make_error, show_path, show_value
+from icl_bench.suite.problems import list_problems, make_error, show_path, show_value
 from icl_bench.suite.schema import VERSION, SuiteFile
 from icl_bench.suite.seams import find_seams
 from icl_bench.suite.specs import Base, Suite
@@ -50,6 +50,8 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
         notes.add(place, "empty suite: it has no measurement, check or quiz item", at_key=True)
     if notes.problems:
         raise make_error(file, notes.problems)
+    for where, message in find_seams(data):
+        notes.warn(where, message)
     extends = document.locate(("extends",), at_key=True)[0]
     return Suite(
         path=file,
@@ -67,12 +69,7 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
             for index, entry in enumerate(data.get(section) or [])
             for place in [(section, index, "id")]
         },
-        warnings=tuple(
-            "{}:{}:{}: {}".format(
-                show_path(document.file_of(place) or file), *document.locate(place), message
-            )
-            for place, message in find_seams(data)
-        ),
+        warnings=tuple(list_problems(file, notes.warnings)),
         resolved=data,
         extends=bases,
         own=tuple(own_names(one for one in files if not is_shipped(one.path))) if bases else (),

@@ -11,11 +11,12 @@ from icl_bench.probes import PROBES, Probe, get_probe, known_probe, probe_names
 from icl_bench.probes.design.sequential import NOT_SEQUENTIAL
 from icl_bench.probes.design.settings import HEAD_SOURCES, StrictSettings
 from icl_bench.suite.document import PathKey
+from icl_bench.suite.doubts import explain_never, explain_support, explain_unchosen
 from icl_bench.suite.error_messages import Finding, keys_at, validate
 from icl_bench.suite.notes import Notes
 from icl_bench.suite.problems import show_value
 from icl_bench.suite.reach import explain_unreachable
-from icl_bench.suite.specs import CheckSpec, MeasureSpec, Support
+from icl_bench.suite.specs import CheckSpec, MeasureSpec, QuizSpec, Support
 
 
 class Measurements:
@@ -87,6 +88,30 @@ class Measurements:
         why = explain_unreachable(metric, probe.metrics[metric], spec.settings, rule)
         if why is not None:
             self.notes.add(path, why)
+        elif isinstance(rule, CheckSpec) and (
+            never := explain_never(metric, probe.metrics[metric], spec.settings, rule)
+        ):
+            self.notes.warn(path, never)
+
+    def check_supports(self, item: QuizSpec, path: PathKey) -> None:
+        """Warn at `path`, a quiz item, of options that nothing ever speaks for."""
+        probe, spec = self.probes.get(item.on), self.specs.get(item.on)
+        if probe is None or spec is None or item.metric not in probe.metrics:
+            return  # said elsewhere
+        info = probe.metrics[item.metric]
+        whys = [
+            explain_support(item.metric, info, spec.settings, item.supports, place)
+            or explain_unreachable(item.metric, info, spec.settings, support)
+            for place, support in enumerate(item.supports)
+        ]
+        if all(whys):
+            self.notes.warn(path, f"no option can ever be supported: {whys[0]}")
+            return
+        for option in dict.fromkeys(support.option for support in item.supports):
+            own = [n for n, support in enumerate(item.supports) if support.option == option]
+            if all(whys[n] for n in own):
+                message = f"option {option!r} can never be supported: {whys[own[0]]}"
+                self.notes.warn((*path, "supports", own[0]), message)
 
     def _check_defaults(self) -> None:
         asked = (entry.get("probe") for entry in self.entries.values() if isinstance(entry, dict))
@@ -218,6 +243,9 @@ class Measurements:
             asked += [(score, (*path, "where", score), True) for score in where]
         known = HEAD_SOURCES[origin.name]
         every = {score for some in HEAD_SOURCES.values() for score in some}
+        for score, bound in where.items() if isinstance(where, dict) else ():
+            if isinstance(bound, dict) and (why := explain_unchosen(score, bound)):
+                self.notes.warn((*path, "where", score), why)
         for score, place, at_key in asked:
             if score in every and score not in known:
                 message = f"{source!r} is {origin.name!r}, which has no score {score!r} of heads"

@@ -15,11 +15,17 @@ class Notes:
     def __init__(self, document: Document) -> None:
         self.document = document
         self.problems = list(document.problems)
+        self.warnings: list[Problem] = []
 
     def add(self, path: PathKey, message: str, at_key: bool = False) -> None:
         """Note a problem with the value (or the key) at `path`."""
         place = self.document.locate(path, at_key)
         self.problems.append(Problem(*place, message, self.document.file_of(path)))
+
+    def warn(self, path: PathKey, message: str) -> None:
+        """Note what is allowed and hardly meant at the value at `path`."""
+        place = self.document.locate(path)
+        self.warnings.append(Problem(*place, message, self.document.file_of(path)))
 
     def blame_removal(self, name: str, path: PathKey) -> bool:
         """Note, once, that a measurement is removed which the value at `path` reads.

@@ -31,28 +31,38 @@ class Problem:
 
 
 def make_error(path: Path, problems: Iterable[Problem]) -> SuiteError:
-    """Return one SuiteError that lists all problems of a suite, one a line, in order of place.
+    """Return one SuiteError that lists the problems of a suite, one a line, in order of place.
 
     Args:
-        path: its file; shown relative to the working directory when it lies inside it.
-        problems: at least one; repeated ones are listed once.
+        path: its file.
+        problems: at least one.
+    """
+    lines = list_problems(path, problems)
+    if len(lines) > SHOWN:
+        lines[SHOWN:] = [f"{show_path(path)}: and {len(lines) - SHOWN} more problems"]
+    return SuiteError("\n".join(lines))
+
+
+def list_problems(path: Path, problems: Iterable[Problem]) -> list[str]:
+    """Return problems as `path:line:column: message`, in order of place.
+
+    Args:
+        path: the suite's file; shown relative to the working directory when it lies inside it.
+        problems: repeated ones are listed once.
     """
 
     def order(problem: Problem) -> tuple[bool, str, int, int, str]:
         file = problem.file or path
         return file != path, str(file), problem.line, problem.column, problem.message
 
-    ordered = sorted(set(problems), key=order)
     lines = []
-    for problem in ordered[:SHOWN]:
+    for problem in sorted(set(problems), key=order):
         file = problem.file or path
         place = f"{show_path(file)}:{problem.line}:{problem.column}"
         # What is right in the other suite alone may be wrong by what this one adds.
         why = f" (extended by {show_path(path)})" if file != path else ""
         lines.append(f"{place}: {defuse(problem.message)}{why}")
-    if len(ordered) > SHOWN:
-        lines.append(f"{show_path(path)}: and {len(ordered) - SHOWN} more problems")
-    return SuiteError("\n".join(lines))
+    return lines
 
 
 def show_path(path: Path) -> str:
