@@ -99,7 +99,7 @@ def check_ids(config: pytest.Config, suites: Sequence[Suite], known: Sequence[st
         if suite is None or not colons:
             continue
         wanted, bracket, slug = name.partition("[")
-        checks = [spec.id for spec in suite.assertions]
+        checks = [spec.id for spec in suite.assertions] or list(suite.measure)
         if wanted not in checks:
             hint = nearest(wanted, checks)
             raise SettingsError(f"{file}: suite {suite.name!r} has no check {wanted!r}; {hint}")

@@ -14,13 +14,13 @@ from icl_bench.running.job import Job
 from icl_bench.running.results import INTERRUPTED, Lost, Results, assemble
 
 
-def pack(slug: str, results: Results, check: Check, sent: set[str]) -> str:
+def pack(slug: str, results: Results, check: Check | None, sent: set[str]) -> str:
     """Return a check, and what was measured since the last call, as text to send.
 
     Args:
         slug: the model.
         results: what this process knows of it.
-        check: the check.
+        check: the check; None where the item only measures.
         sent: keys of the measurements that were sent before; what is packed is added.
     """
     new = {
@@ -35,7 +35,7 @@ def pack(slug: str, results: Results, check: Check, sent: set[str]) -> str:
             "model": results.model.model_dump(mode="json"),
             "environment": results.environment and results.environment.model_dump(mode="json"),
             "measurements": new,
-            "check": check.model_dump(mode="json"),
+            "check": check and check.model_dump(mode="json"),
         }
     )
 
@@ -63,6 +63,13 @@ class Gathering:
             for slug in job.specs
         }
         self._selected = set(self._ids)
+        self._measured = {
+            f"{node_id(suite.path, config.rootpath)}::{item_name(name, slug)}": slug
+            for suite in job.plan.suites
+            if not suite.assertions
+            for name in suite.measure
+            for slug in job.specs
+        }
 
     def select(self, ids: Sequence[str]) -> None:
         """Note which items are left after deselection; no other check may be called deselected.
@@ -73,8 +80,8 @@ class Gathering:
         self._selected = set(ids)
 
     def slug_of(self, nodeid: str) -> str | None:
-        """Return the model of an item's check; None if the item is another test."""
-        return self._ids[nodeid][0] if nodeid in self._ids else None
+        """Return the model that an item checks or measures; None if the item is another test."""
+        return self._ids[nodeid][0] if nodeid in self._ids else self._measured.get(nodeid)
 
     def check_of(self, nodeid: str) -> tuple[str, str] | None:
         """Return suite and id of an item's check; None if the item is another test."""
@@ -115,8 +122,9 @@ class Gathering:
         for key, measurement in data["measurements"].items():
             # What killed a worker is known already, better than others are told of it.
             results.measurements.setdefault(key, Measurement.model_validate(measurement))
-        check = Check.model_validate(data["check"])
-        results.checks[check.suite, check.id] = check
+        if data["check"]:
+            check = Check.model_validate(data["check"])
+            results.checks[check.suite, check.id] = check
 
     def give_up(self, why: str) -> None:
         """Note why no verdict will come of the checks that have none by now.

@@ -54,7 +54,10 @@ class SuiteFile(pytest.Collector):
         return cls.from_parent(parent, name=path.name, path=path, nodeid=nodeid)
 
     def collect(self) -> Iterator[pytest.Item]:
-        """One item per check and model; without a model, one skipped item per check."""
+        """One item per check and model, or per measurement of a suite that has no checks.
+
+        Without a model each is skipped.
+        """
         session = self.config.stash.get(SESSION, None)
         suite = session.find_suite(self.path) if session else None
         if suite is None:
@@ -72,37 +75,32 @@ class SuiteFile(pytest.Collector):
                 self.warn(SuiteWarning(printable(text)))
             except SuiteWarning as error:  # where warnings are errors
                 raise self.CollectError(str(error)) from None
-        for slug in session.slugs if session else []:
+        slugs: list[str | None] = [*session.slugs] if session else []
+        for slug in slugs or [None]:
             for spec in suite.assertions:
-                name = item_name(spec.id, slug)
-                yield CheckItem.from_parent(
-                    self,
-                    name=name,
-                    # Newer pytests compare ids by parts; they know which part is the slug only
-                    # when they read the id themselves.
-                    nodeid=f"{self.nodeid}::{name}",
-                    suite=suite,
-                    spec=spec,
-                    slug=slug,
-                )
-        if not session or not session.slugs:
-            for spec in suite.assertions:
-                yield CheckItem.from_parent(self, name=spec.id, suite=suite, spec=spec, slug=None)
+                yield self._make(CheckItem, spec.id, slug, suite=suite, spec=spec)
+            for name in () if suite.assertions else suite.measure:
+                yield self._make(MeasurementItem, name, slug, key=suite.key(name))
+
+    def _make(self, kind: type[ModelItem], name: str, slug: str | None, **rest: Any) -> Any:
+        if slug is not None:
+            name = item_name(name, slug)
+            # Newer pytests compare ids by parts; they know which part is the slug only when they
+            # read the id themselves.
+            rest["nodeid"] = f"{self.nodeid}::{name}"
+        return kind.from_parent(self, name=name, slug=slug, **rest)
 
 
-class CheckItem(pytest.Item):
-    """One check on one model.
+class ModelItem(pytest.Item):
+    """Something about one model.
 
     Measuring happens in the set-up phase, so that a model or a measurement that fails is an
     error, and only a check that does not hold is a failure.
     """
 
-    def __init__(
-        self, *, suite: Suite, spec: CheckSpec | QuizSpec, slug: str | None, **rest: Any
-    ) -> None:
+    def __init__(self, *, slug: str | None, **rest: Any) -> None:
         super().__init__(**rest)
-        self.suite, self.spec, self.slug = suite, spec, slug
-        self.check: Check | None = None
+        self.slug = slug
         self._payload: str | None = None
         self.add_marker(pytest.mark.icl)
 
@@ -112,14 +110,70 @@ class CheckItem(pytest.Item):
         return self.config.stash[SESSION]
 
     def setup(self) -> None:
-        """Measure what the check needs."""
+        """Measure what is needed."""
         if self.slug is None:
             pytest.skip("no model given: use --icl-model=SPEC")
-        if self.config.getoption("setupplan", False):
-            return
-        self.check = self.icl.run_of(self.slug).check(self.suite.name, self.spec.id)
-        self._payload = self.icl.pack(self.slug, self.check)
-        public = self.icl.job.specs[self.slug].public
+        if not self.config.getoption("setupplan", False):
+            self.measure(self.slug)
+
+    def measure(self, slug: str) -> None:
+        """Measure what is needed of a model; raise where there is nothing to go by."""
+        raise NotImplementedError
+
+    def runtest(self) -> None:
+        """Pass: there is nothing to judge."""
+
+    def complete_report(self, report: pytest.TestReport, call: pytest.CallInfo[None]) -> None:
+        """Add what was measured to the item's next report, and leave our own code out of it."""
+        if self._payload:
+            setattr(report, PAYLOAD, self._payload)
+            self._payload = None
+        if call.excinfo and call.excinfo.errisinstance(CheckBroken):
+            report.longrepr = printable(str(call.excinfo.value))
+        elif isinstance(report.longrepr, tuple):
+            report.longrepr = (str(self.path), None, report.longrepr[2])  # type: ignore[assignment]
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """Where pytest says the item is: under its own id, also when it lies elsewhere."""
+        return self.config.rootpath / self.nodeid.split("::")[0], self.line - 1, self.name
+
+    @property
+    def line(self) -> int:
+        """Line of the suite's file that says what is asked."""
+        return 1
+
+
+class MeasurementItem(ModelItem):
+    """One measurement of a suite without checks; it passes when it could be taken."""
+
+    def __init__(self, *, key: str, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.key = key
+
+    def measure(self, slug: str) -> None:
+        """Take the measurement."""
+        taken = self.icl.run_of(slug).measure(self.key)
+        self._payload = self.icl.pack(slug)
+        reason = taken.reason or "no reason was recorded"
+        if taken.status == "skipped":
+            pytest.skip(printable(reason))
+        if taken.status == "error":
+            raise CheckBroken(escape_ci_commands(reason))
+
+
+class CheckItem(ModelItem):
+    """One check on one model."""
+
+    def __init__(self, *, suite: Suite, spec: CheckSpec | QuizSpec, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.suite, self.spec = suite, spec
+        self.check: Check | None = None
+
+    def measure(self, slug: str) -> None:
+        """Measure what the check needs."""
+        self.check = self.icl.run_of(slug).check(self.suite.name, self.spec.id)
+        self._payload = self.icl.pack(slug, self.check)
+        public = self.icl.job.specs[slug].public
         self.user_properties += case_properties(self.check, public)
         if self.check.verdict == "skipped":
             pytest.skip(printable(self.check.reason or "skipped"))
@@ -134,16 +188,6 @@ class CheckItem(pytest.Item):
             warnings.warn_explicit(warning, None, str(self.path), 1)
         elif self.check.verdict in ("fail", "inconclusive"):
             raise CheckFailed(self.explain())
-
-    def complete_report(self, report: pytest.TestReport, call: pytest.CallInfo[None]) -> None:
-        """Add what was measured to the item's next report, and leave our own code out of it."""
-        if self._payload:
-            setattr(report, PAYLOAD, self._payload)
-            self._payload = None
-        if call.excinfo and call.excinfo.errisinstance(CheckBroken):
-            report.longrepr = printable(str(call.excinfo.value))
-        elif isinstance(report.longrepr, tuple):
-            report.longrepr = (str(self.path), None, report.longrepr[2])  # type: ignore[assignment]
 
     def explain(self) -> str:
         """What came out, what was asked and measured, and how to run this check alone."""
@@ -184,10 +228,10 @@ class CheckItem(pytest.Item):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 
-    def reportinfo(self) -> tuple[Path, int, str]:
-        """Where pytest says the item is: under its own id, also when it lies elsewhere."""
-        line = self.suite.lines.get(self.spec.id, 1)
-        return self.config.rootpath / self.nodeid.split("::")[0], line - 1, self.name
+    @property
+    def line(self) -> int:
+        """Line of the suite's file that the check stands at."""
+        return self.suite.lines.get(self.spec.id, 1)
 
 
 def group_by_model(items: list[pytest.Item], slugs: Sequence[str]) -> None:
@@ -201,7 +245,7 @@ def group_by_model(items: list[pytest.Item], slugs: Sequence[str]) -> None:
     # Tests come before checks: their fixture then lets go of the model before in time.
     chosen = sorted(
         (items[i] for i in places),
-        key=lambda item: (slugs.index(_slug_of(item) or ""), isinstance(item, CheckItem)),
+        key=lambda item: (slugs.index(_slug_of(item) or ""), isinstance(item, ModelItem)),
     )
     for place, item in zip(places, chosen):
         items[place] = item
@@ -209,7 +253,7 @@ def group_by_model(items: list[pytest.Item], slugs: Sequence[str]) -> None:
 
 def _slug_of(item: pytest.Item) -> str | None:
     """The model that an item needs: a check's, or that of the `icl_model` fixture."""
-    if isinstance(item, CheckItem):
+    if isinstance(item, ModelItem):
         return item.slug
     params = getattr(getattr(item, "callspec", None), "params", {})
     return params.get("icl_model")

@@ -107,8 +107,8 @@ class IclSession:
             own = [nodeid for nodeid in ids if self.gathering.slug_of(nodeid) == slug]
             run.expect({check for nodeid in own if (check := self.gathering.check_of(nodeid))})
 
-    def pack(self, slug: str, check: Check) -> str:
-        """Return a check, and what was measured since the last call, as text to send."""
+    def pack(self, slug: str, check: Check | None = None) -> str:
+        """Return a check, if any, and what was measured since the last call, as text to send."""
         return pack(slug, self.job.runs[slug].results, check, self._sent[slug])
 
     def unfinished(self) -> list[str]:

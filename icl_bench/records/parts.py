@@ -247,17 +247,33 @@ class Environment(Part):
     """Commit of the working directory, with `+dirty` when it has changes."""
 
 
+class BaseRef(Part):
+    """Which suite another one extends."""
+
+    name: str
+    sha256: str
+    version: int = 1
+    shipped: bool = False
+    """Whether it is one of those that come with icl_bench."""
+
+
 class SuiteRef(Part):
     """Which suite was run."""
 
     name: str
     sha256: str
-    """Digest of the parsed suite, so that comments and layout do not change it."""
+    """Digest of the parsed suite with what it takes from those that it extends, so that comments
+    and layout do not change it."""
     version: int = 1
     """Of the suite, as its file says."""
     shipped: bool | None = None
     """Whether it is one of those that come with icl_bench; None where a record does not say."""
     description: str | None = None
+    extends: list[BaseRef] = Field(default_factory=list)
+    """The suites that it extends, the nearest first."""
+    own: list[str] = Field(default_factory=list)
+    """Of a suite that extends others, ids of checks and quiz items and names of measurements that
+    files give or remove which do not come with icl_bench."""
 
 
 class GateVerdict(Part):
