@@ -228,7 +228,7 @@ class Measurements:
         known = HEAD_SOURCES[origin.name]
         every = {score for some in HEAD_SOURCES.values() for score in some}
         for score, place, at_key in asked:
-            if score in every and score not in known:
+            if isinstance(score, str) and score in every and score not in known:
                 message = f"{source!r} is {origin.name!r}, which has no score {score!r} of heads"
                 self.notes.add(place, f"{message}; {nearest(score, known)}", at_key)
 
