@@ -121,7 +121,7 @@ def _summarize(result: Measurement, sweep: Sweep, settings: Settings, rows: int)
     metrics["rows"] = st.exact_metric(sweep.counts.sum() / rows)
     if sweep.full.all():
         deltas = sweep.deltas.T
-        metrics["delta_max"] = st.mean_metric(st.cross_fitted_max(deltas), confidence=confidence)
+        metrics["delta_max"] = st.best_metric(deltas, confidence=confidence)
         metrics["delta_median"] = st.mean_metric(np.median(deltas, axis=1), confidence=confidence)
         metrics["heads_above"] = st.count_above(deltas, settings.threshold, confidence=confidence)
     else:

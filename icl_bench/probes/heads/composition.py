@@ -270,8 +270,9 @@ def _summarize(
         metrics["value_clean"] = mean(found["value"].clean.mean(1))
     if "key" in found:
         lost = found["key"].lost
-        worst = st.read_cross_fitted(lost.mean(2), previous)
-        metrics["key_sender_previous_token"] = mean(worst, unit=True)
+        metrics["key_sender_previous_token"] = st.best_metric(
+            previous, lost.mean(2), bounds=UNIT, confidence=confidence
+        )
         collapsed = count_collapsed(clean, lost, settings.threshold, confidence)
         metrics["key_collapsed"] = collapsed
         metrics["key_collapsed_share"] = st.divide_count(collapsed, clean.shape[1])
@@ -283,6 +284,7 @@ def _summarize(
             result.unmeasured |= dict.fromkeys(names, why)
             continue
         lost, whole = drops.lost.mean(2), drops.clean.mean(1)
+        widths = dict.fromkeys(names, 1.0) | {names[0]: st.tie_width(lost)}
         parts = [st.cross_fitted_max(lost), lost[:, feeder]]
         others = np.delete(lost, int(lost.mean(0).argmax()), axis=1)
         if others.shape[1]:
@@ -290,7 +292,8 @@ def _summarize(
         else:
             result.unmeasured[names[2]] = "there is one sender only"
         for name, part in zip(names, parts):
-            metrics[name] = st.share_metric(part, whole, confidence=confidence)
+            share = st.share_metric(part, whole, confidence=confidence)
+            metrics[name] = st.widen(share, widths[name])
 
 
 def _explain_nothing(side: Side, metrics: dict[str, Metric], threshold: float) -> str | None:

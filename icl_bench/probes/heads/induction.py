@@ -166,11 +166,11 @@ def _summarize(
     decisive = [scores[name] for name in CHOSEN_BY if name in scores]
 
     def chosen(name: str) -> Metric:
-        values = st.read_cross_fitted(decisive, scores[name])
-        return mean(values, SIGNED if name == "induction_excess" else UNIT)
+        bounds = SIGNED if name == "induction_excess" else UNIT
+        return st.best_metric(scores[name], decisive, bounds=bounds, confidence=confidence)
 
     def best(name: str) -> Metric:
-        return mean(st.cross_fitted_max(scores[name]))
+        return st.best_metric(scores[name], bounds=UNIT, confidence=confidence)
 
     induction = scores["induction"]
     metrics = {

@@ -141,8 +141,7 @@ def _summarize(result: Measurement, profile: np.ndarray, settings: Settings) -> 
 
     offsets, confidence = settings.offsets, settings.confidence
     result.metrics["offset_peak"] = locate_peak(profile, offsets, confidence)
-    height = st.cross_fitted_max(profile)
-    result.metrics["peak_height"] = st.mean_metric(height, unit=True, confidence=confidence)
+    result.metrics["peak_height"] = st.best_metric(profile, bounds=UNIT, confidence=confidence)
     order = profile.mean(axis=0).argsort()
     margin = profile[:, order[-1]] - profile[:, order[-2]]
     result.metrics["peak_margin"] = st.mean_metric(margin, bounds=SIGNED, confidence=confidence)
