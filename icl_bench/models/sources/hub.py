@@ -128,7 +128,7 @@ def _ask(repo: str, revision: str | None) -> frozenset[str]:
             repo, revision=revision, timeout=TIMEOUT
         )
     if not info.sha:
-        raise Unavailable(_not_a_hub(constants.ENDPOINT))
+        raise Unavailable(_not_a_hub())
     return frozenset(file.rfilename for file in info.siblings or ())
 
 
@@ -144,7 +144,6 @@ def asking(repo: str, revision: str | None = None) -> Iterator[None]:
         SpecError: there is no such repository or revision.
         Unavailable: the hub gives no answer, or refuses one.
     """
-    from huggingface_hub import constants
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -153,11 +152,11 @@ def asking(repo: str, revision: str | None = None) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
-    hub = constants.ENDPOINT
+    hub = _address()
     try:
         yield
     except (EntryNotFoundError, json.JSONDecodeError, KeyError, TypeError, AttributeError):
-        raise Unavailable(_not_a_hub(hub)) from None
+        raise Unavailable(_not_a_hub()) from None
     except RevisionNotFoundError:
         raise SpecError(f"{hub} has this model, but no revision {revision!r}") from None
     except GatedRepoError:
@@ -174,9 +173,7 @@ def asking(repo: str, revision: str | None = None) -> Iterator[None]:
 
 
 def _explain_status(response: Any) -> str:
-    from huggingface_hub import constants
-
-    hub, status = constants.ENDPOINT, response.status_code
+    hub, status = _address(), response.status_code
     if status in (401, 403):
         return f"{hub} refuses access (status {status}); {LOG_IN}"
     if status == 429:
@@ -197,14 +194,19 @@ def _explain_wait(headers: Mapping[str, str]) -> str:
 
 
 def _restricted(repo: str) -> str:
-    from huggingface_hub import constants
-
-    address = f"{constants.ENDPOINT}/{repo}"
+    address = f"{_address()}/{repo}"
     return f"access to it is restricted: accept its terms at {address}, then {LOG_IN}"
 
 
-def _not_a_hub(address: str) -> str:
-    return f"what answers at {address} is not a model hub; check HF_ENDPOINT and proxy"
+def _address() -> str:
+    """The hub's, without the name and password that HF_ENDPOINT may hold."""
+    from huggingface_hub import constants
+
+    return re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
+
+
+def _not_a_hub() -> str:
+    return f"what answers at {_address()} is not a model hub; check HF_ENDPOINT and proxy"
 
 
 def _root(error: BaseException) -> str:
