@@ -88,7 +88,8 @@ OPTIONS = {
         ),
         Option(
             "baseline",
-            "record to compare this run with; what got worse fails the run (one model)",
+            "record to compare this run with, a .json file or a folder with a results.json; what "
+            "got worse fails the run (one model)",
             "FILE",
         ),
         Option("save-baseline", "write this run there, as a baseline", "FILE"),
@@ -98,6 +99,12 @@ OPTIONS = {
             "the gain, 0.02 of a score); repeatable",
             "METRIC=AMOUNT",
             kind="list",
+        ),
+        Option(
+            "require-paired",
+            "fail where a metric could be compared with the baseline sample by sample and is not "
+            "(other tokens, another number of samples)",
+            kind="flag",
         ),
         Option("code-quality", "write GitLab's Code Quality report there", "FILE"),
         Option(
@@ -259,7 +266,10 @@ def read_size(text: str, option: str) -> int:
     number, unit, binary = match.groups()
     power = "kmgt".index(unit.lower()) + 1 if unit else 0
     factor: int = (1024 if binary else 1000) ** power
-    return round(float(number) * factor)
+    size = float(number) * factor
+    if not size < 2**63:
+        raise SettingsError(f"{option}={text:.60}: more than any disk holds")
+    return round(size)
 
 
 def read_int(text: str, option: str) -> int:

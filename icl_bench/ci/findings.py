@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROOTS = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR")
 """Variables in which CI systems say where the repository lies."""
 
-_WORSE = ("regressed", "vanished", "unclear")
+_WORSE = ("regressed", "vanished", "unclear", "unpaired")
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,8 @@ def of_comparison(
         )
     if comparison.is_empty:
         message = verdict_line(comparison, strict)
-        for suite in sorted({_suite(metric.key) for metric in comparison.metrics}):
+        suites = {_suite(metric.key) for metric in comparison.metrics}
+        for suite in sorted(suites | {one_line(change.suite) for change in comparison.checks}):
             found.append(Finding("error", "regression", suite, model, message, suite=suite))
     for head in comparison.died:
         name = one_line(f"{head.key}: {head.kind} head {head.name}")
@@ -199,9 +200,11 @@ def _level(state: str, strict: bool) -> Literal["error", "warning"]:
 def _describe_metric(
     state: str, baseline: float | None, value: float | None, reason: str | None
 ) -> str:
-    word = {"regressed": "is worse than", "vanished": "is gone from"}.get(
-        state, "cannot be told from"
-    )
+    word = {
+        "regressed": "is worse than",
+        "vanished": "is gone from",
+        "unpaired": "is not paired with",
+    }.get(state, "cannot be told from")
     told = f"{word} the baseline"
     if baseline is not None and value is not None:
         told += f": {baseline:.4g} before, {value:.4g} now"

@@ -25,6 +25,8 @@ MAX_DEPTH = 32
 MAX_EXPANDED = 4_000_000
 """Characters, plus `NODE_COST` a node, once every alias is written out."""
 NODE_COST = 20
+MAX_NUMBER = 1e100
+"""Largest number, as in records, which hold every threshold and setting."""
 
 PathKey = tuple[str | int, ...]
 """Keys and list indices from the top of the file to a value."""
@@ -273,7 +275,7 @@ class _Reader:
             if kind == "int":
                 return self._integer(node)
             if kind == "float":
-                return float(re.sub(r"\.(?=inf|nan)", "", node.value.lower()))
+                return self._float(node)
             if kind in ("str", "merge"):
                 return self._text(node)
         except ValueError:
@@ -290,6 +292,14 @@ class _Reader:
         if not -(2**63) <= number < 2**63:
             self._complain(node, f"the integer {text[:20]}{'...' * (len(text) > 20)} is too large")
             return 0
+        return number
+
+    def _float(self, node: yaml.ScalarNode) -> float:
+        number = float(re.sub(r"\.(?=inf|nan)", "", node.value.lower()))
+        written_out = node.value.lower().lstrip("+-").startswith(".inf")
+        if abs(number) > MAX_NUMBER and not written_out:
+            self._complain(node, f"{node.value:.40} is too large; at most {MAX_NUMBER:g}")
+            return 0.0
         return number
 
     def _text(self, node: yaml.ScalarNode) -> str:

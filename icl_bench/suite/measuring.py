@@ -247,7 +247,7 @@ class Measurements:
             if isinstance(bound, dict) and (why := explain_unchosen(score, bound)):
                 self.notes.warn((*path, "where", score), why)
         for score, place, at_key in asked:
-            if score in every and score not in known:
+            if isinstance(score, str) and score in every and score not in known:
                 message = f"{source!r} is {origin.name!r}, which has no score {score!r} of heads"
                 self.notes.add(place, f"{message}; {nearest(score, known)}", at_key)
 
