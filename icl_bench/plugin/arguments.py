@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -178,7 +179,9 @@ def _hint(path: str) -> str:
         return f"; --icl-suite={path} runs the shipped suite"
     except SuiteError as error:
         _, comma, hint = str(error).rpartition("; did you mean ")
-        return comma + hint
+        # A folder of tests may have any name: only one that is nearly a suite's is meant as one.
+        close = difflib.SequenceMatcher(None, path, hint.strip("'?")).ratio() > 0.7
+        return comma + hint if close else ""
 
 
 def _suites_under(config: pytest.Config) -> list[Path]:
