@@ -79,8 +79,8 @@ def records(playground: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             (playground / copy).parent.mkdir(exist_ok=True)
             shutil.copy("good.json", copy)
         assert main(["init", "mine.yaml"]) == 0
-    sample = ROOT / "reports" / "samples" / "builtin-control-1l"
-    shutil.copytree(sample, playground / "reports" / "control")
+    sample = ROOT / "reports" / "samples" / "SmolLM2-135M-Instruct.Q4_1"
+    shutil.copytree(sample, playground / "reports" / "smol")
     return playground
 
 

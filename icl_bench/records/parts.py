@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from icl_bench.records.display import shorten
 from icl_bench.records.rows import check_heads, check_plain, is_number, refuse_number
 from icl_bench.records.tables import check_tables
 
@@ -28,6 +30,11 @@ class Part(BaseModel):
         ser_json_inf_nan="constants",
         protected_namespaces=(),
     )
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            if value not in (None, [], {}):
+                yield name, shorten(value)
 
 
 class Metric(Part):
@@ -111,6 +118,14 @@ class Measurement(Numbers):
         default_factory=dict
     )
     """Further rows: null draws, curves, answers to single questions."""
+
+    def __repr__(self) -> str:
+        state = self.status if self.status == "measured" else f"{self.status}: {self.reason}"
+        told = f"{len(self.metrics)} metrics, {len(self.heads)} heads, tables {[*self.tables]}"
+        return f"<Measurement {self.probe} ({shorten(state)}): {shorten(told, 120)}>"
+
+    def __str__(self) -> str:
+        return repr(self)
 
     @property
     def method(self) -> str:
