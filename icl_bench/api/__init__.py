@@ -134,6 +134,9 @@ def run(
     cache_limit: int | str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    baseline: str | Path | None = None,
+    limit: Sequence[str] = (),
+    require_paired: bool = False,
 ) -> RunRecord:
     """Run suites on a model and return the record.
 
@@ -154,9 +157,14 @@ def run(
             disk space.
         trust_remote_code: run code that the model brings.
         allow_pickle: read weights that are stored as pickles.
+        baseline: record to compare with, a .json file or a folder with a results.json; what was
+            found is in `comparison` of the record that is returned. A regression does not raise,
+            as a failed check does not: ask `record.comparison.passes()`.
+        limit: METRIC=AMOUNT, changes for the worse that the baseline allows.
+        require_paired: whether a metric fails the comparison that could be paired and is not.
 
     Raises:
-        InputError: a suite, the spec or an argument is wrong.
+        InputError: a suite, the spec, the baseline or an argument is wrong.
         IclError: the reports could not be written.
         KeyboardInterrupt: it was interrupted; reports hold what was measured by then.
     """
@@ -166,7 +174,7 @@ def run(
     from icl_bench.running.request import Request
     from icl_bench.suite import find_suite
 
-    limit = None if cache_limit is None else read_size(str(cache_limit), "cache_limit")
+    most = None if cache_limit is None else read_size(str(cache_limit), "cache_limit")
     options = RunOptions(
         device=device,
         dtype=dtype,
@@ -174,7 +182,7 @@ def run(
         seed=seed,
         cache=cache,
         cache_dir=None if cache_dir is None else Path(cache_dir),
-        cache_limit=limit,
+        cache_limit=most,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
     )
@@ -184,6 +192,9 @@ def run(
         suites=[find_suite(str(name)) for name in suites],
         options=options,
         report_dir=None if report_dir is None else str(report_dir),
+        baseline=None if baseline is None else str(baseline),
+        limit=limit,
+        require_paired=require_paired,
         prefix="",
         tells_ci=False,
     )
@@ -194,9 +205,14 @@ def run(
         raise KeyboardInterrupt
     if outcome.removed:
         warn(outcome.removed)
-    if outcome.troubles:
-        raise IclError("; ".join(outcome.troubles))
-    return outcome.records[0]
+    [record] = outcome.records
+    troubles = list(outcome.troubles)
+    if outcome.baseline is not None:
+        record.__dict__["comparison"] = outcome.baseline.comparison
+        troubles += filter(None, [outcome.baseline.trouble])
+    if troubles:
+        raise IclError("; ".join(troubles))
+    return record
 
 
 class Bench:
