@@ -96,7 +96,8 @@ OPTIONS = {
         Option(
             "limit",
             "change for the worse that the baseline allows: a number, N%, or noise (default: 2% of "
-            "the gain, 0.02 of a score); repeatable",
+            "the gain, 0.02 of a score); - or + in front limits a fall or a rise; METRIC may be "
+            "SUITE/MEASUREMENT.METRIC and hold *; repeatable",
             "METRIC=AMOUNT",
             kind="list",
         ),
@@ -128,7 +129,8 @@ OPTIONS = {
         Option("seed", "seed of all draws (default: the suite's, 0)", "N"),
         Option(
             "inconclusive",
-            "what to do when an interval reaches across a threshold (default: fail)",
+            "what to do when an interval reaches across a threshold, or a change cannot be told "
+            "from noise (default: fail)",
             default="fail",
             choices=("fail", "warn"),
         ),

@@ -33,6 +33,9 @@ def run(
     cache_limit: int | str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    baseline: str | Path | None = None,
+    limit: Sequence[str] = (),
+    require_paired: bool = False,
     progress: bool | None = None,
 ) -> RunRecord:
     """Run suites on a model and return the record.
@@ -52,11 +55,16 @@ def run(
             disk space.
         trust_remote_code: run code that the model brings.
         allow_pickle: read weights that are stored as pickles.
+        baseline: record to compare with, a .json file or a folder with a results.json; what was
+            found is in `comparison` of the record that is returned. A regression does not raise,
+            as a failed check does not: ask `record.comparison.passes()`.
+        limit: METRIC=AMOUNT, changes for the worse that the baseline allows.
+        require_paired: whether a metric fails the comparison that could be paired and is not.
         progress: whether progress is shown on standard error: as bars on a terminal, else as lines.
             None for a terminal only.
 
     Raises:
-        InputError: a suite, the spec or an argument is wrong.
+        InputError: a suite, the spec, the baseline or an argument is wrong.
         IclError: the reports could not be written.
         KeyboardInterrupt: it was interrupted; reports hold what was measured by then.
     """
@@ -69,7 +77,7 @@ def run(
     if isinstance(model, os.PathLike):
         model = os.fspath(model)
     subject = model if isinstance(model, str) else check_model(model)
-    limit = None if cache_limit is None else read_size(str(cache_limit), "cache_limit")
+    most = None if cache_limit is None else read_size(str(cache_limit), "cache_limit")
     options = RunOptions(
         device=device,
         dtype=dtype,
@@ -77,7 +85,7 @@ def run(
         seed=seed,
         cache=cache,
         cache_dir=None if cache_dir is None else Path(cache_dir),
-        cache_limit=limit,
+        cache_limit=most,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
     )
@@ -87,6 +95,9 @@ def run(
         suites=[find_suite(name) for name in names],
         options=options,
         report_dir=None if report_dir is None else str(report_dir),
+        baseline=None if baseline is None else str(baseline),
+        limit=limit,
+        require_paired=require_paired,
         prefix="",
         tells_ci=False,
     )
@@ -102,6 +113,11 @@ def run(
         raise KeyboardInterrupt
     if outcome.removed:
         warn(outcome.removed)
-    if outcome.troubles:
-        raise IclError("; ".join(outcome.troubles))
-    return outcome.records[0]
+    [record] = outcome.records
+    troubles = list(outcome.troubles)
+    if outcome.baseline is not None:
+        record.__dict__["comparison"] = outcome.baseline.comparison
+        troubles += filter(None, [outcome.baseline.trouble])
+    if troubles:
+        raise IclError("; ".join(troubles))
+    return record

@@ -66,6 +66,10 @@ class RunRecord(Part):
     """Why a change of its content would not be noticed: set where it was read from a file without
     a digest. It is no part of the content."""
 
+    comparison: ClassVar[Any] = None
+    """The comparison with a baseline (`icl_bench.comparing.Comparison`), of a record that
+    `icl_bench.run(baseline=)` returned. It is no part of the content either."""
+
     def __repr__(self) -> str:
         suites = ", ".join(suite.name for suite in self.suites)
         what = shorten(f"{describe_model(self)}; {suites}: {count_verdicts(self)}", 300)
