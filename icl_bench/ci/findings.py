@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROOTS = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR")
 """Variables in which CI systems say where the repository lies."""
 
-_WORSE = ("regressed", "vanished", "unclear")
+_WORSE = ("regressed", "vanished", "unclear", "unpaired")
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,8 @@ def of_comparison(
         found.append(Finding(level, "regression", name, model, message, place, suite=suite))
     if comparison.is_empty:
         message = verdict_line(comparison, strict)
-        for suite in sorted({_suite(metric.key) for metric in comparison.metrics}):
+        suites = {_suite(metric.key) for metric in comparison.metrics}
+        for suite in sorted(suites | {one_line(change.suite) for change in comparison.checks}):
             found.append(Finding("error", "regression", suite, model, message, suite=suite))
     for head in comparison.died:
         name = one_line(f"{head.key}: {head.kind} head {head.name}")
@@ -179,8 +180,12 @@ def _level(state: str, strict: bool) -> Literal["error", "warning"]:
 
 
 def _describe_metric(metric: MetricChange) -> str:
-    words = {"regressed": "is worse than", "vanished": "is gone from"}
-    told = f"{words.get(metric.state, 'cannot be told from')} the baseline"
+    word = {
+        "regressed": "is worse than",
+        "vanished": "is gone from",
+        "unpaired": "is not paired with",
+    }.get(metric.state, "cannot be told from")
+    told = f"{word} the baseline"
     if metric.baseline is not None and metric.value is not None:
         told += f": {metric.baseline:.4g} before, {metric.value:.4g} now"
     return f"{told} ({metric.reason})" if metric.reason else told

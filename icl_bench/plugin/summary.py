@@ -72,7 +72,9 @@ def print_summary(
         terminalreporter.write_line(printable(trouble), red=True)
     if outcome.baseline:
         terminalreporter.section("icl_bench: baseline")
-        for text in outcome.baseline.texts(outlet):
+        # What failed, its test has told of.
+        brief = terminalreporter.verbosity <= 0
+        for text in outcome.baseline.texts(outlet, brief=brief):
             terminalreporter.write_line(text)
         if outcome.baseline.trouble:
             terminalreporter.write_line(printable(outcome.baseline.trouble), red=True)

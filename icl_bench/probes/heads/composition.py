@@ -50,6 +50,11 @@ class Settings(SequentialSettings):
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Induction score that receivers need for their drops to be shares of something."""
 
+    @property
+    def absent(self) -> dict[str, str]:
+        """What is read on sides that are left out."""
+        return _explain(set(SIDES) - set(self.sides), "the suite leaves this side out")
+
 
 def _of_side(side: Side, whole: str) -> dict[str, MetricInfo]:
     up: Literal["up"] | None = "up" if side == "key" else None
@@ -218,7 +223,7 @@ def _patch(
             return patch_paths(model, Scored.repeats(tokens), paths, advance)
 
     sides = [side for side in SIDES if side in settings.sides]
-    lacking = _explain(set(SIDES) - set(sides), "the suite leaves this side out")
+    lacking = settings.absent
     try:
         return patch(sides), lacking
     except NotMeasurable as error:

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 Head = tuple[int, int]
 
+P_VALUES = ("null_p_value", "null_p_value_loss")
 NULL_METRICS = (
-    *("null_p_value", "null_p_value_loss"),
+    *P_VALUES,
     *("null_observed_share", "null_median_share", "null_max_share"),
     *("null_observed_delta", "null_median_delta", "null_max_delta"),
 )
