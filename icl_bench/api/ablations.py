@@ -22,7 +22,13 @@ from icl_bench.probes.ablations.backward_elimination import Elimination, keep_on
 from icl_bench.probes.ablations.minimal_set import curve_sizes, find_minimal_set
 from icl_bench.probes.ablations.sweeping import sweep_adaptively, sweep_exactly
 from icl_bench.probes.design.context import Advance, Context
-from icl_bench.probes.design.replacement import METHODS, Method, Patterns, prepare_replacement
+from icl_bench.probes.design.replacement import (
+    METHODS,
+    HeldOut,
+    Method,
+    Patterns,
+    prepare_replacement,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -267,16 +273,14 @@ def _check_edges(edges: Iterable[Sequence[int]] | None, length: int) -> Pairs:
 
 
 def _replace(
-    model: Model, method: Method, parts: Sequence[Part], input_ids: Tensor, **how: Any
+    model: Model,
+    method: Method,
+    parts: Sequence[Part],
+    input_ids: Tensor,
+    seed: int = 0,
+    **how: Any,
 ) -> Replacement:
     """Return what stands in for parts on sequences as long as these."""
-    prepared = prepare_replacement(
-        model,
-        method,
-        parts=parts,
-        sequences=max(HELD_OUT, len(input_ids)) if method == "mean" else len(input_ids),
-        length=input_ids.shape[1],
-        bos=model.bos,
-        **{"seed": 0, **how},
-    )
-    return prepared.replacement
+    count = max(HELD_OUT, len(input_ids)) if method == "mean" else len(input_ids)
+    held_out = HeldOut(count, input_ids.shape[1], model.bos, seed)
+    return prepare_replacement(model, method, parts, held_out, **how).replacement

@@ -122,10 +122,9 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     from icl_bench.measures import statistics as st
     from icl_bench.measures import tokens as tk
     from icl_bench.models.attention.partial_forward import require_partial_forward
-    from icl_bench.probes.design.replacement import prepare_replacement
+    from icl_bench.probes.design.replacement import HeldOut, prepare_replacement
 
     require_partial_forward(model)
-    bos = model.choose_bos(settings.bos)
     tokens = draw_unseen(model, settings, context.upstream)
     receivers = choose_heads(model, settings, context.upstream)
     senders = _find_senders(model, settings, receivers)
@@ -142,16 +141,8 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         why = "no head lies below the chosen ones"
         _report_nothing(result, why if receivers else describe_misfit(settings.heads))
         return result
-    prepared = prepare_replacement(
-        model,
-        settings.method,
-        parts=senders,
-        sequences=settings.sequences,
-        length=tokens.input_ids.shape[1],
-        bos=bos,
-        seed=settings.seed,
-        token_pool=settings.token_pool,
-    )
+    held_out = HeldOut.like(model, settings, tokens.input_ids.shape[1])
+    prepared = prepare_replacement(model, settings.method, senders, held_out)
     values = prepared.replacement.values
     result.tokens_sha256 = tk.digest_tokens(tokens.input_ids, *prepared.batches)
     clean, previous = _score(model, tokens, receivers, senders)

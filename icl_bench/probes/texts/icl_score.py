@@ -216,7 +216,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
 
     from icl_bench.measures.positions import average_windows, cut_windows
     from icl_bench.measures.tokens import digest_tokens
-    from icl_bench.probes.texts.icl_ablation import ablate
+    from icl_bench.probes.texts.icl_ablation import CleanText, ablate
 
     corpus, chosen = _choose_text(model, settings)
     prefix, measured = chosen.prefix, chosen.documents
@@ -246,7 +246,8 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         held_out = None
         if len(prefix) + len(chosen.spare) >= settings.window:
             held_out = cut_windows([chosen.spare], prefix, settings.window, HELD_OUT)
-        batches += ablate(result, model, settings, context, windows, held_out, run, clean)
+        text = CleanText(windows, run, clean)
+        batches += ablate(result, model, settings, context, text, held_out)
     result.tokens_sha256 = digest_tokens(*batches)
     return result
 
