@@ -107,7 +107,8 @@ def resolve_suite(name_or_path: str | os.PathLike[str], folder: Path = Path()) -
         close = [*_close_files(path), *difflib.get_close_matches(path.stem, shipped, n=1)]
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise SuiteError(f"{text}: no such suite file{hint}")
-    hint = nearest(text, shipped)
+    there = [text + ending for ending in (".yaml", ".yml") if is_suite(folder / (text + ending))]
+    hint = f"did you mean {there[0]!r}?" if there else nearest(text, shipped)
     raise SuiteError(f"no shipped suite and no file is called {text!r}; {hint}")
 
 
