@@ -42,7 +42,7 @@ FLOORS: dict[str, str] = {
     "probes.prompts": "errors measures models probes.design tasks",
     "probes.training": "errors measures probes probes.design records",
     "progress": "probes.design records render.writing",
-    "ranking": "errors measures probes probes.design records",
+    "ranking": "errors measures naming probes probes.design records",
     "suite": "errors measures probes probes.design",
     "probes.ablations": (
         "errors measures models models.attention models.circuits probes probes.design "
