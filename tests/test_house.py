@@ -55,7 +55,7 @@ FLOORS: dict[str, str] = {
         "errors measures models models.attention models.circuits probes probes.design "
         "probes.prompts records tasks"
     ),
-    "reports": "errors extensions naming options ranking records render render.html",
+    "reports": "errors extensions naming options ranking records render render.html render.writing",
     "running": (
         "__init__ ci comparing errors models.module models.opening models.sources naming "
         "options probes probes.design progress provenance records render render.writing "

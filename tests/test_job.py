@@ -14,7 +14,8 @@ from icl_bench.commands import run as run_command
 from icl_bench.errors import IclError, SettingsError
 from icl_bench.options import OPTIONS, RunOptions, declare
 from icl_bench.plugin import pytest_addoption
-from icl_bench.running.job import Job, Outcome
+from icl_bench.running.job import Job
+from icl_bench.running.outcome import Outcome
 from icl_bench.running.request import Request
 from icl_bench.suite import find_suite
 
