@@ -268,7 +268,10 @@ def read_size(text: str, option: str) -> int:
     number, unit, binary = match.groups()
     power = "kmgt".index(unit.lower()) + 1 if unit else 0
     factor: int = (1024 if binary else 1000) ** power
-    return round(float(number) * factor)
+    size = float(number) * factor
+    if not size < 2**63:
+        raise SettingsError(f"{option}={text:.60}: more than any disk holds")
+    return round(size)
 
 
 def read_int(text: str, option: str) -> int:

@@ -407,3 +407,14 @@ def test_a_narrow_terminal_costs_no_number(width):
         assert numbers.number(number) in text
     for number in (change.ci_low, change.ci_high):
         assert numbers.number(number, 2) in text
+
+
+def test_of_a_suite_without_checks_every_metric_that_has_a_better_way_is_compared():
+    before, after = record(), record(BEFORE - 0.3 + NOISE)
+    for one in (before, after):
+        one.checks.clear()
+    same, worse = compare(before, before), compare(before, after)
+    assert same.passes() and not worse.passes()
+    # Of attention to the first token neither more nor less is better.
+    assert {change.metric for change in same.metrics} == {"induction_max", "induction_control"}
+    assert {of(worse, change.metric).state for change in same.metrics} == {"regressed"}

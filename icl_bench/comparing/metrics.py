@@ -84,6 +84,8 @@ def compare_metrics(
 ) -> list[MetricChange]:
     """Compare every metric that a check of the baseline reads or a limit names exactly.
 
+    Of a suite without checks these are all metrics of which it is known which way is better.
+
     A metric regresses when the interval of its difference lies wholly beyond what its limit
     allows. The intervals hold together: m metrics have 1 - 0.05/m each (Bonferroni), so that a
     model that has not changed fails at most one time in twenty. A part of them is judged as it is
@@ -153,6 +155,11 @@ def _wanted(baseline: RunRecord, limits: Sequence[Limit]) -> list[tuple[str, str
         for key, measurement in baseline.measurements.items()
         for name in measurement.metrics
     ]
+    checked = {check.suite for check in baseline.checks}
+    for key, name in every:
+        info = _look_up(baseline.measurements[key].probe, name)
+        if Key(key).suite not in checked and info is not None and info.direction is not None:
+            read.add((key, name))
     estimates = [metric for metric in every if "p_value" not in metric[1]]
     exact = [limit for limit in limits if limit.is_exact]
     wanted = [

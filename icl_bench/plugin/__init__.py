@@ -48,6 +48,9 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(Crashes(icl), "icl_bench_crashes")
             config.pluginmanager.register(_Gathering(icl), "icl_bench_gathering")
             config.pluginmanager.register(_Describing(icl), "icl_bench_describing")
+            from icl_bench.plugin.reasons import Reasons
+
+            config.pluginmanager.register(Reasons(icl.gathering), "icl_bench_reasons")
 
 
 def _names_suite(config: pytest.Config) -> bool:
@@ -182,8 +185,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     from icl_bench.plugin.summary import has_news, print_summary
 
-    if has_news(icl.job.outcome):
-        print_summary(icl.job.outcome, terminalreporter)
+    reasons: Any = config.pluginmanager.get_plugin("icl_bench_reasons")
+    if has_news(icl.job.outcome) and reasons is not None:
+        print_summary(icl.job.outcome, terminalreporter, reasons.told())
 
 
 @pytest.hookimpl(optionalhook=True)

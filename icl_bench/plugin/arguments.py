@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from icl_bench.comparing.parts import MARK, Part
-from icl_bench.errors import SettingsError, nearest
+from icl_bench.errors import SettingsError, SuiteError, nearest
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.naming import may_be_called
 from icl_bench.suite import Suite, find_suite, is_suite, load_suite, shipped_suites
+from icl_bench.suite.catalog import resolve_suite
 
 DEFAULT_SUITE = "core"
 _UNESCAPED = "disable_test_id_escaping_and_forfeit_all_rights_to_community_support"
@@ -126,7 +128,7 @@ def check_ids(
         if suite is None or not colons:
             continue
         wanted, bracket, slug = name.partition("[")
-        checks = [spec.id for spec in suite.assertions]
+        checks = [spec.id for spec in suite.assertions] or list(suite.measure)
         labels = [part.label for part in parts if part.suite == suite.name]
         if wanted.endswith(MARK) and not labels:
             raise SettingsError(f"{argument}: needs --icl-baseline=FILE")
@@ -165,7 +167,21 @@ def _check_paths(config: pytest.Config) -> None:
     for argument in config.args:
         path = str(argument).split("::")[0]
         if not (config.invocation_params.dir / path).exists():
-            raise SettingsError(f"file or directory not found: {path}")
+            raise SettingsError(f"file or directory not found: {path}{_hint(path)}")
+
+
+def _hint(path: str) -> str:
+    """What may have been meant by a path that is not there, where that is a suite."""
+    if Path(path).suffix not in (".yaml", ".yml", ""):
+        return ""
+    try:
+        resolve_suite(path)
+        return f"; --icl-suite={path} runs the shipped suite"
+    except SuiteError as error:
+        _, comma, hint = str(error).rpartition("; did you mean ")
+        # A folder of tests may have any name: only one that is nearly a suite's is meant as one.
+        close = difflib.SequenceMatcher(None, path, hint.strip("'?")).ratio() > 0.7
+        return comma + hint if close else ""
 
 
 def _suites_under(config: pytest.Config) -> list[Path]:

@@ -85,6 +85,13 @@ class Gathering:
                 name = item_name(part.label, slug)
                 self._places[f"{files[part.suite]}::{name}"] = Place(slug, part=part)
         self._selected: Collection[str] = set(self._places)
+        self._measured = {
+            f"{files[suite.name]}::{item_name(name, slug)}": slug
+            for suite in job.plan.suites
+            if not suite.assertions
+            for name in suite.measure
+            for slug in job.specs
+        }
 
     def select(self, ids: Sequence[str]) -> None:
         """Note which items are left after deselection; no other check may be called deselected.
@@ -96,7 +103,8 @@ class Gathering:
 
     def slug_of(self, nodeid: str) -> str | None:
         """Return the model of an item; None if the item is another test."""
-        return self._places[nodeid].slug if nodeid in self._places else None
+        place = self._places.get(nodeid)
+        return self._measured.get(nodeid) if place is None else place.slug
 
     def place_of(self, nodeid: str) -> Place | None:
         """Return what an item is about; None if it is another test."""

@@ -1,4 +1,4 @@
-"""The items of a suite: one per check and model."""
+"""The items of a suite: one per check and model, or per measurement where there are no checks."""
 
 from __future__ import annotations
 
@@ -73,6 +73,35 @@ class SuiteItem(pytest.Item):
     def reportinfo(self) -> tuple[Path, int, str]:
         """Where pytest says the item is: under its own id, also when it lies elsewhere."""
         return self.config.rootpath / self.nodeid.split("::")[0], self._line - 1, self.name
+
+
+class MeasurementItem(SuiteItem):
+    """One measurement of a suite without checks; it passes when it could be taken.
+
+    Args:
+        key: of the measurement in records.
+    """
+
+    def __init__(self, *, key: str, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.key = key
+
+    def setup(self) -> None:
+        """Take the measurement."""
+        if self.slug is None:
+            pytest.skip("no model given: use --icl-model=SPEC")
+        if self.config.getoption("setupplan", False):
+            return
+        taken = self.icl.run_of(self.slug).measure(self.key)
+        self._payload = self.icl.pack(self.slug)
+        reason = taken.reason or "no reason was recorded"
+        if taken.status == "skipped":
+            pytest.skip(printable(reason))
+        if taken.status == "error":
+            raise CheckBroken(escape_ci_commands(reason))
+
+    def runtest(self) -> None:
+        """Pass: there is nothing to judge."""
 
 
 class CheckItem(SuiteItem):

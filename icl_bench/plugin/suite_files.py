@@ -11,7 +11,7 @@ import pytest
 from icl_bench.errors import InputError
 from icl_bench.plugin.baseline_items import BaselineItem
 from icl_bench.plugin.ids import SESSION, item_name, node_id
-from icl_bench.plugin.items import CheckItem, SuiteItem
+from icl_bench.plugin.items import CheckItem, MeasurementItem, SuiteItem
 from icl_bench.plugin.session import IclSession
 from icl_bench.render.writing.text import printable
 from icl_bench.suite import Suite, load_suite
@@ -35,8 +35,9 @@ class SuiteFile(pytest.Collector):
         return cls.from_parent(parent, name=path.name, path=path, nodeid=nodeid)
 
     def collect(self) -> Iterator[pytest.Item]:
-        """One item per check and model; without a model, one skipped item per check.
+        """One item per check and model, or per measurement where there are no checks.
 
+        Without a model each is skipped.
         With a baseline each check is followed by the item that compares it.
         """
         session = self.config.stash.get(SESSION, None)
@@ -62,6 +63,9 @@ class SuiteFile(pytest.Collector):
         else:
             for spec in suite.assertions:
                 yield CheckItem.from_parent(self, name=spec.id, suite=suite, spec=spec, slug=None)
+            for name in _only_measured(suite):
+                key = suite.key(name)
+                yield MeasurementItem.from_parent(self, name=name, suite=suite, slug=None, key=key)
 
     def _items(self, session: IclSession, suite: Suite, slug: str) -> Iterator[pytest.Item]:
         parts = [part for part in session.job.parts if part.suite == suite.name]
@@ -71,6 +75,8 @@ class SuiteFile(pytest.Collector):
             if spec.id in of_checks:
                 part = of_checks[spec.id]
                 yield self._make(BaselineItem, part.label, slug, suite=suite, part=part)
+        for name in _only_measured(suite):
+            yield self._make(MeasurementItem, name, slug, suite=suite, key=suite.key(name))
         for part in parts:
             if part.kind != "check":
                 yield self._make(BaselineItem, part.label, slug, suite=suite, part=part)
@@ -81,3 +87,8 @@ class SuiteFile(pytest.Collector):
         # the id themselves.
         nodeid = f"{self.nodeid}::{name}"
         return kind.from_parent(self, name=name, nodeid=nodeid, slug=slug, **rest)
+
+
+def _only_measured(suite: Suite) -> list[str]:
+    """Names of the measurements that are items: those of a suite without checks."""
+    return [] if suite.assertions else list(suite.measure)

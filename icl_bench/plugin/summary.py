@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.render.writing.logs import escape_ci_commands
@@ -45,12 +46,15 @@ def has_news(outcome: Outcome) -> bool:
     return bool(outcome.records) or any(told)
 
 
-def print_summary(outcome: Outcome, terminalreporter: Any) -> None:
+def print_summary(
+    outcome: Outcome, terminalreporter: Any, told: Collection[tuple[str, tuple[str, str]]]
+) -> None:
     """Print the tables and where the reports are.
 
     Args:
         outcome: of the run.
         terminalreporter: pytest's.
+        told: models and checks whose reasons pytest has printed.
     """
     from icl_bench.render.terminal import summary
     from icl_bench.render.writing.outlet import outlet_of_pytest
@@ -60,7 +64,7 @@ def print_summary(outcome: Outcome, terminalreporter: Any) -> None:
     if outcome.records:
         terminalreporter.section("icl_bench")
         paths = [os.path.relpath(path) for path in outcome.paths]
-        text = summary(outcome.records, **outlet.options(), paths=paths)
+        text = summary(outcome.records, **outlet.options(), paths=paths, told=told)
         terminalreporter.write_line(escape_ci_commands(text))
     if outcome.removed:
         terminalreporter.write_line(escape_ci_commands(printable(outcome.removed)))

@@ -97,20 +97,21 @@ def _failing(inconclusive_fails: bool) -> list[str]:
 
 
 def _add_metrics(page: Page, changes: list[MetricChange]) -> None:
-    """The table of metrics, as much of it as there is room for; no number is cut."""
+    """The table of metrics, as much of it as there is room for; no number or name is cut."""
     states = [_COLORS.get(change.state) for change in changes]
     align = ("left", "right", "right", "right", "left", "left")
     rows = _metric_rows(changes)
-    if page.table(METRIC_HEADER, rows, align, (2,) * 5, {5: states}, shrink={0: 24}, must_fit=True):
+    if page.table(METRIC_HEADER, rows, align, (2,) * 5, {5: states}, must_fit=True):
         return
     paired = sum(change.paired for change in changes)
     told = [f"{paired} of {len(changes)} paired on the same tokens, sample by sample."]
     told += _list_unpaired(changes)
     rows = _metric_rows(changes, short=True)
-    if page.table(METRIC_HEADER, rows, align, (2,) * 5, {5: states}, shrink={0: 16}, must_fit=True):
-        for line in told:
-            page.wrap("", line, 0)
-        return
+    for gap in (2, 1):
+        if page.table(METRIC_HEADER, rows, align, (gap,) * 5, {5: states}, must_fit=True):
+            for line in told:
+                page.wrap("", line, 0)
+            return
     # Intervals only of what is not the same, in lines of their own.
     kept = [[*row[:4], row[5]] for row in rows]
     header = [*METRIC_HEADER[:4], METRIC_HEADER[5]]

@@ -32,7 +32,7 @@ from icl_bench.running.judging import CheckedRun
 from icl_bench.running.lazy_model import LazyModel
 from icl_bench.running.model_run import ModelRun
 from icl_bench.running.request import Request
-from icl_bench.running.results import counts_as_failure, explain_undecided
+from icl_bench.running.results import counts_as_failure, explain_undecided, explain_unmeasured
 from icl_bench.running.series_run import start_run
 from icl_bench.running.setup import Setup
 from icl_bench.running.termination import terminable
@@ -56,7 +56,7 @@ class Outcome:
         baseline: the comparison with a baseline; None where none was asked for.
         strict: whether what is inconclusive fails the run.
         interrupted: whether it was cut short.
-        undecided: why no check was decided, where that is so.
+        undecided: why no check was decided, or what of a suite without checks was not measured.
         removed: what went from the cache at the end, in words.
         troubles: what could not be written, and why.
         ci_lines: lines that CI obeys, each to be printed at the start of a line.
@@ -323,7 +323,9 @@ class Job:
                 told = "; ".join(published.troubles)
                 outcome.troubles.append(f"for CI not all was written: {told}")
         if not outcome.interrupted:
-            outcome.undecided = explain_undecided(outcomes)
+            outcome.undecided = explain_undecided(outcomes) or explain_unmeasured(
+                outcome.records, self.plan
+            )
         if self.cache and (removed := self.cache.trim()):
             outcome.removed = removed.describe(request.name_of("cache-limit"))
         return outcome

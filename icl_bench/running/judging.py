@@ -103,7 +103,7 @@ class CheckedRun(ABC):
         return needed
 
     def _for_report(self, suite: Suite, asked: Collection[tuple[str, str]] | None) -> list[str]:
-        """Keys of what no check reads, of a suite with a check for this model.
+        """Keys of what no check reads, of a suite with a check for this model, or without any.
 
         Args:
             suite: the suite.
@@ -113,7 +113,7 @@ class CheckedRun(ABC):
         specs = suite.assertions
         if asked is not None and not all((suite.name, spec.id) in asked for spec in specs):
             return []
-        mine = any(applies(spec, self.results.model.names) for spec in specs)
+        mine = not specs or any(applies(spec, self.results.model.names) for spec in specs)
         return self.plan.unread(suite) if mine else []
 
     def to_measure(self) -> dict[str, str]:
@@ -173,9 +173,11 @@ class CheckedRun(ABC):
         return self.results.checks[name]
 
     def run(self) -> RunRecord:
-        """Judge every check of the plan and return the record."""
+        """Judge every check of the plan, measure suites without any, and return the record."""
         for suite, spec in self.plan.assertions():
             self.check(suite.name, spec.id)
+        for key in self.plan.only_measured():
+            self.measure(key)
         return self.record()
 
     def record(self, *, interrupted: bool = False) -> RunRecord:

@@ -39,7 +39,7 @@ def check_device(text: str) -> None:
         raise SettingsError(f"unknown device {text!r}; use auto, split, cpu, cuda, cuda:N or mps")
     if text == SPLIT:
         if importlib.util.find_spec("accelerate") is None:
-            raise SettingsError(f"device {text!r} needs accelerate: pip install 'icl-bench[split]'")
+            raise SettingsError(f"device {text!r} needs accelerate: pip install accelerate")
     elif text not in ("auto", "cpu"):
         _find_device(text)
 

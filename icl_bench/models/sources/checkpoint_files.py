@@ -142,7 +142,7 @@ def _check_kinds(config: dict[str, Any]) -> None:
 
 
 def _is_count(value: Any) -> bool:
-    return value is None or (type(value) is int and 0 <= value < 2**63)
+    return value is None or _is_length(value)
 
 
 def read_json(path: Path) -> Any:
@@ -306,12 +306,12 @@ def check_safetensors(path: Path) -> dict[str, Any]:
         raise SpecError(f"{path.name} is cut short or not a safetensors file ({size} bytes)")
     try:
         tensors = json.loads(header)
-        offsets = [one["data_offsets"] for name, one in tensors.items() if name != "__metadata__"]
-        ends = [end for _, end in offsets]
-        if not all(type(end) is int for end in ends):
+        entries = [entry for name, entry in tensors.items() if name != "__metadata__"]
+        if not all(map(_is_entry, entries)):
             raise TypeError
+        ends = [entry["data_offsets"][1] for entry in entries]
         needed = max(ends, default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise SpecError(f"{path.name} is not a safetensors file: its header is broken") from None
     if not ends:
         raise SpecError(f"{path.name} holds no weights")
@@ -321,6 +321,19 @@ def check_safetensors(path: Path) -> dict[str, Any]:
             f"the file has {size - 8 - length}; copy or download it again"
         )
     return {name: entry for name, entry in tensors.items() if name != "__metadata__"}
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether a tensor's entry in a header has the kinds that the format asks for."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    parts = [entry.get("shape"), entry.get("data_offsets")]
+    whole = all(isinstance(part, list) and all(map(_is_length, part)) for part in parts)
+    return whole and len(entry["data_offsets"]) == 2
+
+
+def _is_length(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
 
 
 def _check_pickle(path: Path) -> None:

@@ -50,6 +50,11 @@ class Settings(SequentialSettings):
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Induction score that receivers need for their drops to be shares of something."""
 
+    @property
+    def absent(self) -> dict[str, str]:
+        """What is read on sides that are left out."""
+        return _explain(set(SIDES) - set(self.sides), "the suite leaves this side out")
+
 
 def _of_side(side: Side, whole: str) -> dict[str, MetricInfo]:
     up: Literal["up"] | None = "up" if side == "key" else None
@@ -117,10 +122,9 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     from icl_bench.measures import statistics as st
     from icl_bench.measures import tokens as tk
     from icl_bench.models.attention.partial_forward import require_partial_forward
-    from icl_bench.probes.design.replacement import prepare_replacement
+    from icl_bench.probes.design.replacement import HeldOut, prepare_replacement
 
     require_partial_forward(model)
-    bos = model.choose_bos(settings.bos)
     tokens = draw_unseen(model, settings, context.upstream)
     receivers = choose_heads(model, settings, context.upstream)
     senders = _find_senders(model, settings, receivers)
@@ -137,16 +141,8 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         why = "no head lies below the chosen ones"
         _report_nothing(result, why if receivers else describe_misfit(settings.heads))
         return result
-    prepared = prepare_replacement(
-        model,
-        settings.method,
-        parts=senders,
-        sequences=settings.sequences,
-        length=tokens.input_ids.shape[1],
-        bos=bos,
-        seed=settings.seed,
-        token_pool=settings.token_pool,
-    )
+    held_out = HeldOut.like(model, settings, tokens.input_ids.shape[1])
+    prepared = prepare_replacement(model, settings.method, senders, held_out)
     values = prepared.replacement.values
     result.tokens_sha256 = tk.digest_tokens(tokens.input_ids, *prepared.batches)
     clean, previous = _score(model, tokens, receivers, senders)
@@ -227,7 +223,7 @@ def _patch(
             return patch_paths(model, Scored.repeats(tokens), paths, advance)
 
     sides = [side for side in SIDES if side in settings.sides]
-    lacking = _explain(set(SIDES) - set(sides), "the suite leaves this side out")
+    lacking = settings.absent
     try:
         return patch(sides), lacking
     except NotMeasurable as error:
@@ -270,8 +266,9 @@ def _summarize(
         metrics["value_clean"] = mean(found["value"].clean.mean(1))
     if "key" in found:
         lost = found["key"].lost
-        worst = st.read_cross_fitted(lost.mean(2), previous)
-        metrics["key_sender_previous_token"] = mean(worst, unit=True)
+        metrics["key_sender_previous_token"] = st.best_metric(
+            previous, lost.mean(2), bounds=UNIT, confidence=confidence
+        )
         collapsed = count_collapsed(clean, lost, settings.threshold, confidence)
         metrics["key_collapsed"] = collapsed
         metrics["key_collapsed_share"] = st.divide_count(collapsed, clean.shape[1])
@@ -283,6 +280,7 @@ def _summarize(
             result.unmeasured |= dict.fromkeys(names, why)
             continue
         lost, whole = drops.lost.mean(2), drops.clean.mean(1)
+        widths = dict.fromkeys(names, 1.0) | {names[0]: st.tie_width(lost)}
         parts = [st.cross_fitted_max(lost), lost[:, feeder]]
         others = np.delete(lost, int(lost.mean(0).argmax()), axis=1)
         if others.shape[1]:
@@ -290,7 +288,8 @@ def _summarize(
         else:
             result.unmeasured[names[2]] = "there is one sender only"
         for name, part in zip(names, parts):
-            metrics[name] = st.share_metric(part, whole, confidence=confidence)
+            share = st.share_metric(part, whole, confidence=confidence)
+            metrics[name] = st.widen(share, widths[name])
 
 
 def _explain_nothing(side: Side, metrics: dict[str, Metric], threshold: float) -> str | None:

@@ -61,6 +61,12 @@ class Settings(PoolSettings):
             raise ValueError(f"'max_items' {self.max_items} is above the {most} items that exist")
         return self
 
+    @property
+    def absent(self) -> dict[str, str]:
+        """What is read of heads and with heads off, where there are none."""
+        names = ("heads", *ATTENTION, *ABLATED)
+        return dict.fromkeys(names, "no heads in the suite") if self.heads is None else {}
+
 
 METRICS: dict[str, MetricInfo] = {
     "fuzzy_effect": MetricInfo(
@@ -149,9 +155,8 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     if settings.heads is not None:
         result.metrics["heads"] = st.exact_metric(len(heads))
     if not heads:
-        why = "no heads in the suite" if settings.heads is None else "no head qualifies"
-        names = (*ATTENTION, *ABLATED, *([] if "heads" in result.metrics else ["heads"]))
-        result.unmeasured |= dict.fromkeys(names, why)
+        nothing = dict.fromkeys((*ATTENTION, *ABLATED), "no head qualifies")
+        result.unmeasured |= settings.absent or nothing
     return result
 
 

@@ -11,7 +11,7 @@ from icl_bench.errors import NotMeasurable
 from icl_bench.measures.bounds import UNIT
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.sequential import PoolSettings
-from icl_bench.probes.design.settings import HeadList, HeadSelection
+from icl_bench.probes.design.settings import HeadList, HeadSelection, explain_few_draws
 from icl_bench.probes.prompts.corpus import (
     Corpus,
     DatasetText,
@@ -104,6 +104,20 @@ class Settings(PoolSettings):
             taken: what the look found.
         """
         return bool(taken.metrics["documents"].value < taken.settings["documents"])
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """The previous-token score where it is not asked for; what is read with heads off."""
+        from icl_bench.probes.texts.icl_ablation import ABLATED_METRICS, NULL_METRICS, P_VALUES
+
+        absent = {}
+        if not self.previous_token:
+            absent["previous_token_text_max"] = "previous_token: false in the suite"
+        if self.heads is None:
+            return absent | dict.fromkeys(ABLATED_METRICS, "no 'heads' to switch off in the suite")
+        if self.null_draws == 0:
+            return absent | dict.fromkeys(NULL_METRICS, "null_draws: 0 in the suite")
+        return absent | explain_few_draws(P_VALUES, self.null_draws, self.alpha)
 
     @property
     def pinned(self) -> bool:
@@ -202,7 +216,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
 
     from icl_bench.measures.positions import average_windows, cut_windows
     from icl_bench.measures.tokens import digest_tokens
-    from icl_bench.probes.texts.icl_ablation import ABLATED_METRICS, ablate
+    from icl_bench.probes.texts.icl_ablation import CleanText, ablate
 
     corpus, chosen = _choose_text(model, settings)
     prefix, measured = chosen.prefix, chosen.documents
@@ -227,16 +241,13 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     _summarize(result, settings, clean)
     if settings.previous_token:
         score_previous(result, model, windows, context, settings.confidence)
-    else:
-        why = "previous_token: false in the suite"
-        result.unmeasured["previous_token_text_max"] = why
-    if settings.heads is None:
-        result.unmeasured |= dict.fromkeys(ABLATED_METRICS, "no 'heads' to switch off in the suite")
-    else:
+    result.unmeasured |= settings.absent
+    if settings.heads is not None:
         held_out = None
         if len(prefix) + len(chosen.spare) >= settings.window:
             held_out = cut_windows([chosen.spare], prefix, settings.window, HELD_OUT)
-        batches += ablate(result, model, settings, context, windows, held_out, run, clean)
+        text = CleanText(windows, run, clean)
+        batches += ablate(result, model, settings, context, text, held_out)
     result.tokens_sha256 = digest_tokens(*batches)
     return result
 
