@@ -256,9 +256,12 @@ class Job:
         """
         request, outcome = self.request, self.outcome
         folder = outcome.paths[0].parent if outcome.paths else None
-        if request.reports is not None and outcome.paths and len(outcome.records) > 1:
+        if request.reports is not None and outcome.paths:
+            several = len(outcome.records) > 1
             try:
-                outcome.paths += update_leaderboard(request.reports, request.plotly)
+                outcome.paths += update_leaderboard(
+                    request.reports, request.plotly, several=several
+                )
             except IclError as error:
                 outcome.troubles.append(str(error))
         if self.baseline is not None:
