@@ -67,7 +67,9 @@ class Visit:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(file.as_uri())
-        self.page.wait_for_selector("html[data-charts=ready]")
+        self.page.wait_for_selector("html[data-charts]")
+        charts = self.page.evaluate("document.documentElement.dataset.charts")
+        assert charts == "ready", f"{file}: the charting script is {charts}"
 
     def _heard(self, message: Any) -> None:
         if message.type in ("error", "warning"):
