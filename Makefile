@@ -24,7 +24,7 @@ export PYTHONDONTWRITEBYTECODE :=
   bench oldest newest wheel clean
 
 demo: $(READY)
-	$(BIN)/python -m pytest --icl-model='$(MODEL)'
+	$(BIN)/python -m pytest --icl-model='$(MODEL)' --icl-suite=core --icl-suite=circuit
 
 # Lint, types, and the tests of files that neither open real weights nor start many processes
 # (tests/conftest.py lists the others).

@@ -126,7 +126,8 @@ def _panels(
     whole: RunRecord, changes: Mapping[str, list[tuple[int, GateVerdict]]]
 ) -> list[dict[str, Any]]:
     """A panel per metric that a gate or a check reads, those of gates first, with their changes."""
-    gated, others = [], []
+    gated: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
     for key, one in steps.series_measurements(whole).items():
         there = {name for row in one.tables["steps"] for name in steps.metrics_of(row)}
         asked = {gate: name for gate in changes if (name := _metric_of(gate, key)) in there}
