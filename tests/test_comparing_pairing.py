@@ -11,7 +11,7 @@ from test_comparing import BEFORE, of, record
 
 from icl_bench.cli import main
 from icl_bench.comparing import compare, parse_limit
-from icl_bench.probes.ablations.null_margin import measure_margins
+from icl_bench.probes.ablations.margins import measure_margins
 from icl_bench.records.parts import Measurement, Metric
 from icl_bench.records.record import RunRecord
 from icl_bench.render.comparison import comparison_markdown, comparison_text

@@ -159,3 +159,17 @@ def test_progress_is_shown_where_it_is_asked_for(
     for progress, lines in ((None, False), (False, False), (True, True)):
         icl_bench.run([path], model, cache=False, progress=progress)
         assert bool(capsys.readouterr().err) == lines
+
+
+def test_a_comparison_shows_itself(
+    record: icl_bench.RunRecord, model: icl_bench.Model, tmp_path: Path
+) -> None:
+    from icl_bench.comparing import compare
+
+    worse = icl_bench.RunRecord.model_validate(record.model_dump(by_alias=True))
+    worse.checks[0].verdict = "fail"
+    found = compare(record, worse)
+    assert len(repr(found)) < 1000 and "does not pass; " in repr(found)
+    html = found._repr_html_()
+    assert "mine::high" in html and html.index("regressed</td>") < html.index("same</td>")
+    assert "passes; " in repr(compare(record, record))

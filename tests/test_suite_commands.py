@@ -53,6 +53,14 @@ def test_a_suite_is_shown_as_written_and_as_run(capsys: pytest.CaptureFixture[st
         assert f"did you mean {hint}?" in capsys.readouterr().err
 
 
+def test_what_is_shown_does_not_act_on_a_terminal_or_ci(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("evil.yaml").write_text("a: \033[31m\n::error::x\n\tb\n")
+    assert main(["show", "evil.yaml"]) == 0
+    assert capsys.readouterr().out == "a: [31m\n·:error::x\n\tb\n"
+
+
 def test_a_suite_is_validated_by_name_and_by_path(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "core"]) == 0
     assert capsys.readouterr().out.startswith("core: ok: suite 'core', 7 measurements, ")

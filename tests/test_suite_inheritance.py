@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from icl_bench.errors import SuiteError
 from icl_bench.suite import find_suite, json_schema, load_suite, shipped_suites
+from icl_bench.suite.document import parse
 from icl_bench.suite.printout import resolved_text
 
 BASE = """\
@@ -206,6 +209,13 @@ def test_a_mistake_is_named_in_the_file_where_it_is(
         assert fnmatch.fnmatchcase(line, pattern), line
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_extended_and_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (line,) = wrong(write(tmp_path, "icl_suite: 1\nname: x\nextends: pipe.yaml\n"))
+    assert "no regular file" in line
+
+
 def test_mistakes_of_the_base_are_named_there(tmp_path: Path) -> None:
     path = write(tmp_path, HEAD)
     base = tmp_path / "base.yaml"
@@ -251,3 +261,47 @@ def test_the_schema_knows_extends_and_remove(tmp_path: Path) -> None:
         except SuiteError:
             taken = False
         assert taken == (data in good) == validator.is_valid(data), data
+
+
+CHANGES: list[Any] = [
+    *(None, True, -1, 1.5, "", "x", "one", "repeats", [], {}, [1], [[]], ["one"], {"a": 1}),
+    *([{"id": "one"}], [{"id": ["x"]}], {"probe": "induction"}, {"repeats": None}),
+]
+
+
+def damage(data: Any, source: random.Random) -> str:
+    """Data with up to two of its pieces dropped or replaced, as JSON."""
+    data = json.loads(json.dumps(data))
+    for _ in range(source.randint(0, 2)):
+        inside, key = data, source.choice(list(data))
+        while isinstance(inside[key], (dict, list)) and inside[key] and source.random() < 0.8:
+            inside = inside[key]
+            key = source.choice(list(inside if isinstance(inside, dict) else range(len(inside))))
+        if source.random() < 0.3:
+            del inside[key]
+        else:
+            inside[key] = source.choice(CHANGES)
+        if not data:
+            break
+    return json.dumps(data, indent=1)
+
+
+def test_randomly_damaged_pairs_load_or_say_where_they_are_wrong(tmp_path: Path) -> None:
+    more = (
+        "defaults: {sequences: 50}\nmeasure: {repeats: {period: 30}, new: {probe: losses}}\n"
+        "checks:\n  - {id: two, on: new, metric: gain, above: 1}\nremove: [one, four]\n"
+    )
+    base, child = parse(BASE).data, parse(HEAD + more).data
+    source, loaded = random.Random(1), 0
+    for _ in range(120):
+        (tmp_path / "base.yaml").write_text(damage(base, source))
+        path = write(tmp_path, damage(child, source))
+        try:
+            suite = load_suite(path)
+        except SuiteError as error:
+            assert all(".yaml" in line for line in str(error).splitlines())
+            continue
+        loaded += 1
+        again = load_suite(write(tmp_path, resolved_text(suite), "again.yaml"))
+        assert again.sha256 == suite.sha256 and again.assertions == suite.assertions
+    assert 20 < loaded < 100

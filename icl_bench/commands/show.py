@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import unicodedata
 from typing import Any
 
 from icl_bench.commands.choices import complete_suites
 from icl_bench.commands.parsing import OK, add_command, completed_by
+from icl_bench.render.writing.logs import escape_ci_commands
 
 DESCRIPTION = """\
 Print a suite: a shipped one by its name, or a file. With --resolved it is printed as it is run:
@@ -48,5 +50,7 @@ def run(given: argparse.Namespace) -> int:
         text = resolved_text(find_suite(given.suite))
     else:
         text = read_text(given.suite)
-    print(text, end="" if text.endswith("\n") else "\n")
+    # YAML allows no other control characters, and none may act on a terminal.
+    kept = (sign for sign in text if sign in "\n\t" or unicodedata.category(sign) != "Cc")
+    print(escape_ci_commands("".join(kept).removesuffix("\n")))
     return OK

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from icl_bench.comparing.display import describe_comparison, show_comparison
 from icl_bench.comparing.heads import HeadChange, compare_heads
 from icl_bench.comparing.limits import Limit
 from icl_bench.comparing.metrics import MetricChange, compare_metrics
@@ -70,7 +71,7 @@ class VerdictChange:
         return worse or {self.before, self.after} <= _DECIDED
 
 
-@dataclass
+@dataclass(repr=False)
 class Comparison:
     """A record against its baseline.
 
@@ -91,6 +92,12 @@ class Comparison:
     heads: list[HeadChange] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     heads_left_out: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<{describe_comparison(self)}>"
+
+    def _repr_html_(self) -> str:
+        return show_comparison(self)
 
     def count(self, state: str) -> int:
         """Return how many checks and metrics are in a state."""

@@ -12,8 +12,13 @@ if TYPE_CHECKING:
 
 SHOWN_ROWS = 60
 """Checks that a notebook shows."""
-COLOURS = {"pass": "#1a7f37", "fail": "#cf222e", "error": "#cf222e", "inconclusive": "#9a6700"}
-"""Verdict -> its colour."""
+GOOD, BAD, OPEN = "#1a7f37", "#cf222e", "#9a6700"
+COLOURS = {
+    **dict.fromkeys(("pass", "improved"), GOOD),
+    **dict.fromkeys(("fail", "error", "regressed", "vanished", "died", "gone", "unpaired"), BAD),
+    **dict.fromkeys(("inconclusive", "unclear"), OPEN),
+}
+"""Verdict, or what became of one -> its colour."""
 
 
 def count_verdicts(record: RunRecord) -> str:

@@ -7,8 +7,6 @@ between them is who asks for the checks: pytest one by one, the others all in tu
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icl_bench.ci.publishing import publish
@@ -31,8 +29,9 @@ from icl_bench.running.earlier import earlier_seconds
 from icl_bench.running.judging import CheckedRun
 from icl_bench.running.lazy_model import LazyModel
 from icl_bench.running.model_run import ModelRun
+from icl_bench.running.outcome import Outcome
 from icl_bench.running.request import Request
-from icl_bench.running.results import counts_as_failure, explain_undecided, explain_unmeasured
+from icl_bench.running.results import explain_undecided, explain_unmeasured
 from icl_bench.running.series_run import start_run
 from icl_bench.running.setup import Setup
 from icl_bench.running.termination import terminable
@@ -44,48 +43,6 @@ if TYPE_CHECKING:
 
 CI_FILES = ("code-quality", "openmetrics")
 """Options that name a file for CI."""
-
-
-@dataclass
-class Outcome:
-    """What came of one run.
-
-    Args:
-        records: one per model that was measured, finished or not.
-        paths: the files written for people to look at, each model's record first.
-        baseline: the comparison with a baseline; None where none was asked for.
-        strict: whether what is inconclusive fails the run.
-        interrupted: whether it was cut short.
-        undecided: why no check was decided, or what of a suite without checks was not measured.
-        removed: what went from the cache at the end, in words.
-        troubles: what could not be written, and why.
-        ci_lines: lines that CI obeys, each to be printed at the start of a line.
-        no_worse: whether the comparison found nothing worse, and could be made.
-    """
-
-    records: list[RunRecord] = field(default_factory=list)
-    paths: list[Path] = field(default_factory=list)
-    baseline: Baseline | None = None
-    strict: bool = True
-    interrupted: bool = False
-    undecided: str | None = None
-    removed: str | None = None
-    troubles: list[str] = field(default_factory=list)
-    ci_lines: list[str] = field(default_factory=list)
-    no_worse: bool = True
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether all was written, something was decided, and nothing got worse."""
-        return not self.troubles and self.undecided is None and self.no_worse
-
-    @property
-    def exit_code(self) -> int:
-        """0 if all is well, 1 if a check failed or something went wrong, 2 if interrupted."""
-        if self.interrupted:
-            return 2
-        failed = any(counts_as_failure(record, self.strict) for record in self.records)
-        return int(failed or not self.is_sound)
 
 
 class Job:

@@ -58,8 +58,9 @@ def read_files(path: Path, read: Callable[[Path], bytes]) -> list[Written]:
             return files  # it extends nothing, or that is a mistake which its schema names
         try:
             path = resolve_suite(base, path.parent).absolute()
-            if path.is_dir():
-                raise SuiteError(f"{show_path(path)}: a folder; a suite is one YAML file")
+            if not path.is_file():  # to read a pipe would block
+                what = "a folder" if path.is_dir() else "no regular file"
+                raise SuiteError(f"{show_path(path)}: {what}; a suite is one YAML file")
         except SuiteError as error:
             problem = file.problem(("extends",), f"extends: {error}")
             raise make_error(file.path, [problem]) from None

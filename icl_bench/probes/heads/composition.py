@@ -20,7 +20,7 @@ from icl_bench.probes.design.head_selection import (
 )
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
-from icl_bench.probes.heads.path_effects import SIDES, Drops, Side, count_collapsed
+from icl_bench.probes.heads.path_effects import SIDES, Drops, Ends, Side, count_collapsed
 from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.parts import Measurement, Metric
 
@@ -127,29 +127,29 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     require_partial_forward(model)
     tokens = draw_unseen(model, settings, context.upstream)
     receivers = choose_heads(model, settings, context.upstream)
-    senders = _find_senders(model, settings, receivers)
+    ends = Ends(receivers, _find_senders(model, settings, receivers))
     result = Measurement(
         probe="composition",
         settings=settings.model_dump(by_alias=True, exclude_none=True)
         | tell_stream(context.upstream),
         metrics={
             "receivers": st.exact_metric(len(receivers)),
-            "senders": st.exact_metric(len(senders)),
+            "senders": st.exact_metric(len(ends.senders)),
         },
     )
-    if not senders:
+    if not ends.senders:
         why = "no head lies below the chosen ones"
         _report_nothing(result, why if receivers else describe_misfit(settings.heads))
         return result
     held_out = HeldOut.like(model, settings, tokens.input_ids.shape[1])
-    prepared = prepare_replacement(model, settings.method, senders, held_out)
+    prepared = prepare_replacement(model, settings.method, ends.senders, held_out)
     values = prepared.replacement.values
     result.tokens_sha256 = tk.digest_tokens(tokens.input_ids, *prepared.batches)
-    clean, previous = _score(model, tokens, receivers, senders)
-    effects, lacking = _patch(model, settings, context, tokens, receivers, senders, values)
+    clean, previous = _score(model, tokens, ends)
+    effects, lacking = _patch(model, settings, context, tokens, ends, values)
     result.unmeasured |= lacking
     found: dict[Side, Drops] = {
-        side: Drops(receivers, senders, [e for e in effects if e.side == side])
+        side: Drops(ends, [e for e in effects if e.side == side])
         for side in SIDES
         if any(effect.side == side for effect in effects)
     }
@@ -168,9 +168,7 @@ def _report_nothing(result: Measurement, why: str | None) -> None:
     result.unmeasured = dict.fromkeys(METRICS.keys() - result.metrics.keys(), result.reason)
 
 
-def _score(
-    model: Model, tokens: RepeatedTokens, receivers: list[Head], senders: list[Head]
-) -> Iterator[np.ndarray]:
+def _score(model: Model, tokens: RepeatedTokens, ends: Ends) -> Iterator[np.ndarray]:
     """Yield the receivers' induction scores and the senders' previous-token scores.
 
     Both are (sequences, heads).
@@ -182,7 +180,7 @@ def _score(
         "previous_token": tk.previous_token_pairs(tokens),
     }
     scores = model.head_scores(tokens.input_ids, pairs)
-    for name, heads in (("induction", receivers), ("previous_token", senders)):
+    for name, heads in (("induction", ends.receivers), ("previous_token", ends.senders)):
         yield np.stack([scores[name][layer][:, head].double().numpy() for layer, head in heads], 1)
 
 
@@ -207,19 +205,18 @@ def _patch(
     settings: Settings,
     context: Context,
     tokens: RepeatedTokens,
-    receivers: list[Head],
-    senders: list[Head],
+    ends: Ends,
     values: Any,
 ) -> tuple[list[PathEffect], dict[str, str]]:
     """Return the effects, and metric -> why it is not measured for the sides left out."""
     from icl_bench.models.circuits.patching import Paths, Scored, patch_paths
 
-    layers = sorted({layer for layer, _ in receivers})
-    count = sum(own < layer for layer in layers for own, _ in senders) * settings.sequences
+    layers = sorted({layer for layer, _ in ends.receivers})
+    count = sum(own < layer for layer in layers for own, _ in ends.senders) * settings.sequences
 
     def patch(sides: Sequence[Side]) -> list[PathEffect]:
         with context.task("paths between heads", count) as advance:
-            paths = Paths(layers, [(head,) for head in senders], sides, values)
+            paths = Paths(layers, [(head,) for head in ends.senders], sides, values)
             return patch_paths(model, Scored.repeats(tokens), paths, advance)
 
     sides = [side for side in SIDES if side in settings.sides]
@@ -279,17 +276,10 @@ def _summarize(
         if why is not None:
             result.unmeasured |= dict.fromkeys(names, why)
             continue
-        lost, whole = drops.lost.mean(2), drops.clean.mean(1)
-        widths = dict.fromkeys(names, 1.0) | {names[0]: st.tie_width(lost)}
-        parts = [st.cross_fitted_max(lost), lost[:, feeder]]
-        others = np.delete(lost, int(lost.mean(0).argmax()), axis=1)
-        if others.shape[1]:
-            parts.append(np.median(others, axis=1))
-        else:
-            result.unmeasured[names[2]] = "there is one sender only"
-        for name, part in zip(names, parts):
-            share = st.share_metric(part, whole, confidence=confidence)
-            metrics[name] = st.widen(share, widths[name])
+        shares = drops.shares(feeder, confidence)
+        metrics |= dict(zip(names, shares))
+        if len(shares) < len(names):
+            result.unmeasured[names[-1]] = "there is one sender only"
 
 
 def _explain_nothing(side: Side, metrics: dict[str, Metric], threshold: float) -> str | None:

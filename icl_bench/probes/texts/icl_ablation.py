@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from icl_bench.models.clean_run import BaseRun
     from icl_bench.models.model import Model
     from icl_bench.probes.design.replacement import Prepared
-    from icl_bench.probes.texts.icl_score import Settings
+    from icl_bench.probes.texts.icl_settings import Settings
 
 Head = tuple[int, int]
 
