@@ -191,6 +191,9 @@ def list_parts(plan: Plan) -> list[Part]:
 
     Args:
         plan: the run's.
+
+    Raises:
+        SettingsError: two of a suite have one name.
     """
     parts = []
     for suite in plan.suites:
@@ -198,6 +201,14 @@ def list_parts(plan: Plan) -> list[Part]:
         parts += [Part(suite.name, "check", spec.id) for spec in suite.assertions]
         parts += [Part(suite.name, "heads", name) for name in scored]
         parts.append(Part(suite.name, "complete", suite.name))
+    named: dict[tuple[str, str], Part] = {}
+    for part in parts:
+        other = named.setdefault((part.suite, part.label), part)
+        if other != part:
+            raise SettingsError(
+                f"suite {part.suite!r}: check {other.name!r} has the name that the comparison of "
+                f"{part.name!r} has, {part.label}: with a baseline it needs another one"
+            )
     return parts
 
 
