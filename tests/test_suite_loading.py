@@ -394,7 +394,7 @@ def test_a_suite_in_the_shipped_folder_is_marked_shipped(
         (
             HEAD + "measure: {a: {probe: ablation, heads: {random: 2, top: 3}}}\n" + PROMPT,
             "3:39",
-            "give exactly one of 'where', 'top' and 'random'",
+            "give 'where', 'top' or both, or 'random' alone",
         ),
         (
             HEAD + "measure: {a: {probe: ablation, heads: {from: a, whre: 3}}}\n" + PROMPT,

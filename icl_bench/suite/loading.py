@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from icl_bench.errors import SuiteError
+from icl_bench.errors import SuiteError, defuse
 from icl_bench.suite import document as yaml_document
 from icl_bench.suite.asserting import build_checks, build_quiz
 from icl_bench.suite.catalog import is_shipped, resolve_suite
@@ -65,7 +65,7 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
             for index, entry in enumerate(data.get(section) or [])
         },
         warnings=tuple(
-            "{}:{}:{}: {}".format(show_path(file), *document.locate(place), message)
+            "{}:{}:{}: {}".format(show_path(file), *document.locate(place), defuse(message))
             for place, message in find_seams(data)
         ),
     )
