@@ -292,7 +292,7 @@ def test_a_worker_that_dies_leaves_the_rest_compared(based: Stage) -> None:
 
 
 def test_a_series_is_compared_too(real_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    from test_series_run import write_series
+    from small_series import write_series
 
     monkeypatch.chdir(real_stage.path)
     write_series(2)
