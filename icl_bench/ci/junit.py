@@ -9,6 +9,9 @@ from icl_bench.records.parts import Check
 from icl_bench.records.record import RunRecord
 from icl_bench.render.writing.text import one_line
 
+PREFIX = "icl."
+"""What the names of all properties begin with."""
+
 
 def case_properties(check: Check, model: str) -> list[tuple[str, str]]:
     """Return name and value of what is known of one check; what is unknown is absent.
@@ -29,7 +32,7 @@ def case_properties(check: Check, model: str) -> list[tuple[str, str]]:
         "verdict": check.verdict,
         "reason": check.reason,
     }
-    return [(f"icl.{name}", _text(value)) for name, value in known.items() if value is not None]
+    return [(f"{PREFIX}{name}", _text(value)) for name, value in known.items() if value is not None]
 
 
 def file_properties(records: Sequence[RunRecord]) -> list[tuple[str, str]]:

@@ -101,7 +101,9 @@ class Gathering:
             self._absorb(payload)
         elif report.nodeid in self._ids and not report.passed:
             slug, check = self._ids[report.nodeid]
-            text = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+            crash = getattr(report.longrepr, "reprcrash", None)  # the last line is where it was
+            told = crash.message.partition("\n")[0] if crash else report.longreprtext
+            text = report.longrepr[2] if isinstance(report.longrepr, tuple) else told
             last = text.strip().splitlines()[-1] if text.strip() else "no reason was given"
             why = getattr(report, REASON, f"not run: {last}")
             self._lost[slug][check] = ("skipped" if report.skipped else "error", why)
@@ -159,13 +161,16 @@ class Gathering:
         return [*((check.verdict, check.reason) for check in checks), *lost]
 
 
-def why_unfinished(*, interrupted: bool, stopped: bool) -> str:
+def why_unfinished(*, interrupted: bool, stopped: bool, why: str | None = None) -> str:
     """Return why checks that were to be judged were not.
 
     Args:
         interrupted: whether the run was cut short.
         stopped: whether it ended itself early, as by `-x`.
+        why: what ended it, where that is known.
     """
+    if why is not None:
+        return f"not run: {why}"
     if interrupted:
         return INTERRUPTED
     return f"not run: {'the run stopped early' if stopped else 'the run ended before it'}"

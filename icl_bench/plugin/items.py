@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from icl_bench.ci.junit import case_properties
+from icl_bench.ci.junit import PREFIX, case_properties
 from icl_bench.errors import InputError
 from icl_bench.plugin.ids import PAYLOAD, SESSION, item_name, node_id
 from icl_bench.render.writing.logs import escape_ci_commands
@@ -117,14 +117,26 @@ class CheckItem(pytest.Item):
             pytest.skip("no model given: use --icl-model=SPEC")
         if self.config.getoption("setupplan", False):
             return
-        self.check = self.icl.run_of(self.slug).check(self.suite.name, self.spec.id)
-        self._payload = self.icl.pack(self.slug, self.check)
+        check = self.icl.run_of(self.slug).check(self.suite.name, self.spec.id)
+        self._payload = self.conclude(check)
+        if check.verdict == "skipped":
+            pytest.skip(printable(check.reason or "skipped"))
+        if check.verdict == "error":
+            raise CheckBroken(escape_ci_commands(check.reason or "no reason was recorded"))
+
+    def conclude(self, check: Check) -> str:
+        """Take in the verdict, and return it with what was measured as text to send.
+
+        Args:
+            check: judged.
+        """
+        assert self.slug is not None
+        self.check = check
+        # Another plugin may run the item again, with the properties that it had.
+        others = [one for one in self.user_properties if not one[0].startswith(PREFIX)]
         public = self.icl.job.specs[self.slug].public
-        self.user_properties += case_properties(self.check, public)
-        if self.check.verdict == "skipped":
-            pytest.skip(printable(self.check.reason or "skipped"))
-        if self.check.verdict == "error":
-            raise CheckBroken(escape_ci_commands(self.check.reason or "no reason was recorded"))
+        self.user_properties = [*others, *case_properties(check, public)]
+        return self.icl.pack(self.slug, check)
 
     def runtest(self) -> None:
         """Pass or fail by the verdict."""

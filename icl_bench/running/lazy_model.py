@@ -9,7 +9,7 @@ from icl_bench.errors import IclError, ModelError
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.running.judging import name_place
 from icl_bench.running.setup import Setup
-from icl_bench.running.termination import breaks_off
+from icl_bench.running.termination import breaks_off, reason_of
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
@@ -44,7 +44,8 @@ class LazyModel:
         self.spec, self.slug, self.found = spec, slug, found
         self._setup, self._opener = setup, opener
         self._model, self._given = model, model is not None
-        self._failure: str | None = None
+        self.failure: str | None = None
+        """Why it cannot be opened, once that was tried."""
 
     @property
     def is_open(self) -> bool:
@@ -54,7 +55,7 @@ class LazyModel:
     @property
     def will_open(self) -> bool:
         """Whether `open` has something to do: it is not in memory, and nothing failed so far."""
-        return self._model is None and self._failure is None
+        return self._model is None and self.failure is None
 
     def open(self) -> Model:
         """Return the open model; it is opened on first use.
@@ -62,30 +63,30 @@ class LazyModel:
         Raises:
             IclError: it cannot be opened; asked again, the same error comes at once.
         """
-        if self._failure is not None:
-            raise ModelError(self._failure)
+        if self.failure is not None:
+            raise ModelError(self.failure)
         if self._model is not None:
             return self._model
-        if self._setup.before_opening:
-            self._setup.before_opening()
-        from icl_bench.models.opening import opening
-
-        opener = self._opener or opening.open_model
         try:
+            if self._setup.before_opening:
+                self._setup.before_opening()
+            from icl_bench.models.opening import opening
+
+            opener = self._opener or opening.open_model
             with self._setup.progress.opening(self.slug, self.spec.public):
                 self._model = opener(self.spec, self.slug, self._setup.options, self.found)
         except IclError as error:
-            self._failure = str(error)
+            self.failure = str(error)
             raise
         except Exception as error:
             reason = f"model {self.spec.text!r}: opening it broke: {name_place(error)}"
             raise self.give_up(reason) from error
         except BaseException as error:
-            if not breaks_off(error):
-                raise
-            # Not again: libraries that are imported in part may take the process down.
-            reason = f"model {self.spec.text!r}: opening it was broken off: {error}"
-            raise self.give_up(reason) from None
+            if breaks_off(error):
+                # Not again: libraries that are imported in part may take the process down.
+                told = f"opening it was broken off: {reason_of(error)}"
+                self.give_up(f"model {self.spec.text!r}: {told}")
+            raise
         return self._model
 
     def give_up(self, why: str) -> ModelError:
@@ -94,7 +95,7 @@ class LazyModel:
         Args:
             why: the reason, which comes whenever it is asked for.
         """
-        self._failure = why
+        self.failure = why
         return ModelError(why)
 
     def close(self) -> bool:
