@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
@@ -265,7 +266,11 @@ class ModelRun(CheckedRun):
             if self._model_cache and (kept := self._model_cache.find(planned)):
                 return kept
             context = Context(upstream, self.progress.task, self._runs)
-            return timed(probe, lambda: take(model, planned.settings, context))
+            # Not before a model is open: it brings torch.
+            from icl_bench.models.module.batching import run_within_memory
+
+            work = functools.partial(take, model, planned.settings, context)
+            return timed(probe, lambda: run_within_memory(model, work))
 
         return attempt(planned.probe, planned.settings, measure)
 

@@ -18,6 +18,7 @@ from icl_bench.models.attention.ablation import Ablation, mark_heads
 from icl_bench.models.attention.forward_hooks import ROUNDING, ForwardHooks
 from icl_bench.models.attention.kernels import KernelMisfit
 from icl_bench.models.attention.paths import PATHS, Run, Runner
+from icl_bench.models.module.memory import ran_out_of_memory
 from icl_bench.models.module.vocabulary import context_length, embedding_weight
 
 LENGTH = 12
@@ -97,9 +98,9 @@ def choose_path(
         except (Mismatch, KernelMisfit, ModelError) as error:
             tried.setdefault(str(error), []).append(name)
             continue
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # whatever the model's own code raises on an unusual path
+            if ran_out_of_memory(error):
+                raise
             tried.setdefault(f"{type(error).__name__}: {error}", []).append(name)
             continue
         return name, shapes, None if label == "fused" else _list_failures(tried) or None
@@ -116,7 +117,7 @@ def _run_tiny_batch(runner: Runner, vocabulary: list[int]) -> _TinyRun:
     try:
         logits = runner.run_plain(ids).float()
     except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if ran_out_of_memory(error):
             raise
         message = f"a forward pass on {ids.shape[1]} tokens failed: {type(error).__name__}: {error}"
         raise ModelError(message) from None
