@@ -40,6 +40,18 @@ def pack(slug: str, results: Results, check: Check, sent: set[str]) -> str:
     )
 
 
+def refer(slug: str, check: Check) -> str:
+    """Return, as text to send within a process, which check was judged.
+
+    What was measured is not copied: the one who gathers finds it where it is.
+
+    Args:
+        slug: the model.
+        check: the check.
+    """
+    return json.dumps({"slug": slug, "own": [check.suite, check.id]})
+
+
 class Gathering:
     """What is known of every model by the reports of its checks.
 
@@ -52,7 +64,7 @@ class Gathering:
         self.results = {
             slug: Results(ModelInfo(**spec.describe(slug))) for slug, spec in job.specs.items()
         }
-        self._plan = job.plan
+        self._plan, self._runs = job.plan, job.runs
         self._lost: dict[str, Lost] = {slug: {} for slug in job.specs}
         self._ids = {
             f"{node_id(suite.path, config.rootpath)}::{item_name(spec.id, slug)}": (
@@ -99,6 +111,7 @@ class Gathering:
         payload = getattr(report, PAYLOAD, None)
         if payload:
             self._absorb(payload)
+            setattr(report, PAYLOAD, None)  # pytest keeps every report until the end
         elif report.nodeid in self._ids and not report.passed:
             slug, check = self._ids[report.nodeid]
             crash = getattr(report.longrepr, "reprcrash", None)  # the last line is where it was
@@ -111,6 +124,13 @@ class Gathering:
     def _absorb(self, payload: str) -> None:
         data = json.loads(payload)
         results = self.results[data["slug"]]
+        if "own" in data:
+            name, mine = tuple(data["own"]), self._runs[data["slug"]].results
+            if mine.environment:
+                results.environment, results.model = mine.environment, mine.model
+            results.measurements.update(mine.measurements)
+            results.checks[name] = mine.checks[name]
+            return
         if data["environment"]:
             results.environment = Environment.model_validate(data["environment"])
             results.model = ModelInfo.model_validate(data["model"])

@@ -11,7 +11,7 @@ import pytest
 from icl_bench.errors import IclError
 from icl_bench.plugin.arguments import only_tells
 from icl_bench.plugin.crashes import link_of
-from icl_bench.plugin.gathering import Gathering, pack, why_unfinished
+from icl_bench.plugin.gathering import Gathering, pack, refer, why_unfinished
 from icl_bench.progress import RunProgress
 from icl_bench.progress.hooks import show_progress
 from icl_bench.render.writing.logs import escape_ci_commands
@@ -109,6 +109,8 @@ class IclSession:
 
     def pack(self, slug: str, check: Check) -> str:
         """Return a check, and what was measured since the last call, as text to send."""
+        if self.link is None:
+            return refer(slug, check)
         return pack(slug, self.job.runs[slug].results, check, self._sent[slug])
 
     def unfinished(self) -> list[str]:
