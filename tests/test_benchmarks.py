@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -178,3 +180,18 @@ def test_a_scaled_head_writes_so_much_less_and_the_original_stays() -> None:
     assert (torch.as_tensor(off) - torch.as_tensor(whole)).abs().max() > 0.1
     same = icl_bench.token_losses(noise.scaled(model, 1, 4, 1.0), ids)
     torch.testing.assert_close(torch.as_tensor(same), torch.as_tensor(whole))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs fork")
+def test_runs_that_are_killed_lose_nothing() -> None:
+    command = [sys.executable, str(BENCHMARKS / "kills.py")]
+    done = subprocess.run(
+        [*command, "--terminate=2", "--cold=2", "--series=1"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split("|")[1:-1] for line in done.stdout.splitlines()[2:]]
+    assert [int(row[1]) for row in rows] == [2, 2, 1]
+    assert all(int(row[3]) >= int(row[2]) and int(row[4]) == 0 for row in rows)

@@ -121,7 +121,7 @@ def test_a_token_without_a_row_in_the_embedding_is_named():
 def test_ids_of_ones_own_without_a_row_are_refused(wrong):
     model = icl_bench.load_model("builtin:handwired")
     with pytest.raises(MeasurementError, match=f"token id {wrong} is not among the"):
-        icl_bench.token_losses(model, torch.tensor([[3, 4, 5, wrong]]))
+        model.losses(torch.tensor([[3, 4, 5, wrong]]))
 
 
 def test_what_the_tokenizer_puts_first_is_told_from_the_text():
