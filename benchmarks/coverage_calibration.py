@@ -183,7 +183,7 @@ def cases(measured: dict[str, np.ndarray]) -> list[Case]:
         found.append(Case("count_above", one, count))
 
     def best_of(bounds: Bounds | None) -> Callable[[np.ndarray], Metric]:
-        return lambda values: st.mean_metric(st.cross_fitted_max(values), bounds=bounds)
+        return lambda values: st.best_metric(values, bounds=bounds)
 
     def spread(places: np.ndarray) -> Samples:
         return lambda rng, n: rng.normal(places, 0.2, (n, len(places)))

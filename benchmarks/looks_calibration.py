@@ -68,7 +68,7 @@ def looks() -> list[Look]:
         return st.share_metric(values[:, 0], values[:, 1], confidence=confidence)
 
     def best(values: np.ndarray, confidence: float) -> Metric:
-        return st.mean_metric(st.cross_fitted_max(values), confidence=confidence)
+        return st.best_metric(values, confidence=confidence)
 
     def place(values: np.ndarray, confidence: float) -> Metric:
         return locate_peak(values, list(range(5)), confidence)

@@ -68,10 +68,10 @@ SLOW = {
     "many processes": (
         "benchmarks cache_limit cache_models cache_runs cache_series cache_trust ci_examples "
         "ci_github ci_gitlab ci_junit cli_streams finite leaderboard_command loading_hub "
-        "plugin_crashes plugin_exit_codes plugin_interrupts plugin_models plugin_progress "
-        "plugin_reports plugin_series plugin_startup plugin_timeouts plugin_xdist presence "
-        "progress_bars progress_workers reference_series render_outlet series_run sharding "
-        "training_processes"
+        "plugin_baseline plugin_crashes plugin_exit_codes plugin_interrupts plugin_models "
+        "plugin_progress plugin_reports plugin_series plugin_startup plugin_timeouts plugin_xdist "
+        "presence progress_bars progress_workers reference_series render_outlet series_run "
+        "sharding training_processes"
     ),
     "real weights, whole suites, every family, long training or many simulations": (
         "adaptive_sweep calibration choice_scores invariance loading_gguf logit_attribution "

@@ -10,10 +10,11 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from urllib.parse import unquote, urlsplit
 
 _RESOLVE = re.compile(r"/(?P<repo>[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
@@ -33,12 +34,24 @@ class Repo:
         gated: answer 401 to everything.
         closed: answer 401 to what asks for a file, as the hub does where terms were not accepted.
         status: answer everything with this status instead, e.g. 503.
+        headers: what is sent along with that status.
+        cut: answer a GET of weights with half of them, and one of the rest with nothing.
+        limited: the file that is answered with status 429.
+        flipped: change a bit of weights on the way.
+        elsewhere: address of another host, which files are fetched from.
+        moved: address of another host, which everything is redirected to.
     """
 
     revisions: dict[str, Path]
     gated: bool = False
     closed: bool = False
     status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: bool = False
+    limited: str = ""
+    flipped: bool = False
+    elsewhere: str | None = None
+    moved: str | None = None
 
     def commit(self, revision: str) -> str | None:
         """Return the made-up commit hash of a revision, or None when there is none."""
@@ -60,10 +73,12 @@ class HubServer:
     Args:
         repos: repository id -> repository.
         requests: every request so far, `METHOD PATH`.
+        tokens: what the requests gave to be let in.
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    tokens: set[str] = field(default_factory=set)
 
     def __enter__(self) -> HubServer:
         hub = self
@@ -111,12 +126,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
         self.server_hub.requests.append(f"{self.command} {path}")
+        if token := self.headers.get("Authorization"):
+            self.server_hub.tokens.add(token)
         match = _REFS.fullmatch(path) or _RESOLVE.fullmatch(path) or _API.fullmatch(path)
         repo = self.server_hub.repos.get(match["repo"]) if match else None
         if match is None or repo is None:
             return self._fail(404, "RepoNotFound")
         if repo.status is not None:
-            return self._fail(repo.status)
+            return self._fail(repo.status, more=repo.headers)
+        if match.re is _RESOLVE and match["file"] == repo.limited:
+            return self._fail(429, more=repo.headers)
+        if repo.moved:
+            return self._fail(302, more={"Location": repo.moved + self.path})
         if repo.gated or (repo.closed and match.re is _RESOLVE):
             return self._fail(401, "GatedRepo")
         if match.re is _REFS:
@@ -130,7 +151,19 @@ class _Handler(BaseHTTPRequestHandler):
         file = folder / match["file"]
         if not file.is_file():
             return self._fail(404, "EntryNotFound", commit)
-        return self._send(file.read_bytes(), commit, body, "application/octet-stream")
+        content = file.read_bytes()
+        large = {}
+        if file.suffix == ".safetensors":
+            # As of what the hub stores outside of git: the file's name in the cache.
+            digest = hashlib.sha256(content).hexdigest()
+            large = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
+            if repo.elsewhere:
+                place = {"Location": repo.elsewhere + self.path, "X-Repo-Commit": commit}
+                return self._fail(302, more={**large, **place})
+            if repo.flipped:
+                content = content[:-1] + bytes([content[-1] ^ 1])
+        cut = repo.cut and bool(large) and body
+        return self._send(content, commit, body, "application/octet-stream", large, cut)
 
     def _list_refs(self, repo: Repo, body: bool) -> None:
         """Half of the revisions are branches, half are tags."""
@@ -160,7 +193,15 @@ class _Handler(BaseHTTPRequestHandler):
             ]
         self._send(json.dumps(content).encode(), commit, body, "application/json")
 
-    def _send(self, content: bytes, commit: str, body: bool, kind: str) -> None:
+    def _send(
+        self,
+        content: bytes,
+        commit: str,
+        body: bool,
+        kind: str,
+        more: Mapping[str, str] = MappingProxyType({}),
+        cut: bool = False,
+    ) -> None:
         start, status = 0, 200
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         whole, digest = len(content), hashlib.sha1(content).hexdigest()
@@ -174,12 +215,25 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.send_header("ETag", f'"{digest}"')
         self.send_header("X-Repo-Commit", commit)
+        for name, value in more.items():
+            self.send_header(name, value)
         self.end_headers()
-        if body:
+        if cut:
+            self.wfile.write(b"" if asked else content[: len(content) // 2])
+            self.close_connection = True
+        elif body:
             self.wfile.write(content)
 
-    def _fail(self, status: int, code: str | None = None, commit: str | None = None) -> None:
+    def _fail(
+        self,
+        status: int,
+        code: str | None = None,
+        commit: str | None = None,
+        more: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.send_response(status)
+        for name, value in more.items():
+            self.send_header(name, value)
         if code:
             self.send_header("X-Error-Code", code)
         if commit:

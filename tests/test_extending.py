@@ -235,7 +235,7 @@ def test_a_module_a_class_or_a_probe_is_one(
     assert taken.probe == "theirs" and str(taken.package).startswith("their-package 1.2, code ")
     assert get_probe("theirs").summary == "What it is for."
     assert main(["list", "probes"]) == 0
-    assert "theirs                 What it is for." in capsys.readouterr().out
+    assert "  theirs\n    What it is for.\n" in capsys.readouterr().out
     assert main(["list", "metrics"]) == 0
     assert "how large it is [m]" in capsys.readouterr().out
     assert main(["schema"]) == 0

@@ -16,7 +16,12 @@ from icl_bench.probes.ablations import ablation
 from icl_bench.probes.ablations.thresholds import heads_by_level
 from icl_bench.probes.design.combined import combine
 from icl_bench.probes.design.context import Context
-from icl_bench.probes.design.head_selection import choose_heads, describe_misfit, name_stream
+from icl_bench.probes.design.head_selection import (
+    choose_heads,
+    count_top,
+    describe_misfit,
+    name_stream,
+)
 from icl_bench.probes.design.settings import HeadSelection
 from icl_bench.probes.heads import induction, logit_attribution, offset_profile
 from icl_bench.records.parts import Measurement
@@ -73,6 +78,37 @@ def found(model):
 def choose(model, found, **rules):
     settings = ablation.Settings(heads=HeadSelection(**MATCHES, **rules))
     return choose_heads(model, settings, combine(found["repeats"], found))
+
+
+@pytest.mark.parametrize(
+    ("top", "scored", "count"),
+    [(3, 10, 3), ("2%", 270, 6), ("1.1%", 1000, 11), ("0.1%", 16, 1), ("100%", 16, 16)],
+)
+def test_a_share_of_heads_is_rounded_up(top, scored, count):
+    assert count_top(top, scored) == count
+
+
+def test_the_best_share_of_heads_is_chosen_also_of_those_within_bounds(model, found):
+    rows = sorted(found["repeats"].heads, key=lambda row: -row["previous_token"])
+    best = [(row["layer"], row["head"]) for row in rows]
+
+    def chosen(**rule):
+        rule = HeadSelection(**({"from": "repeats", "by": "previous_token"} | rule))
+        return choose_heads(model, ablation.Settings(heads=rule), found["repeats"])
+
+    # Of 24 heads 15% are 3.6.
+    assert chosen(top="15%") == sorted(best[:4]) == chosen(top=4)
+    copying = {head for head in best if head in {(1, 0), (1, 4)}}
+    assert chosen(top=1, where={"induction": {"above": 0.5}}) == [
+        next(head for head in best if head in copying)
+    ]
+    assert chosen(top="100%", where={"induction": {"above": 0.5}}) == sorted(copying)
+
+
+@pytest.mark.parametrize("top", ["0%", "101%", "2 %", "-1%", "'%'", "two", 0, 1.5, True])
+def test_a_share_of_heads_that_is_none_is_refused_where_it_stands(tmp_path, top):
+    with pytest.raises(SuiteError, match=r"mine.yaml:7:\d+: top[: ]"):
+        load(tmp_path, rule=f"{{from: writing, top: {top}}}")
 
 
 def test_heads_are_those_that_both_rules_choose_or_one_without_the_other(model, found):
@@ -242,7 +278,7 @@ def test_where_an_inner_measurement_failed_nothing_is_chosen(tmp_path):
         ),
         ("{where: {logit: {below: 0}}}", "need 'from'"),
         ("{random: 2}", "'random' does not go with them"),
-        ("{from: writing}", "give exactly one of 'where', 'top' and 'random'"),
+        ("{from: writing}", "give 'where', 'top' or both"),
         ("{from: writing, topp: 1}", "unknown key 'topp'; did you mean 'top'?"),
         ("[[1, 2]]", "and (a list) is not a mapping"),
     ],

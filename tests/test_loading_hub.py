@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -17,11 +19,12 @@ import torch
 from hub_server import HubServer, Repo
 from huggingface_hub import constants, file_download
 
-from icl_bench.errors import SpecError
+from icl_bench.errors import ModelError, SpecError
 from icl_bench.models.opening.loading import LoadedParts, load_parts
 from icl_bench.models.sources import hub as hub_module
 from icl_bench.models.sources.checking import check_spec
 from icl_bench.models.sources.parsing import parse_spec
+from icl_bench.models.sources.source import Found
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +262,140 @@ def test_offline_without_a_copy_says_what_is_missing(
     assert hub.requests == []
 
 
+def failure(text: str, **options: Any) -> str:
+    """Of a model that is found and cannot be opened."""
+    with pytest.raises(ModelError) as caught:
+        load(text, **options)
+    message = str(caught.value)
+    assert message.startswith(f"model {text!r}: ") and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("text", ["org/tiny", "org/sharded"])
+def test_half_sent_weights_are_an_incomplete_download(
+    hub: HubServer, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between tries of the hub's library
+    monkeypatch.setattr(hub.repos[text], "cut", True)
+    told = failure(text)
+    assert "incomplete download of model" in told and told.endswith("; run again")
+    monkeypatch.setattr(hub.repos[text], "cut", False)
+    load(text)
+
+
+def test_a_limit_while_a_model_is_opened_is_told_and_loses_no_tokenizer(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("the hub was asked again"))
+    repo, spec = hub.repos["org/tiny"], parse_spec("org/tiny")
+    found = check_spec(spec)
+    assert isinstance(found, Found)
+    for late in ("model.safetensors", "tokenizer.json", "generation_config.json"):
+        monkeypatch.setattr(repo, "limited", late)
+        with pytest.raises(ModelError, match="limits how often it is asked"):
+            load_parts(spec, found=found, device="cpu")
+    monkeypatch.setattr(repo, "limited", "")
+    assert load_parts(spec, found=found, device="cpu").tokenizer is not None
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({"Retry-After": "120"}, "run again in 120 seconds"),
+        (
+            {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"},
+            "run again after Wed, 21 Oct 2026 07:28:00 GMT",
+        ),
+        ({"RateLimit": '"api";r=0;t=55'}, "run again in 55 seconds"),
+        ({"Retry-After": "\x1b[1m"}, "run again later"),
+        ({}, "run again later"),
+    ],
+)
+@pytest.mark.parametrize("files", [False, True])
+def test_a_rate_limit_says_how_long_to_wait_and_is_not_waited_for(
+    hub: HubServer,
+    headers: dict[str, str],
+    wait: str,
+    files: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("the hub was asked again"))
+    repo = hub.repos["org/tiny"]
+    monkeypatch.setattr(repo, "limited" if files else "status", "config.json" if files else 429)
+    monkeypatch.setattr(repo, "headers", headers)
+    told = refusal("org/tiny")
+    assert f"{hub.endpoint} limits how often it is asked (status 429): {wait}" in told
+    assert "no copy of it is in the cache" in told and ("config.json" in told) == files
+    if not files:
+        assert "limits how often" in refusal("org/tiny@*")
+
+
+def test_a_flipped_bit_on_the_way_is_noticed_until_the_file_is_gone(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(hub.repos["org/tiny"], "flipped", True)
+    options = {"cache_dir": tmp_path / "kept"}
+    told = failure("org/tiny", **options)
+    assert "model.safetensors was damaged on the way or on the disk: its SHA-256 is not" in told
+    monkeypatch.setattr(hub.repos["org/tiny"], "flipped", False)
+    assert failure("org/tiny", **options) == told
+    (blob,) = re.findall(r"delete (\S+) and run again", told)
+    Path(blob).unlink()
+    load("org/tiny", **options)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    content = Path(blob).read_bytes()
+    Path(blob).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert failure("org/tiny", **options) == told
+
+
+@pytest.mark.parametrize("way", ["elsewhere", "moved"])
+def test_a_token_goes_to_the_hub_alone(
+    hub: HubServer, repos: dict[str, Repo], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with HubServer({"org/tiny": Repo(repos["org/tiny"].revisions)}) as other:
+        monkeypatch.setattr(hub.repos["org/tiny"], way, other.endpoint)
+        if way == "elsewhere":
+            load("org/tiny")
+        with contextlib.suppress(SpecError):
+            check_spec(parse_spec("org/tiny"))
+        with contextlib.suppress(SpecError):
+            check_spec(parse_spec("org/tiny@*"))
+        assert other.requests and other.tokens == set()
+    assert hub.tokens == {"Bearer hf_secret"}
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_hub_that_is_switched_off_is_one_message_of_the_command(
+    repos: dict[str, Repo], tmp_path: Path, kept: bool
+) -> None:
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-m", "icl_bench.cli", "run", "org/tiny", f"--suite={SUITE}"]
+    with HubServer(repos) as server:
+        environment["HF_ENDPOINT"] = server.endpoint
+        code = "from icl_bench.models.opening.loading import load_parts as l\n"
+        code += "from icl_bench.models.sources.parsing import parse_spec as p\nl(p('org/tiny'))"
+        if kept:
+            subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+        server.requests.clear()
+        environment["HF_HUB_OFFLINE"] = "1"
+        (tmp_path / SUITE).write_text(
+            "icl_suite: 1\nname: s\nmeasure:\n  r: {probe: induction, sequences: 2, period: 6}\n"
+            "checks: [{id: c, on: r, metric: induction_max, at_least: -1}]\n"
+        )
+        done = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert server.requests == []
+    if kept:
+        assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr
+        assert (tmp_path / "reports" / "org-tiny" / "results.json").is_file()
+    else:
+        assert done.returncode == 4 and done.stdout == "" and done.stderr.count("\n") == 1
+        assert "the hub is switched off (HF_HUB_OFFLINE), and no copy of it" in done.stderr
+
+
+SUITE = "s.yaml"
 SCRIPT = """
 import json, sys
 from icl_bench.models.opening.loading import load_parts

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from icl_bench.measures import statistics as st
+from icl_bench.measures.cross_fitting import TIE_WIDTH
 
 
 def test_mean_and_standard_error_equal_scipys():
@@ -232,3 +233,46 @@ def test_the_interval_of_a_lost_share_covers_about_19_of_20(gone, come):
         return metric.ci_low <= gone - come <= metric.ci_high
 
     assert simulate(covers, 1000) > 0.92
+
+
+@pytest.mark.parametrize("heads", [2, 3, 10])
+def test_a_best_of_equal_heads_varies_as_much_as_is_made_up_for(heads):
+    rng = np.random.default_rng(heads)
+    errors = [st.cross_fitted_max(rng.normal(0, 1, (16, heads))).mean() * 4 for _ in range(4000)]
+    largest = np.max(rng.normal(0, 1, (20_000, heads)), axis=1).mean()
+    assert np.var(errors) == pytest.approx(1 + largest**2 / (heads - 1), abs=0.08)
+    assert np.var(errors) < TIE_WIDTH**2 + 0.05
+
+
+def test_the_best_of_near_ties_is_held_by_19_intervals_of_20():
+    truth = np.array([0.5, 0.49, 0.48, 0.46, 0.1])
+
+    def covers(rng):
+        scores = rng.normal(truth, 0.2, (32, 5))
+        metric = st.best_metric(scores)
+        read = st.read_cross_fitted(scores, np.broadcast_to(truth, scores.shape)).mean()
+        return metric.ci_low <= read <= metric.ci_high
+
+    assert 0.945 < simulate(covers, 2000) < 0.98
+
+
+def test_an_interval_is_wider_only_where_a_second_head_may_be_as_good():
+    rng = np.random.default_rng(1)
+    scores = rng.normal([0.8, 0.5, 0.5], 0.1, (32, 3))
+    plain = st.mean_metric(st.cross_fitted_max(scores))
+    assert st.best_metric(scores) == plain and st.tie_width(scores) == 1
+    # Of the second score the last head has as much, but it is chosen by its smaller one.
+    assert st.tie_width([scores, rng.normal([0.9, 0.9, 0.9], 0.1, (32, 3))]) == 1
+    close = scores + np.array([0, 0.29, 0])
+    wider = st.best_metric(close)
+    plain = st.mean_metric(st.cross_fitted_max(close))
+    assert wider.value == plain.value and wider.samples == plain.samples
+    assert wider.stderr == pytest.approx(TIE_WIDTH * plain.stderr)
+    assert wider.value - wider.ci_low == pytest.approx(TIE_WIDTH * (plain.value - plain.ci_low))
+    assert wider.ci_high - wider.value == pytest.approx(TIE_WIDTH * (plain.ci_high - plain.value))
+
+
+def test_a_wider_interval_ends_at_its_bounds():
+    scores = np.column_stack([np.r_[np.ones(15), 0.9], np.r_[0.9, np.ones(15)]])
+    metric = st.best_metric(scores, bounds=(0, 1))
+    assert metric.ci_high == 1 and 0 < metric.ci_low < metric.value

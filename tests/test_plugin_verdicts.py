@@ -68,22 +68,36 @@ def test_a_failure_says_what_was_asked_and_measured_and_how_to_repeat_it(stage: 
     )
 
 
-@pytest.mark.skipif(pytest.version_tuple < (9,), reason="older ones show no text for such items")
-def test_pytests_own_summary_shows_what_was_measured(stage: Stage) -> None:
-    result = stage.run(BAD, "--icl-model=stub:broken", "mine.yaml")
-    result.stdout.fnmatch_lines(
-        [
-            "FAILED mine.yaml::high?stub-bad? - fail: needed > 0.5, measured 0 ± 0.01:*",
-            "ERROR mine.yaml::high?stub-broken? - model 'stub:broken': calling *",
-        ]
+@pytest.mark.parametrize("options", [(), ("-n", "2"), ("--tb=no",), ("-q",)])
+def test_each_reason_is_told_once(stage: Stage, options: tuple[str, ...]) -> None:
+    result = stage.run(BAD, "--icl-model=stub:broken", "mine.yaml", *options)
+    text = " ".join(text_of(result).split())
+    assert text.count("needed > 0.5, measured 0 ± 0.01") == 1
+    assert text.count("calling 'broken' failed: no such luck") == 1
+    # Every check that has no result because of it is named there.
+    (line,) = [one for one in result.outlines if "there, low" in one]
+    assert ("no result either" in line) == ("--tb=no" not in options)
+    # What pytest counts, and what it says failed, is as ever.
+    result.assert_outcomes(failed=1, passed=2, errors=3)
+    result.stdout.fnmatch_lines(["FAILED mine.yaml::high?stub-bad?"])
+
+
+def test_errors_of_other_tests_stay_as_they_are(stage: Stage) -> None:
+    stage.write(
+        "test_own.py",
+        "import pytest\n@pytest.fixture\ndef broken(): raise OSError('mine')\n"
+        "def test_a(broken): pass\ndef test_b(broken): pass\n",
     )
+    result = stage.run("--icl-model=stub:broken", "mine.yaml", "test_own.py")
+    result.assert_outcomes(errors=5)
+    assert result.stdout.str().count("E   OSError: mine") == 2
+    result.stdout.fnmatch_lines(["ERROR test_own.py::test_b - OSError: mine"])
 
 
 def test_the_command_that_is_shown_runs_this_check_alone(stage: Stage) -> None:
     stage.write("a folder/mine.yaml", MINE)
     foreign = stage.write("foreign/.keep", "").parent
     result = stage.run(BAD, GOOD, "a folder/mine.yaml", f"--rootdir={foreign}", "--icl-seed=3")
-    # Under CI pytest shows the whole message a second time, in its own summary.
     (command,) = {line.split("run alone: ")[1] for line in result.outlines if "run alone" in line}
     name, *arguments = shlex.split(command)
     assert name == "pytest" and "--icl-seed=3" in arguments

@@ -330,3 +330,13 @@ def test_a_model_is_announced_with_what_there_is_to_do() -> None:
     assert progress.foretell("n", TWO) == told
     told = "icl_bench: model 1 of 2, m: 2 measurements at each of 7 checkpoints"
     assert progress.foretell("m", TWO, 7) == told
+
+
+@pytest.mark.parametrize("done", [8, 9])
+def test_a_task_that_is_done_does_not_ask_how_long_it_takes(done: int) -> None:
+    state = ProgressState("m", measurement="a", number=1, measurements=2, task="t", total=8)
+    assert "unknown" in describe(state, 80)
+    state = ProgressState("m", measurement="a", number=1, measurements=2, done=done, total=8)
+    assert describe(state, 80) == " icl_bench 1/2 a 100%"
+    known = ProgressState("m", measurement="a", number=1, measurements=2, done=8, total=8, left=5)
+    assert describe(known, 80).endswith("100%; 5 s left")

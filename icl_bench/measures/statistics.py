@@ -11,6 +11,7 @@ from icl_bench.measures.bounds import CONFIDENCE as CONFIDENCE
 from icl_bench.measures.bounds import UNIT, Bounds, unseen_share
 from icl_bench.measures.cross_fitting import cross_fitted_max as cross_fitted_max
 from icl_bench.measures.cross_fitting import read_cross_fitted as read_cross_fitted
+from icl_bench.measures.cross_fitting import tie_width as tie_width
 from icl_bench.measures.intervals import error_bounds, mean_interval, normal_quantile
 from icl_bench.measures.intervals import student_t as student_t
 from icl_bench.measures.intervals import t_quantile as t_quantile
@@ -48,6 +49,46 @@ def mean_metric(
     low, high = map(float, mean_interval(values, confidence, UNIT if unit else bounds))
     stderr = float(values.std(ddof=1)) / math.sqrt(n)
     return Metric(value=mean, stderr=stderr, ci_low=low, ci_high=high, n=n, samples=kept)
+
+
+def best_metric(
+    values: np.ndarray,
+    by: np.ndarray | Sequence[np.ndarray] | None = None,
+    *,
+    bounds: Bounds | None = None,
+    confidence: float = CONFIDENCE,
+) -> Metric:
+    """Mean of the best head, cross-fitted, with an interval that is wider where heads tie.
+
+    Args:
+        values: what is read of the head, shape (samples, heads).
+        by: what heads are chosen by (`read_cross_fitted`), if not by the same values.
+        bounds: lowest and highest value that a single sample can have.
+        confidence: of the interval.
+    """
+    by = values if by is None else by
+    metric = mean_metric(read_cross_fitted(by, values), bounds=bounds, confidence=confidence)
+    return widen(metric, tie_width(by), bounds)
+
+
+def widen(metric: Metric, factor: float, bounds: Bounds | None = None) -> Metric:
+    """Return a metric whose standard error and interval are wider.
+
+    Args:
+        metric: the metric.
+        factor: how many times as wide.
+        bounds: where the interval ends at the latest.
+    """
+    if factor == 1 or metric.stderr is None or metric.ci_low is None or metric.ci_high is None:
+        return metric
+    low, high = bounds or (-math.inf, math.inf)
+    return metric.model_copy(
+        update={
+            "stderr": metric.stderr * factor,
+            "ci_low": max(low, metric.value - factor * (metric.value - metric.ci_low)),
+            "ci_high": min(high, metric.value + factor * (metric.ci_high - metric.value)),
+        }
+    )
 
 
 def ratio_metric(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ASKED = (
     *("icl_model", "icl_suite", "icl_baseline", "icl_save_baseline", "icl_limit"),
-    *("icl_code_quality", "icl_openmetrics"),
+    *("icl_require_paired", "icl_code_quality", "icl_openmetrics"),
 )
 """Options that make a run one of icl_bench. Those that need a model are here too: without one they
 are refused, for a gate that compares nothing must not be green."""
@@ -50,6 +50,9 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(Crashes(icl), "icl_bench_crashes")
             config.pluginmanager.register(_Gathering(icl), "icl_bench_gathering")
             config.pluginmanager.register(_Describing(icl), "icl_bench_describing")
+            from icl_bench.plugin.reasons import Reasons
+
+            config.pluginmanager.register(Reasons(icl.gathering), "icl_bench_reasons")
 
 
 def _names_suite(config: pytest.Config) -> bool:
@@ -84,7 +87,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
     if not is_suite(file_path):
         return None
-    from icl_bench.plugin.items import SuiteFile
+    from icl_bench.plugin.suite_files import SuiteFile
 
     return SuiteFile.from_path(parent, file_path)
 
@@ -179,8 +182,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     from icl_bench.plugin.summary import has_news, print_summary
 
-    if has_news(icl.job.outcome):
-        print_summary(icl.job.outcome, terminalreporter)
+    reasons: Any = config.pluginmanager.get_plugin("icl_bench_reasons")
+    if has_news(icl.job.outcome) and reasons is not None:
+        print_summary(icl.job.outcome, terminalreporter, reasons.told())
 
 
 @pytest.hookimpl(optionalhook=True)

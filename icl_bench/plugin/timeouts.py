@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from icl_bench.plugin.ids import PAYLOAD
-from icl_bench.plugin.items import CheckItem
+from icl_bench.plugin.items import CheckItem, MeasurementItem
 
 if TYPE_CHECKING:
     from icl_bench.plugin.session import IclSession
@@ -69,6 +69,9 @@ class Timeouts:
         if isinstance(item, CheckItem) and slug is not None:
             check = self._icl.job.runs[slug].end_check(item.suite.name, item.spec.id, why)
             payload = item.conclude(check)
+        elif isinstance(item, MeasurementItem) and slug is not None:
+            self._icl.job.runs[slug].break_off(item.key, why)
+            payload = self._icl.pack(slug)
         if self._icl.link is not None:
             self._icl.link.say_last(why, payload)
             return
@@ -88,7 +91,7 @@ class Timeouts:
         if terminal is not None:
             from icl_bench.plugin.summary import print_summary
 
-            print_summary(self._icl.job.outcome, terminal)
+            print_summary(self._icl.job.outcome, terminal, ())
         self._icl.describe()
         for plugin in config.pluginmanager.get_plugins():
             if hasattr(plugin, "add_global_property"):  # pytest's JUnit XML

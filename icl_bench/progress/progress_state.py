@@ -71,10 +71,12 @@ class ProgressState:
 
     @property
     def time_left(self) -> str:
-        """How long the rest will take, or that this is not known."""
+        """How long the rest will take, or that this is not known; nothing at the end of a task."""
         if self.left is not None:
             about = "about " if self.rough else ""
             return f"{about}{duration(self.left)} left" + (" for all steps" if self.steps else "")
+        if 0 < self.total <= self.done:
+            return ""
         if self.task_left is not None and self.measurement is None:
             return f"{duration(self.task_left)} left"
         if self.task_left is not None:
@@ -109,7 +111,9 @@ def describe(state: ProgressState, width: int, who: str = "icl_bench") -> str:
         name = one_line(state.measurement)
         measurement = f"{state.number}/{state.measurements} {name}"
 
-    tail = f"{state.share}; {state.time_left}"
+    tail = "; ".join(filter(None, (state.share, state.time_left)))
+    if not state.share:
+        tail = f"; {tail}"
 
     def join(model: str, task: str) -> str:
         parts = [place + model if model else "", step, measurement, task]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from icl_bench.records.parts import Check, Verdict
@@ -18,9 +18,10 @@ WIDE = 120
 _RIGHT = ("Value", "n", "Seconds")
 _TIGHT = ("", "Value", "Stderr")
 """Titles of columns with one space before them."""
-_SHRINK = {"Asks": 24, "Check": 18, "Metric": 16, "Rule": 14}
-"""Column -> its smallest width, in the order in which columns are made narrower."""
-_SHRINK_MORE = {"Check": 12, "Metric": 12}
+_SHRINK = {"Asks": 24, "Check": 18, "Rule": 14}
+"""Column -> its smallest width, in the order in which columns are made narrower. A metric's name is
+never cut: it is what a suite, a limit or a ranking names."""
+_SHRINK_MORE = {"Check": 12}
 """The same, where that is not enough."""
 _SHORT = {"Induction": "Ind.", "Previous": "Prev.", "Duplicate": "Dup."}
 """Titles over columns of heads where the whole ones do not fit."""
@@ -33,6 +34,7 @@ def summary(
     color: bool = False,
     unicode: bool = True,
     paths: Iterable[str | os.PathLike[str]] = (),
+    told: Collection[tuple[str, tuple[str, str]]] = (),
 ) -> str:
     """Return the summary of a run as text: checks, top heads, reasons, report files.
 
@@ -42,6 +44,7 @@ def summary(
         color: whether verdicts are coloured with ANSI codes.
         unicode: whether the terminal can show more than ASCII.
         paths: the report files that were written.
+        told: checks whose reasons the user has read already: slug, suite and id.
     """
     page = Page(width, color, unicode)
     matrix = Page(width, color, unicode)
@@ -56,13 +59,14 @@ def summary(
         else:
             _add_header(page, record)
             page.add()
-            _add_checks(page, record)
+            if not _never_opened(record):
+                _add_checks(page, record)
         _add_steps(page, record)
         _add_heads(page, record, *((8, 3) if len(records) == 1 else (3, 1)))
         for key, measurement in phases.phase_changes(record):
             page.wrap("", f"Phase change ({one_line(key)}): {phases.summarize(measurement)}", 2)
             page.add()
-        _add_counts(page, record)
+        _add_counts(page, record, told)
         page.add()
     _add_paths(page, paths)
     while page.lines and not page.lines[-1]:
@@ -126,14 +130,15 @@ def _add_narrow_checks(page: Page, checks: Sequence[Check]) -> None:
     """Add the table of checks; words give way to the numbers, which are never cut."""
     header, verdicts = [*tables.CHECK_HEADER], [check.verdict for check in checks]
     rows = [tables.check_row(check) for check in checks]
-    for shrink in (_SHRINK, _SHRINK | _SHRINK_MORE):
-        if _add_check_table(page, header, rows, verdicts, must_fit=True, shrink=shrink):
-            return
     # The last resort is a table without the metrics' names.
-    place = header.index("Metric")
-    for row in (header, *rows):
-        del row[place]
-    _add_check_table(page, header, rows, verdicts, shrink=_SHRINK | _SHRINK_MORE)
+    for named in (True, False):
+        place = header.index("Metric")
+        for row in () if named else (header, *rows):
+            del row[place]
+        for shrink in (_SHRINK, _SHRINK | _SHRINK_MORE):
+            last = not named and shrink is not _SHRINK
+            if _add_check_table(page, header, rows, verdicts, must_fit=not last, shrink=shrink):
+                return
 
 
 def _add_check_table(
@@ -234,13 +239,24 @@ def _add_heads(page: Page, record: RunRecord, top: int, top_previous: int) -> No
     page.add()
 
 
-def _add_counts(page: Page, record: RunRecord) -> None:
+def _never_opened(record: RunRecord) -> bool:
+    """Whether all checks failed of one thing and nothing was measured, so that a table is empty."""
+    if any(one.status != "error" for one in record.measurements.values()):
+        return False
+    return len({(check.verdict, check.reason) for check in record.checks}) == 1
+
+
+def _add_counts(
+    page: Page, record: RunRecord, told: Collection[tuple[str, tuple[str, str]]]
+) -> None:
     counted = [count_verdicts(record.checks), steps.count_cached_steps(record)]
     if counted[1] is None:
         counted[1] = count_cached(record.measurements.values())
     page.wrap("", "; ".join(filter(None, counted)), 0)
     grouped: dict[tuple[Verdict, str], list[str]] = {}
     for check in record.checks:
+        if (record.model.slug, (check.suite, check.id)) in told:
+            continue
         if check.verdict != "pass" or check.reason:
             reason = one_line(check.reason or "no reason was recorded")
             grouped.setdefault((check.verdict, reason), []).append(one_line(check.id))

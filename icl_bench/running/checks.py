@@ -323,12 +323,13 @@ def _advise(metric: Metric, region: _Region, low: float, high: float) -> str:
     gap = min(abs(metric.value - bound) for bound in region.bounds)
     if not metric.n or gap == 0:
         return ""
+    width = max(metric.value - low, high - metric.value)
     # An interval is as wide as the root of the number of samples is small.
-    needed = math.ceil(metric.n * (max(metric.value - low, high - metric.value) / gap) ** 2)
+    if width > gap * math.sqrt(MOST_ADVISED / metric.n):
+        return "; the value is too near the bound for more samples to decide"
+    needed = math.ceil(metric.n * (width / gap) ** 2)
     digits = max(0, len(str(needed)) - 2)
     needed = math.ceil(needed / 10**digits) * 10**digits
-    if needed > MOST_ADVISED:
-        return "; the value is too near the bound for more samples to decide"
     return (
         f"; if the value stays, about {needed} samples would decide, not {metric.n}: ask for more, "
         "or set 'until: decided'"

@@ -45,7 +45,7 @@ class LazyModel:
         self._setup, self._opener = setup, opener
         self._model, self._given = model, model is not None
         self.failure: str | None = None
-        """Why it cannot be opened, once that was tried."""
+        """Why it cannot be opened, once that is known."""
 
     @property
     def is_open(self) -> bool:

@@ -236,7 +236,8 @@ class ModelRun(CheckedRun):
                 return None, Measurement(
                     probe=planned.probe,
                     status=found.status,
-                    reason=f"{key}: {found.reason}",
+                    # A model that does not open is one reason, whatever was to be measured.
+                    reason=self.lazy.failure or f"{key}: {found.reason}",
                     settings=settings_of(planned.settings),
                 )
         read = {name: self.measure(key) for name, key in planned.sources.items()}

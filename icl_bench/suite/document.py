@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
@@ -24,6 +25,8 @@ MAX_DEPTH = 32
 MAX_EXPANDED = 4_000_000
 """Characters, plus `NODE_COST` a node, once every alias is written out."""
 NODE_COST = 20
+MAX_NUMBER = 1e100
+"""Largest number, as in records, which hold every threshold and setting."""
 
 PathKey = tuple[str | int, ...]
 """Keys and list indices from the top of the file to a value."""
@@ -47,6 +50,12 @@ class Document:
     keys: dict[PathKey, tuple[int, int]] = field(default_factory=dict)
     values: dict[PathKey, tuple[int, int]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    file: Path | None = None
+    """The file, where it is from one that is known."""
+    origins: dict[PathKey, Path] = field(default_factory=dict)
+    """Of several files put together: the file of each piece that is from another one."""
+    removed: dict[str, Problem] = field(default_factory=dict)
+    """Of several files put together: name of what one leaves out -> where it says so."""
 
     def locate(self, path: PathKey, at_key: bool = False) -> tuple[int, int]:
         """Return (line, column) of the value at `path`, or of its key; of its parent if absent."""
@@ -54,6 +63,12 @@ class Document:
         while path and path not in places:
             path, places = path[:-1], self.values
         return places.get(path, (1, 1))
+
+    def file_of(self, path: PathKey) -> Path | None:
+        """Return the file of the piece that `locate` finds; None where it is not known."""
+        while path and path not in self.values and path not in self.keys:
+            path = path[:-1]
+        return self.origins.get(path, self.file)
 
 
 def decode(raw: bytes) -> str:
@@ -158,6 +173,9 @@ for _tag, _pattern, _first in [
 ]:
     _Loader.add_implicit_resolver(_TAG + _tag, re.compile(f"^(?:{_pattern})$"), list(_first))
 
+SCALARS = _Loader.yaml_implicit_resolvers
+"""How plain scalars are read, as PyYAML has it."""
+
 
 class _Reader:
     """Turns nodes into data and notes where each key and value stands."""
@@ -257,7 +275,7 @@ class _Reader:
             if kind == "int":
                 return self._integer(node)
             if kind == "float":
-                return float(re.sub(r"\.(?=inf|nan)", "", node.value.lower()))
+                return self._float(node)
             if kind in ("str", "merge"):
                 return self._text(node)
         except ValueError:
@@ -274,6 +292,14 @@ class _Reader:
         if not -(2**63) <= number < 2**63:
             self._complain(node, f"the integer {text[:20]}{'...' * (len(text) > 20)} is too large")
             return 0
+        return number
+
+    def _float(self, node: yaml.ScalarNode) -> float:
+        number = float(re.sub(r"\.(?=inf|nan)", "", node.value.lower()))
+        written_out = node.value.lower().lstrip("+-").startswith(".inf")
+        if abs(number) > MAX_NUMBER and not written_out:
+            self._complain(node, f"{node.value:.40} is too large; at most {MAX_NUMBER:g}")
+            return 0.0
         return number
 
     def _text(self, node: yaml.ScalarNode) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +33,17 @@ def tokenizer_files(folder: Path) -> list[Path]:
     Args:
         folder: the checkpoint's folder.
     """
-    names = os.listdir(folder)
-    if not any(map(_FILES.fullmatch, names)):
-        return []
-    return sorted(folder / name for name in names if _FILES.fullmatch(name) or name in _MORE_FILES)
+    return [folder / name for name in tokenizer_names(os.listdir(folder))]
+
+
+def tokenizer_names(names: Iterable[str]) -> list[str]:
+    """Return which names are those of a tokenizer's files, in order; empty where none is.
+
+    Args:
+        names: of a checkpoint's files.
+    """
+    found = [name for name in names if _FILES.fullmatch(name) or name in _MORE_FILES]
+    return sorted(found) if any(map(_FILES.fullmatch, found)) else []
 
 
 def load_tokenizer(

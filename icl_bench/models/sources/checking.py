@@ -66,6 +66,9 @@ def _naming(spec: ModelSpec) -> Iterator[None]:
         if spec.is_local and not os.path.exists(spec.target):
             hint = suggest_local(spec.text if spec.series is None else spec.text.rpartition("@")[0])
         raise SpecError(defuse(f"model {spec.text!r}: {error}{hint}")) from error.__cause__
+    except OSError as error:  # a name that no file system takes, or a folder that must not be read
+        told = error.strerror or error
+        raise SpecError(defuse(f"model {spec.text!r}: cannot be read ({told})")) from None
 
 
 def check_series(spec: ModelSpec, *, allow_pickle: bool = False) -> tuple[Checkpoint, ...]:

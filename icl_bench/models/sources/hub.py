@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from icl_bench.errors import SpecError
 from icl_bench.models.module.adapters import ADAPTER_CONFIG, has_adapter
+from icl_bench.models.module.config_file import check_config, read_json
 from icl_bench.models.module.quiet import silenced
 from icl_bench.models.module.weights import explain_failure
 from icl_bench.models.sources.checkpoint_files import (
@@ -23,8 +25,6 @@ from icl_bench.models.sources.checkpoint_files import (
     PICKLE_WEIGHTS,
     SAFE_INDEX,
     SAFE_WEIGHTS,
-    check_config,
-    read_json,
     read_shards,
     shard_names,
 )
@@ -53,7 +53,7 @@ class HubModel(Found):
     files: frozenset[str] = frozenset()
 
 
-class _Unavailable(Exception):
+class Unavailable(Exception):
     """The hub gave no answer, or refused one; a cached copy may still serve."""
 
 
@@ -96,7 +96,7 @@ def _find(repo: str, revision: str | None, allow_pickle: bool) -> HubModel:
         if ADAPTER_CONFIG in files:
             raise SpecError(_BESIDE)
         # By the name that was given, for the cache to remember which commit it stood for.
-        config = _download(repo, "config.json", revision)
+        config = download(repo, "config.json", revision)
         check_config(read_json(config))
         commit = config.parent.name
         if not files & {SAFE_WEIGHTS, SAFE_INDEX}:
@@ -107,9 +107,9 @@ def _find(repo: str, revision: str | None, allow_pickle: bool) -> HubModel:
         for weights, index in ((SAFE_WEIGHTS, SAFE_INDEX), (PICKLE_WEIGHTS, PICKLE_INDEX)):
             if weights in files or index in files:
                 if weights not in files:
-                    shard_names(_download(repo, index, commit))
+                    shard_names(download(repo, index, commit))
                 break
-    except _Unavailable as error:
+    except Unavailable as error:
         return _find_in_cache(repo, revision, allow_pickle, str(error))
     return HubModel(commit, cached=False, folder=config.parent, files=files)
 
@@ -122,19 +122,27 @@ def _ask(repo: str, revision: str | None) -> frozenset[str]:
     """Return the names of a repository's files."""
     from huggingface_hub import HfApi, constants
 
-    with _asking(repo, revision):
+    with asking(repo, revision):
         info = HfApi(endpoint=constants.ENDPOINT).model_info(
             repo, revision=revision, timeout=TIMEOUT
         )
     if not info.sha:
-        raise _Unavailable(_not_a_hub(constants.ENDPOINT))
+        raise Unavailable(_not_a_hub())
     return frozenset(file.rfilename for file in info.siblings or ())
 
 
 @contextlib.contextmanager
-def _asking(repo: str, revision: str | None = None) -> Iterator[None]:
-    """Say in our own words what the hub answers to a question about a repository."""
-    from huggingface_hub import constants
+def asking(repo: str, revision: str | None = None) -> Iterator[None]:
+    """Say in our own words what the hub answers to a question about a repository.
+
+    Args:
+        repo: repository id.
+        revision: branch, tag or commit that is asked for.
+
+    Raises:
+        SpecError: there is no such repository or revision.
+        Unavailable: the hub gives no answer, or refuses one.
+    """
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -143,105 +151,61 @@ def _asking(repo: str, revision: str | None = None) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
-    hub = constants.ENDPOINT
+    hub = _address()
     try:
         yield
     except (EntryNotFoundError, json.JSONDecodeError, KeyError, TypeError, AttributeError):
-        raise _Unavailable(_not_a_hub(hub)) from None
+        raise Unavailable(_not_a_hub()) from None
     except RevisionNotFoundError:
         raise SpecError(f"{hub} has this model, but no revision {revision!r}") from None
     except GatedRepoError:
-        raise _Unavailable(_restricted(repo)) from None
+        raise Unavailable(_restricted(repo)) from None
     except RepositoryNotFoundError:
         raise SpecError(
             f"{hub} has no such model; if it is private, {LOG_IN}{suggest_local(repo)}"
         ) from None
     except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in (401, 403):
-            raise _Unavailable(f"{hub} refuses access (status {status}); {LOG_IN}") from None
-        raise _Unavailable(f"{hub} answers with status {status}") from None
+        raise Unavailable(_explain_status(error.response)) from None
     except Exception as error:
         # Which exceptions a dead connection raises depends on the hub library's HTTP client.
-        raise _Unavailable(f"{hub} cannot be reached ({_root(error)})") from None
+        raise Unavailable(f"{hub} cannot be reached ({_root(error)})") from None
+
+
+def _explain_status(response: Any) -> str:
+    hub, status = _address(), response.status_code
+    if status in (401, 403):
+        return f"{hub} refuses access (status {status}); {LOG_IN}"
+    if status == 429:
+        wait = _explain_wait(response.headers)
+        return f"{hub} limits how often it is asked (status 429): run again {wait}, or {LOG_IN}"
+    return f"{hub} answers with status {status}"
+
+
+def _explain_wait(headers: Mapping[str, str]) -> str:
+    """When a hub will answer again, by its `Retry-After` (seconds or a date) or `RateLimit`."""
+    after = headers.get("Retry-After", "").strip()
+    limit = re.search(r"\bt=(\d{1,9})\b", headers.get("RateLimit", ""))
+    if re.fullmatch(r"\d{1,9}", after, re.ASCII):
+        return f"in {int(after)} seconds"
+    if after.isascii() and after.isprintable() and 0 < len(after) < 40:
+        return f"after {after}"
+    return f"in {limit[1]} seconds" if limit else "later"
 
 
 def _restricted(repo: str) -> str:
-    from huggingface_hub import constants
-
-    address = f"{constants.ENDPOINT}/{repo}"
+    address = f"{_address()}/{repo}"
     return f"access to it is restricted: accept its terms at {address}, then {LOG_IN}"
 
 
-def _not_a_hub(address: str) -> str:
-    return f"what answers at {address} is not a model hub; check HF_ENDPOINT and proxy"
-
-
-def list_revisions(repo: str) -> list[str]:
-    """Return the names of a repository's branches and tags.
-
-    Where the hub cannot be reached, those that are in its cache.
-
-    Args:
-        repo: repository id.
-
-    Raises:
-        SpecError: there is no such model, or the hub cannot be reached and the cache holds none.
-    """
+def _address() -> str:
+    """The hub's, without the name and password that HF_ENDPOINT may hold."""
     from huggingface_hub import constants
 
-    why = "the hub is switched off (HF_HUB_OFFLINE)"
-    if not constants.HF_HUB_OFFLINE:
-        try:
-            with silenced():
-                return _ask_revisions(repo)
-        except _Unavailable as error:
-            why = str(error)
-    refs = Path(constants.HF_HUB_CACHE, f"models--{repo.replace('/', '--')}", "refs")
-    names = [path.relative_to(refs).as_posix() for path in refs.rglob("*") if path.is_file()]
-    if not names:
-        raise SpecError(f"{why}, and no revision of it is in the cache, which would have been used")
-    return sorted(names)
+    return re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
 
 
-def _ask_revisions(repo: str) -> list[str]:
-    from huggingface_hub import constants
-    from huggingface_hub.utils import (  # type: ignore[attr-defined]
-        build_hf_headers,
-        get_session,
-        hf_raise_for_status,
-    )
-
-    # As `HfApi.list_repo_refs` does it, which has no time limit.
-    address = f"{constants.ENDPOINT}/api/models/{repo}/refs"
-    with _asking(repo):
-        answer = get_session().get(address, headers=build_hf_headers(), timeout=TIMEOUT)
-        hf_raise_for_status(answer)
-        refs = answer.json()
-        return sorted({ref["name"] for kind in ("branches", "tags") for ref in refs[kind]})
-
-
-def download_weights(repo: str, model: HubModel) -> Path:
-    """Return the folder with config and safetensors weights of a commit; downloaded if need be.
-
-    Args:
-        repo: repository id.
-        model: the commit.
-
-    Raises:
-        SpecError: it has no safetensors weights, or they cannot be downloaded.
-    """
-    if model.cached and model.folder is not None:
-        return model.folder
-    with silenced():
-        try:
-            names = [SAFE_WEIGHTS]
-            if SAFE_WEIGHTS not in model.files:
-                names = shard_names(_download(repo, SAFE_INDEX, model.commit))
-            files = [_download(repo, name, model.commit) for name in names]
-            return files[0].parent
-        except _Unavailable as error:
-            raise SpecError(str(error)) from None
+def _not_a_hub() -> str:
+    return f"what answers at {_address()} is not a model hub; check HF_ENDPOINT and proxy"
 
 
 def _root(error: BaseException) -> str:
@@ -251,16 +215,75 @@ def _root(error: BaseException) -> str:
     return explain_failure(error)
 
 
-def _download(repo: str, name: str, revision: str | None) -> Path:
+def download(repo: str, name: str, revision: str | None) -> Path:
+    """Return a file of a repository in the hub's cache, downloaded if need be.
+
+    Args:
+        repo: repository id.
+        name: the file's name.
+        revision: branch, tag or commit; None for the default branch.
+
+    Raises:
+        Unavailable: it cannot be had.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import GatedRepoError
 
     try:
-        return Path(hf_hub_download(repo, name, revision=revision, etag_timeout=TIMEOUT))
+        with not_waiting():
+            return Path(hf_hub_download(repo, name, revision=revision, etag_timeout=TIMEOUT))
+    except Unavailable as error:
+        raise Unavailable(f"{name} could not be downloaded: {error}") from None
     except GatedRepoError:
-        raise _Unavailable(_restricted(repo)) from None
+        raise Unavailable(_restricted(repo)) from None
     except Exception as error:
-        raise _Unavailable(f"{name} could not be downloaded ({explain_failure(error)})") from None
+        raise Unavailable(_explain_download(name, error)) from None
+
+
+class _Limited(BaseException):
+    """The hub limits how often it is asked. No Exception, for no library on the way to try on."""
+
+
+@contextlib.contextmanager
+def not_waiting() -> Iterator[None]:
+    """Raise Unavailable where the hub's library would wait as long as the hub tells it to.
+
+    That may be an hour, several times, and nothing would be said of it.
+    """
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
+    def refuse(response: Any) -> None:
+        if response.status_code == 429:
+            raise _Limited(_explain_status(response))
+
+    # Clients of older versions have no such hooks, and do not wait.
+    hooks = getattr(get_session(), "event_hooks", {}).get("response", [])
+    hooks.append(refuse)
+    try:
+        yield
+    except _Limited as error:
+        raise Unavailable(str(error)) from None
+    finally:
+        hooks.remove(refuse)
+
+
+def _explain_download(name: str, error: BaseException) -> str:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    refused = [getattr(one, "response", None) for one in chain]
+    answers = [one for one in refused if getattr(one, "status_code", 0) >= 400]
+    if answers:
+        return f"{name} could not be downloaded: {_explain_status(answers[-1])}"
+    sizes = re.search(r"should be of size (\d+) but has size (\d+)", str(error))
+    # What stops the transfer is a class of whatever HTTP client the hub's library uses.
+    broke_off = type(error).__module__.partition(".")[0] not in ("builtins", "huggingface_hub")
+    if sizes or (broke_off and not isinstance(error, LocalEntryNotFoundError)):
+        why = f"{int(sizes[2]):,} of {int(sizes[1]):,} bytes" if sizes else _root(error)
+        return f"incomplete download of {name} ({why}); run again"
+    return f"{name} could not be downloaded ({_root(error)})"
 
 
 def _find_in_cache(repo: str, revision: str | None, allow_pickle: bool, why: str) -> HubModel:

@@ -22,6 +22,8 @@ from icl_bench.naming import explain_name, is_name
 
 _UNSEEN = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
 """Characters that turn the direction of a text. Joiners, which many scripts need, are none."""
+_LONGEST = 4096
+"""Characters of a spec; no path of a file system is longer."""
 
 
 def parse_spec(text: str) -> ModelSpec:
@@ -34,6 +36,8 @@ def parse_spec(text: str) -> ModelSpec:
         SpecError: it has none of the accepted forms, or names something unknown.
     """
     text = text.strip()
+    if len(text) > _LONGEST:
+        raise SpecError(f"model {text!r}: {len(text):,} characters; a spec has at most {_LONGEST}")
     name, spec = _split_name(text)
     if not spec:
         named = f"model {text!r}: " if text else ""
@@ -59,7 +63,7 @@ def _split_name(text: str) -> tuple[str | None, str]:
 
 
 def _recognise(text: str) -> ModelSpec:
-    if any(char in _UNSEEN or unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in text):
+    if any(map(_is_unseen, text)):
         raise SpecError(f"it holds a control character; {FORMS}")
     if not any(map(os.path.exists, _paths(text))) and (named := find_named(text)):
         name, source = named
@@ -72,6 +76,12 @@ def _recognise(text: str) -> ModelSpec:
         if (spec := get_source(name).recognise(text)) is not None:
             return spec
     raise SpecError(FORMS)
+
+
+def _is_unseen(char: str) -> bool:
+    # Python reads bytes of a file name that are no text as these halves of surrogate pairs.
+    kinds = ("Cc", "Zl", "Zp") if "\udc80" <= char <= "\udcff" else ("Cc", "Cs", "Zl", "Zp")
+    return char in _UNSEEN or unicodedata.category(char) in kinds
 
 
 def _paths(text: str) -> list[str]:

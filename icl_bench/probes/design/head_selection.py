@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from icl_bench.errors import MeasurementError, NotMeasurable
@@ -145,8 +147,6 @@ def qualify(rule: HeadSelection, upstream: Measurement) -> list[dict[str, Any]]:
     by = rule.by or HEAD_SOURCES[upstream.probe][0]
     names = [*(rule.where or {}), *([by] if rule.top else [])]
     rows = _scored(rule, upstream, names)
-    if rule.top is not None:
-        return sorted(rows, key=lambda row: -row[by])[: rule.top]
     found = [
         row
         for row in rows
@@ -156,10 +156,25 @@ def qualify(rule: HeadSelection, upstream: Measurement) -> list[dict[str, Any]]:
             for name, bound in (rule.where or {}).items()
         )
     ]
+    if rule.top is not None:
+        found = sorted(found, key=lambda row: -row[by])[: count_top(rule.top, len(rows))]
     if found or rule.or_top is None:
         return found
     showing = [row for row in _scored(rule, upstream, [EXCESS]) if row[EXCESS] >= PATTERN]
     return sorted(showing, key=lambda row: -row[EXCESS])[: rule.or_top]
+
+
+def count_top(top: int | str, scored: int) -> int:
+    """Return how many heads `top` chooses.
+
+    Args:
+        top: a number, or a share as `2%`.
+        scored: number of heads that have the score.
+    """
+    if isinstance(top, int):
+        return top
+    # As a fraction of whole numbers: 1.1% of 1,000 is 11, not 12 by rounding.
+    return math.ceil(Fraction(top[:-1]) * scored / 100)
 
 
 def _scored(

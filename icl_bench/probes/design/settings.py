@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 S = TypeVar("S", bound="StrictSettings")
 
@@ -69,6 +71,11 @@ class StrictSettings(BaseModel):
         """
         return None
 
+    @property
+    def absent(self) -> dict[str, str]:
+        """Metrics that are never measured with these settings -> why."""
+        return {}
+
     def located(self: S, folder: Path) -> S:
         """Return the settings with the files that they name tied to their content.
 
@@ -102,6 +109,23 @@ def source_of_heads(settings: BaseModel) -> str | None:
     return heads.from_ if isinstance(heads, HeadSelection) else None
 
 
+def explain_few_draws(names: Sequence[str], draws: int, alpha: float) -> dict[str, str]:
+    """Return p-values that are never measured because they could not reach a level -> why.
+
+    Args:
+        names: of the p-values.
+        draws: random sets that the observed value is ranked among.
+        alpha: the level.
+    """
+    if draws == 0:
+        return dict.fromkeys(names, "null_draws: 0 in the suite")
+    if 1 / (draws + 1) <= alpha:
+        return {}
+    lowest = 1 / (draws + 1)
+    why = f"with null_draws: {draws} no p-value is below {lowest:.3g}, and alpha is {alpha:g}"
+    return dict.fromkeys(names, why)
+
+
 class Threshold(StrictSettings):
     """Which scores qualify a head."""
 
@@ -115,18 +139,32 @@ class Threshold(StrictSettings):
         return self
 
 
+def _check_percent(text: str) -> str:
+    if re.fullmatch(PERCENT, text) is None or not 0 < float(text[:-1]) <= 100:
+        raise ValueError(f"{text!r} is neither a number of heads nor a share of them, as '2%'")
+    return text
+
+
+PERCENT = r"^[0-9]{1,3}(\.[0-9]{1,6})?%$"
+Percent = Annotated[
+    str, Field(json_schema_extra={"pattern": PERCENT}), AfterValidator(_check_percent)
+]
+"""A share of heads, as `2%`."""
+
+
 class HeadSelection(StrictSettings):
     """Heads taken from another measurement's scores, or at random.
 
-    Give exactly one of `where` and `top` with `from`, or `random` alone.
+    Give `where`, `top` or both with `from`, or `random` alone.
     """
 
     from_: str | None = Field(default=None, alias="from")
     """Name of the measurement to choose from, of a probe that scores heads (`HEAD_SOURCES`)."""
     where: dict[SCORES, Threshold] | None = None
     """Score -> bound; a head is chosen when all bounds hold."""
-    top: Annotated[int, Field(ge=1)] | None = None
-    """Choose this many heads with the highest `by` score."""
+    top: Annotated[int, Field(ge=1)] | Percent | None = None
+    """Choose this many heads with the highest `by` score, of those that hold `where`; as `P%`, this
+    share of all heads that have the score, rounded up."""
     by: SCORES | None = None
     """The score that `top` orders by; when not given, the first one of that probe."""
     or_top: Annotated[int, Field(ge=1)] | None = None
@@ -146,9 +184,9 @@ class HeadSelection(StrictSettings):
 
     @model_validator(mode="after")
     def _one_way(self) -> HeadSelection:
-        ways = [name for name in ("where", "top", "random") if getattr(self, name) is not None]
-        if len(ways) != 1:
-            raise ValueError("give exactly one of 'where', 'top' and 'random'")
+        scored = self.where is not None or self.top is not None
+        if scored == (self.random is not None):
+            raise ValueError("give 'where', 'top' or both, or 'random' alone")
         if self.random is None and self.from_ is None:
             raise ValueError("'where' and 'top' need 'from': the measurement to choose heads from")
         if self.random is not None and self.from_ is not None:
@@ -157,6 +195,8 @@ class HeadSelection(StrictSettings):
             raise ValueError("'where' needs at least one score")
         if any(rule.random is not None for rule in self.rules()) and len(self.rules()) > 1:
             raise ValueError("'and' and 'without' choose by scores: 'random' does not go with them")
+        if self.by is not None and self.top is None:
+            raise ValueError("'by' is what 'top' orders by: give 'top' too")
         if self.or_top is not None and self.where is None:
             raise ValueError("'or_top' is for where no head holds the bounds of 'where'")
         return self

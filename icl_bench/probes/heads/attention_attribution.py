@@ -171,12 +171,14 @@ def _summarize(result: Measurement, shares: LogitShares, confidence: float) -> N
         parts["previous_token_embedding"] = raw
         parts["previous_token_match"] = shares.of_previous_token(is_token_state)
         scores = shares.previous[:, shares.below]
-        best = st.read_cross_fitted(shares.of_heads("key"), scores)
-        result.metrics["key_head_previous_token"] = st.mean_metric(
-            best, unit=True, confidence=confidence
+        result.metrics["key_head_previous_token"] = st.best_metric(
+            scores, shares.of_heads("key"), bounds=UNIT, confidence=confidence
         )
     for name, part in parts.items():
         result.metrics[name] = st.share_metric(part, shares.total, confidence=confidence)
+    for side in ("key", "query") if shares.below else ():
+        best = f"{side}_head_max"
+        result.metrics[best] = st.widen(result.metrics[best], st.tie_width(shares.of_heads(side)))
     lacking = METRICS.keys() - result.metrics.keys()
     result.unmeasured = dict.fromkeys(lacking, "no head lies below the chosen ones")
 

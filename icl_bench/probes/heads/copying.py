@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
 from icl_bench.probes.protocol import MetricInfo, Probe
-from icl_bench.records.parts import Measurement
+from icl_bench.records.parts import Measurement, Metric
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -165,7 +166,7 @@ def _report_behaviour(
     result: Measurement, samples: np.ndarray, own: np.ndarray, confidence: float
 ) -> None:
     """Put the behaviour scores (sequences, heads) into rows and metrics."""
-    from icl_bench.measures.statistics import cross_fitted_max, mean_metric
+    from icl_bench.measures.statistics import best_metric, mean_metric
 
     # A head is left out if it raises nothing on any sequence: its other ones are a biased choice.
     known = np.isfinite(samples).all(0)
@@ -176,17 +177,20 @@ def _report_behaviour(
             if metric.stderr is not None:
                 row["ov_behaviour_stderr"] = metric.stderr
 
-    def report(name: str, group: np.ndarray, whose: str, how: Any) -> None:
+    def mean(found: np.ndarray, **options: Any) -> Metric:
+        return mean_metric(found.mean(1), **options)
+
+    def report(name: str, group: np.ndarray, whose: str, how: Callable[..., Metric]) -> None:
         found = samples[:, group & known]
         if found.shape[1]:
-            result.metrics[name] = mean_metric(how(found), bounds=SIGNED, confidence=confidence)
+            result.metrics[name] = how(found, bounds=SIGNED, confidence=confidence)
         else:
             why = RAISES_NOTHING.format(whose) if group.any() else _empty(whose)
             result.unmeasured[name] = why
 
-    report("ov_behaviour_mean", own, CHOSEN, lambda found: found.mean(1))
-    report("ov_behaviour_max", own, CHOSEN, cross_fitted_max)
-    report("ov_behaviour_others", ~own, OTHERS, lambda found: found.mean(1))
+    report("ov_behaviour_mean", own, CHOSEN, mean)
+    report("ov_behaviour_max", own, CHOSEN, best_metric)
+    report("ov_behaviour_others", ~own, OTHERS, mean)
 
 
 PROBE = Probe("copying", Settings, METRICS, measure)

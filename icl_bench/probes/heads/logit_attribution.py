@@ -107,7 +107,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
             "logit": mean(parts.total.double().numpy()),
             "heads_logit": mean(written.sum(1)),
             "mlps_logit": mean(mlps),
-            "logit_max": mean(st.cross_fitted_max(written)),
+            "logit_max": st.best_metric(written, confidence=settings.confidence),
         },
         heads=_head_rows(model, written),
         tables={"selected_heads": [{"layer": layer, "head": head} for layer, head in chosen]},
@@ -137,7 +137,7 @@ def _summarize(
 
     metrics, confidence = result.metrics, settings.confidence
     metrics["selected_logit"] = st.mean_metric(own.sum(1), confidence=confidence)
-    metrics["selected_max"] = st.mean_metric(st.cross_fitted_max(own), confidence=confidence)
+    metrics["selected_max"] = st.best_metric(own, confidence=confidence)
     silent = st.count_above(-own, -settings.threshold, confidence=confidence)
     metrics["selected_silent"] = silent
     metrics["selected_silent_share"] = st.divide_count(silent, own.shape[1])

@@ -141,7 +141,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         settings=settings.model_dump(),
         tokens_sha256=digest_tokens(*(ids for one in found for ids in one.ids)),
         metrics={
-            "function_vector_max": st.mean_metric(st.cross_fitted_max(effects), bounds=SIGNED),
+            "function_vector_max": st.best_metric(effects, bounds=SIGNED),
             "function_vector_median": st.mean_metric(np.median(effects, axis=1), bounds=SIGNED),
             "clean_probability": st.mean_metric(clean, unit=True),
             "shuffled_probability": st.mean_metric(shuffled, unit=True),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icl_bench.measures.bounds import UNIT
 from icl_bench.probes.design.context import Context
 from icl_bench.records.parts import Measurement
 
@@ -31,8 +32,7 @@ def score_previous(
         found = model.head_scores(windows.input_ids, pairs, advance=advance)["previous"]
     layers = [found[layer].double().numpy() for layer in sorted(found)]
     scores = average_documents(windows, np.concatenate(layers, axis=1))
-    best = st.cross_fitted_max(scores)
-    highest = st.mean_metric(best, unit=True, confidence=confidence)
+    highest = st.best_metric(scores, bounds=UNIT, confidence=confidence)
     result.metrics["previous_token_text_max"] = highest
     for (layer, head), values in zip(model.every_head, scores.T):
         metric = st.mean_metric(values, keep=False, unit=True)
