@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,15 +114,12 @@ class Baseline:
             why = "nothing was measured" if not records else "the run was interrupted"
             self._trouble = f"not compared and not saved: {why}"
             return False
-        try:
-            if self._record is not None:
-                self._write(records[0], folder, parts)
-            if self._target is not None:
-                self._save(records[0])
-        except IclError as error:
-            self._trouble = str(error)
-        except OSError as error:
-            self._trouble = f"{error.filename}: cannot be written ({error.strerror or error})"
+        troubles = []
+        if self._record is not None:
+            troubles.append(_trouble_of(lambda: self._write(records[0], folder, parts)))
+        if self._target is not None and (self._record is None or self.comparison is not None):
+            troubles.append(_trouble_of(lambda: self._save(records[0])))
+        self._trouble = "; ".join(filter(None, troubles)) or None
         if self._trouble:
             return False
         return self.comparison is None or self.comparison.passes(self._strict)
@@ -184,6 +181,17 @@ class Baseline:
     def trouble(self) -> str | None:
         """Why nothing was compared or saved, where that went wrong."""
         return self._trouble
+
+
+def _trouble_of(work: Callable[[], None]) -> str | None:
+    """Do something; return in words what went wrong."""
+    try:
+        work()
+    except IclError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename}: cannot be written ({error.strerror or error})"
+    return None
 
 
 def list_parts(plan: Plan) -> list[Part]:
