@@ -17,7 +17,7 @@ from icl_bench.render.html.report import report_page
 from icl_bench.render.terminal import summary
 from icl_bench.reports.files import REPORTS
 from icl_bench.running.checks import evaluate
-from icl_bench.running.job import Outcome as RunOutcome
+from icl_bench.running.outcome import Outcome as RunOutcome
 from icl_bench.running.results import Results, assemble, explain_undecided
 from icl_bench.suite import Suite, load_suite
 from icl_bench.suite.plan import Plan, Planned, make_plan

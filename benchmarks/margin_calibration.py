@@ -15,7 +15,7 @@ import numpy as np
 
 from icl_bench.measures import statistics as st
 from icl_bench.measures.null import HeadSet, disjoint_sets, matched_sets
-from icl_bench.probes.ablations.null_margin import measure_margins
+from icl_bench.probes.ablations.margins import measure_margins
 
 Head = tuple[int, int]
 

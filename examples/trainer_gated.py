@@ -3,7 +3,7 @@
     python examples/trainer_gated.py              # two layers: the circuit forms
     python examples/trainer_gated.py --layers 1   # one layer cannot: stops at step 1,200, exit 1
 
-Needs `pip install 'icl-bench[train]'`; a few minutes on one CPU core.
+Needs `pip install '.[train]'`; a few minutes on one CPU core.
 """
 
 from __future__ import annotations

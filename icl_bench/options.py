@@ -88,16 +88,24 @@ OPTIONS = {
         ),
         Option(
             "baseline",
-            "record to compare this run with; what got worse fails the run (one model)",
+            "record to compare this run with, a .json file or a folder with a results.json; what "
+            "got worse fails the run (one model)",
             "FILE",
         ),
         Option("save-baseline", "write this run there, as a baseline", "FILE"),
         Option(
             "limit",
             "change for the worse that the baseline allows: a number, N%, or noise (default: 2% of "
-            "the gain, 0.02 of a score); repeatable",
+            "the gain, 0.02 of a score); - or + in front limits a fall or a rise; METRIC may be "
+            "SUITE/MEASUREMENT.METRIC and hold *; repeatable",
             "METRIC=AMOUNT",
             kind="list",
+        ),
+        Option(
+            "require-paired",
+            "fail where a metric could be compared with the baseline sample by sample and is not "
+            "(other tokens, another number of samples)",
+            kind="flag",
         ),
         Option("code-quality", "write GitLab's Code Quality report there", "FILE"),
         Option(
@@ -121,7 +129,8 @@ OPTIONS = {
         Option("seed", "seed of all draws (default: the suite's, 0)", "N"),
         Option(
             "inconclusive",
-            "what to do when an interval reaches across a threshold (default: fail)",
+            "what to do when an interval reaches across a threshold, or a change cannot be told "
+            "from noise (default: fail)",
             default="fail",
             choices=("fail", "warn"),
         ),

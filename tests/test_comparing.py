@@ -13,7 +13,7 @@ from conftest import Stage
 from scipy import stats
 
 from icl_bench.cli import main
-from icl_bench.comparing import compare, parse_limit
+from icl_bench.comparing import Part, compare, parse_limit
 from icl_bench.errors import SettingsError
 from icl_bench.records.parts import Check, Environment, Measurement, Metric, ModelInfo, SuiteRef
 from icl_bench.records.record import RunRecord
@@ -142,9 +142,8 @@ def test_checks_left_out_on_purpose_are_not_missed():
         check.reason = "deselected"
     del after.measurements["mine/repeats"]
     assert not compare(record(), after).passes()
-    chosen = compare(record(), after, deselected=True)
-    assert chosen.passes() and {one.state for one in chosen.checks} == {"not run"}
-    assert chosen.metrics == []
+    chosen = compare(record(), after, parts=[Part("mine", "complete", "mine")])
+    assert chosen.passes() and chosen.checks == [] and chosen.metrics == []
 
 
 def test_other_settings_ask_for_a_new_baseline():
@@ -420,3 +419,14 @@ def test_a_narrow_terminal_costs_no_number(width):
         assert numbers.number(number) in text
     for number in (change.ci_low, change.ci_high):
         assert numbers.number(number, 2) in text
+
+
+def test_of_a_suite_without_checks_every_metric_that_has_a_better_way_is_compared():
+    before, after = record(), record(BEFORE - 0.3 + NOISE)
+    for one in (before, after):
+        one.checks.clear()
+    same, worse = compare(before, before), compare(before, after)
+    assert same.passes() and not worse.passes()
+    # Of attention to the first token neither more nor less is better.
+    assert {change.metric for change in same.metrics} == {"induction_max", "induction_control"}
+    assert {of(worse, change.metric).state for change in same.metrics} == {"regressed"}

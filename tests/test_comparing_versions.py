@@ -13,7 +13,7 @@ from test_comparing import BEFORE, of, record
 from icl_bench.ci.findings import of_comparison
 from icl_bench.cli import main
 from icl_bench.comparing import compare
-from icl_bench.records.parts import SuiteRef
+from icl_bench.records.parts import BaseRef, SuiteRef
 from icl_bench.records.reading import read_record
 from icl_bench.records.record import RunRecord
 from icl_bench.render.comparison import comparison_markdown, comparison_text
@@ -200,3 +200,26 @@ def test_a_new_version_of_a_shipped_suite_under_pytest(stage: Stage, monkeypatch
     result = stage.run(*good, "--icl-baseline=base.json", "-k", "there")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["no regression: *"])
+
+
+def extending(version: int, own: tuple[str, ...] = (), digest: str = "0", **made: object):
+    """A record of the user's suite `mine`, which extends a version of a shipped one."""
+    found = versioned(1, False, digest, **made)
+    base = BaseRef(name="core", sha256=digest * 64, version=version, shipped=True)
+    found.suites[0] = found.suites[0].model_copy(update={"extends": [base], "own": list(own)})
+    return found
+
+
+@pytest.mark.parametrize("change", [lose_check, change_rule, change_metric])
+def test_what_an_update_changed_in_a_suite_that_is_extended_is_noted(change):
+    now, same, own = extending(2, digest="1"), extending(1, digest="1"), extending(2, ("low",), "1")
+    for one in (now, same, own):
+        change(one)
+    found = compare(extending(1), now)
+    assert found.passes() and [one.state for one in found.checks][:2] == ["same", "not compared"]
+    for text in texts(found):
+        assert "suite 'mine' extends 'core': version 1 then, version 2 now; what was" in text
+    # Where the shipped suite is the same, or the user's file says it, it fails.
+    assert not compare(extending(1), same).passes()
+    assert not compare(extending(1), own).passes()
+    assert not compare(extending(1, ("low",)), now).passes()

@@ -14,7 +14,8 @@ from icl_bench.commands import run as run_command
 from icl_bench.errors import IclError, SettingsError
 from icl_bench.options import OPTIONS, RunOptions, declare
 from icl_bench.plugin import pytest_addoption
-from icl_bench.running.job import Job, Outcome
+from icl_bench.running.job import Job
+from icl_bench.running.outcome import Outcome
 from icl_bench.running.request import Request
 from icl_bench.suite import find_suite
 
@@ -70,13 +71,14 @@ def test_pytest_and_the_command_have_the_options_of_the_table(pytester: pytest.P
 
 @pytest.mark.parametrize("function", [icl_bench.run, icl_bench.load_model])
 def test_arguments_of_python_are_options_of_the_table(function: Any) -> None:
-    known = {option.dest for option in OPTIONS.values()} | {"cache"}
+    known = {option.dest for option in OPTIONS.values()} | {"cache", "progress"}
     options = RunOptions()
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is not parameter.KEYWORD_ONLY:
             continue
         assert name in known
-        assert parameter.default == getattr(options, name, None)
+        # What an option that may be repeated is without one is empty here, and None there.
+        assert (parameter.default or None) == (getattr(options, name, None) or None)
 
 
 def test_what_is_not_given_means_the_same_everywhere() -> None:

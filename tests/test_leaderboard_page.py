@@ -113,6 +113,30 @@ def test_charts_show_the_chosen_metric_and_what_was_not_measured_apart(visit: Vi
     assert "Not ranked: neither more nor less" in visit.text("#intervals-lead")
 
 
+def test_models_without_a_circuit_are_shown_so_in_tables_and_charts(
+    browser: Any, tmp_path: Path
+) -> None:
+    records = [make("good", 0.9, seed=1), make("none", 0.02, seed=2)]
+    for one in records:  # with a second metric that ranks so
+        metrics = one.measurements["core/repeats"].metrics
+        metrics["induction_all_max"] = metrics["induction_max"]
+    write(tmp_path, *records)
+    [path] = write_leaderboard(rank(read_entries([tmp_path]).read), tmp_path, ["html"])
+    visit = Visit(browser, path)
+    ranks = visit.page.locator("td.rank").all_inner_texts()
+    assert [text.strip() for text in ranks] == ["1", "no circuit"]
+    assert "even attention" in str(visit.page.locator("td.rank").last.get_attribute("title"))
+    box = visit.page.locator("#metric")
+    box.select_option(
+        label=next(
+            text for text in box.locator("option").all_inner_texts() if "induction_all_max" in text
+        )
+    )
+    shown = visit.page.locator("td.chosen small").all_inner_texts()
+    assert shown == ["rank 1", "no circuit"] and visit.complaints == []
+    visit.close()
+
+
 def test_numbers_measured_in_another_way_stand_in_no_chart(browser: Any, tmp_path: Path) -> None:
     odd = make("odd", 0.8)
     odd.measurements["core/collapse"].settings = {"seed": 7}

@@ -15,12 +15,8 @@ from icl_bench.measures.null import disjoint_sets
 from icl_bench.measures.tokens import draw_repeated
 from icl_bench.measures.varied import draw_varied
 from icl_bench.probes.ablations import ablation
-from icl_bench.probes.ablations.null_margin import (
-    EDGES,
-    FIRST_LOOK,
-    MARGIN_METRICS,
-    measure_margins,
-)
+from icl_bench.probes.ablations.margins import FIRST_LOOK, measure_margins
+from icl_bench.probes.ablations.null_margin import EDGES, MARGIN_METRICS
 from icl_bench.probes.design.context import Context
 from icl_bench.records.parts import Measurement
 

@@ -75,6 +75,14 @@ MISTAKES = {
     "a single weights file": (["--icl-model=one.safetensors"], "*one file of a checkpoint*"),
     "a module that is not there": (["--icl-model=stubb:good"], "*no module 'stubb'*"),
     "a folder that is not there": ([GOOD, "nowhere"], "file or directory not found: nowhere"),
+    "a shipped suite as a path": (
+        [GOOD, "core"],
+        "file or directory not found: core; --icl-suite=core runs the shipped suite",
+    ),
+    "nearly a suite as a path": (
+        [GOOD, "mne.yaml"],
+        "file or directory not found: mne.yaml; did you mean 'mine.yaml'?",
+    ),
     "a check that is not there": (
         [GOOD, "mine.yaml::hihg"],
         "mine.yaml: suite 'mine' has no check 'hihg'; did you mean 'high'?",

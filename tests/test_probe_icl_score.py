@@ -18,7 +18,7 @@ from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.settings import HeadSelection, Threshold
 from icl_bench.probes.heads import induction
 from icl_bench.probes.texts import icl_score
-from icl_bench.probes.texts.icl_score import Settings
+from icl_bench.probes.texts.icl_settings import Settings
 from icl_bench.reference.words import SPECIALS, WORDS
 from icl_bench.suite import load_suite
 from icl_bench.suite.plan import make_plan

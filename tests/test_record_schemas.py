@@ -132,7 +132,10 @@ def test_reading_applies_the_upgrades(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"schema": 99, "icl_bench": "9.1"}, r"later version \(icl_bench 9.1\); .*pip install"),
+        (
+            {"schema": 99, "icl_bench": "9.1"},
+            r"version \(icl_bench 9.1\); .*update icl_bench",
+        ),
         ({"schema": 99}, "written by a later version; this one reads up to 1"),
         ({"schema": 0}, "record schema 0 is none"),
         ({"schema": "1"}, "record schema '1' is none"),

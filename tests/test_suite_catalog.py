@@ -135,6 +135,17 @@ def test_the_home_folder_may_be_written_as_a_tilde(
     assert find_suite("~/mine.yaml").name == "mine"
 
 
+def test_a_name_without_its_ending_is_told_the_file(shipped: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(TEXT.format(name="mine"))
+    (tmp_path / "other.yaml").write_text("a: 1\n")
+    with pytest.raises(SuiteError, match=r"called 'mine'; did you mean 'mine\.yaml'\?"):
+        find_suite("mine")
+    with pytest.raises(SuiteError, match="called 'other'; valid names: core, olsson"):
+        find_suite("other")
+    with pytest.raises(SuiteError, match=r"mnie\.yaml: no such suite file; .* 'mine\.yaml'\?"):
+        find_suite("mnie.yaml")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -12,7 +12,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 import icl_bench
 from icl_bench.errors import UnsupportedModel
 from icl_bench.models.attention.paths import Runner
-from icl_bench.models.attention.selfcheck import _run_tiny_batch
+from icl_bench.models.attention.tiny_batch import run_tiny_batch
 from icl_bench.models.opening.loading import load_parts
 from icl_bench.models.sources.parsing import parse_spec
 
@@ -57,7 +57,7 @@ def test_unpacking_in_the_first_pass_is_no_change_of_the_model(name: str) -> Non
 
     layer.forward = change
     if name == "quantization_status":
-        _run_tiny_batch(Runner(model), list(range(3, 15)))
+        run_tiny_batch(Runner(model), list(range(3, 15)))
     else:
         with pytest.raises(UnsupportedModel, match="changes the model's own settings"):
-            _run_tiny_batch(Runner(model), list(range(3, 15)))
+            run_tiny_batch(Runner(model), list(range(3, 15)))

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
 from icl_bench.api.ablations import ablation_sweep, minimal_set, token_losses
-from icl_bench.errors import IclError, SettingsError
+from icl_bench.api.arguments import check_model, check_tokens, check_word
+from icl_bench.api.head_sets import MinimalSet
+from icl_bench.api.running import run
+from icl_bench.errors import SettingsError, SpecError, nearest
+from icl_bench.measures.draws import STREAMS
 from icl_bench.measures.tokens import RepeatedTokens, draw_repeated
 from icl_bench.models.model import Model
 from icl_bench.models.opening.opening import open_model, wrap
 from icl_bench.models.sources.checking import check_spec
 from icl_bench.models.sources.parsing import parse_spec
 from icl_bench.naming import plain_name
-from icl_bench.options import RunOptions, read_size
+from icl_bench.options import RunOptions
 from icl_bench.probes.design.replacement import Method
+from icl_bench.probes.design.settings import TokenPool
 from icl_bench.records.record import RunRecord
 
 if TYPE_CHECKING:
@@ -25,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def load_model(
-    spec: str,
+    spec: str | Path,
     *,
     device: str = "auto",
     dtype: str = "auto",
@@ -50,6 +56,11 @@ def load_model(
         SpecError: the spec is wrong, or what it names does not exist.
         ModelError: the model cannot be loaded or run.
     """
+    if isinstance(spec, os.PathLike):
+        spec = os.fspath(spec)
+    if not isinstance(spec, str):
+        how = "it is open already" if isinstance(spec, Model) else "wrap(model, tokenizer) takes it"
+        raise SpecError(f"a spec is a text, not {type(spec).__name__}: {how}")
     parsed = parse_spec(spec)
     parsed.require_one()
     check_spec(parsed, allow_pickle=allow_pickle)
@@ -66,9 +77,19 @@ def load_model(
 
 
 def repeated_tokens(
-    model: Model, sequences: int = 32, period: int = 50, repeats: int = 2, seed: int = 0
+    model: Model,
+    sequences: int = 32,
+    period: int = 50,
+    repeats: int = 2,
+    seed: int = 0,
+    *,
+    stream: str = "select",
+    token_pool: TokenPool = "uniform",
+    bos: Literal["auto", "always", "never"] = "auto",
 ) -> RepeatedTokens:
     """Draw random blocks, repeated, from the model's usable vocabulary, after BOS if it has one.
+
+    With the settings of a suite's measurement these are its own sequences.
 
     Args:
         model: the model.
@@ -76,20 +97,30 @@ def repeated_tokens(
         period: tokens in a block, drawn without replacement.
         repeats: copies of the block in all.
         seed: seed of the draws.
+        stream: which of the seed's independent streams: `select`, on which heads are chosen
+            (`induction`), `test`, on which they are ablated (`ablation`, `losses`), `retest` ...
+        token_pool: `uniform` for all usable ids, `frequent` for those that stand first.
+        bos: whether BOS is put first: `auto` where there is one, `always`, `never`.
 
     Raises:
-        MeasurementError: the vocabulary is smaller than the block.
+        MeasurementError: the vocabulary is smaller than the block, or there is no BOS to put first.
         SettingsError: an argument is out of range.
     """
+    model = check_model(model)
+    if stream not in STREAMS:
+        raise SettingsError(f"unknown stream {stream!r}; {nearest(stream, STREAMS)}")
+    check_word("token_pool", token_pool, ("uniform", "frequent"))
+    check_word("bos", bos, ("auto", "always", "never"))
     if sequences < 1 or period < 2 or repeats < 2 or seed < 0:
         raise SettingsError("needed: sequences >= 1, period >= 2, repeats >= 2, seed >= 0")
     return draw_repeated(
-        model.vocabulary,
+        model.pool(token_pool),
         sequences=sequences,
         period=period,
         repeats=repeats,
         seed=seed,
-        bos=model.bos,
+        bos=model.choose_bos(bos),
+        stream=stream,
     )
 
 
@@ -113,90 +144,12 @@ def head_scores(model: Model, tokens: RepeatedTokens) -> pd.DataFrame:
 
     from icl_bench.probes.heads.induction import head_rows, score_heads
 
+    model, tokens = check_model(model), check_tokens(tokens)
     frame = pd.DataFrame(head_rows(model, score_heads(model, tokens)))
     names = ["induction", "previous_token", "duplicate_token", "first_token"]
     names += ["sink_logit"] if "sink_logit" in frame else []
     columns = ["layer", "head", *names, *(f"{name}_stderr" for name in names)]
     return frame.reindex(columns=columns)
-
-
-def run(
-    suites: Sequence[str | Path],
-    model: Model | str,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    batch_size: int | None = None,
-    seed: int | None = None,
-    report_dir: str | Path | None = None,
-    cache: bool = True,
-    cache_dir: str | Path | None = None,
-    cache_limit: int | str | None = None,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
-) -> RunRecord:
-    """Run suites on a model and return the record.
-
-    On a terminal, progress is shown on standard error.
-
-    Args:
-        suites: names of shipped suites, or paths.
-        model: an open model, or a spec; `PATH@*` and its like are a series of checkpoints.
-        device: auto, cpu, cuda, cuda:N, or split; of no effect on an open model, as the next two.
-        dtype: auto, float32, bfloat16 or float16.
-        batch_size: rows of a forward pass; None to choose.
-        seed: overrides the suites' seeds.
-        report_dir: folder for the reports, one folder to a model in it; None to write none.
-        cache: keep measurements, and take from the cache what was measured before.
-        cache_dir: folder for that; None for the default.
-        cache_limit: bytes that measurements may take there, also as "500MB" or "2GiB"; at its end
-            a run removes older ones beyond it, and none that it has used. None to go by the free
-            disk space.
-        trust_remote_code: run code that the model brings.
-        allow_pickle: read weights that are stored as pickles.
-
-    Raises:
-        InputError: a suite, the spec or an argument is wrong.
-        IclError: the reports could not be written.
-        KeyboardInterrupt: it was interrupted; reports hold what was measured by then.
-    """
-    from icl_bench.progress.bars import terminal_progress
-    from icl_bench.running.cache import warn
-    from icl_bench.running.job import Job
-    from icl_bench.running.request import Request
-    from icl_bench.suite import find_suite
-
-    limit = None if cache_limit is None else read_size(str(cache_limit), "cache_limit")
-    options = RunOptions(
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        seed=seed,
-        cache=cache,
-        cache_dir=None if cache_dir is None else Path(cache_dir),
-        cache_limit=limit,
-        trust_remote_code=trust_remote_code,
-        allow_pickle=allow_pickle,
-    )
-    options.validate()
-    request = Request(
-        models=[model],
-        suites=[find_suite(str(name)) for name in suites],
-        options=options,
-        report_dir=None if report_dir is None else str(report_dir),
-        prefix="",
-        tells_ci=False,
-    )
-    job = Job(request)
-    job.check()
-    outcome = job.run(terminal_progress(job.names, job.earlier_seconds()))
-    if outcome.interrupted:
-        raise KeyboardInterrupt
-    if outcome.removed:
-        warn(outcome.removed)
-    if outcome.troubles:
-        raise IclError("; ".join(outcome.troubles))
-    return outcome.records[0]
 
 
 class Bench:
@@ -224,11 +177,14 @@ class Bench:
             "cache_limit": cache_limit,
         }
 
+    def __repr__(self) -> str:
+        return f"<Bench of {self.model!r}>"
+
     def repeated_tokens(
-        self, sequences: int = 32, period: int = 50, repeats: int = 2, seed: int = 0
+        self, sequences: int = 32, period: int = 50, repeats: int = 2, seed: int = 0, **more: Any
     ) -> RepeatedTokens:
         """See `icl_bench.repeated_tokens`."""
-        return repeated_tokens(self.model, sequences, period, repeats, seed)
+        return repeated_tokens(self.model, sequences, period, repeats, seed, **more)
 
     def head_scores(self, tokens: RepeatedTokens | None = None) -> pd.DataFrame:
         """See `icl_bench.head_scores`; without tokens, on the default ones."""
@@ -257,7 +213,7 @@ class Bench:
 
     def minimal_set(
         self, tokens: RepeatedTokens | None = None, share: float = 0.9, method: Method = "mean"
-    ) -> list[tuple[int, int]]:
+    ) -> MinimalSet:
         """See `icl_bench.minimal_set`; without tokens, on four default sequences."""
         return minimal_set(self.model, tokens or self.repeated_tokens(4), share, method)
 

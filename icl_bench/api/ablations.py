@@ -8,16 +8,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from icl_bench.api.arguments import check_ids, check_model, check_tokens
+from icl_bench.api.head_sets import MinimalSet
 from icl_bench.errors import SettingsError, nearest
+from icl_bench.measures import copying
 from icl_bench.measures.tokens import Pairs, RepeatedTokens
 from icl_bench.models.attention.ablation import Component, Head, Part, Replacement
 from icl_bench.models.circuits.interventions import switch_off
 from icl_bench.models.clean_run import run_base
 from icl_bench.models.model import Model
 from icl_bench.models.module.vocabulary import vocabulary_size
+from icl_bench.probes.ablations.backward_elimination import Elimination, keep_only
+from icl_bench.probes.ablations.minimal_set import curve_sizes, find_minimal_set
 from icl_bench.probes.ablations.sweeping import sweep_adaptively, sweep_exactly
 from icl_bench.probes.design.context import Advance, Context
-from icl_bench.probes.design.replacement import METHODS, Method, Patterns, prepare_replacement
+from icl_bench.probes.design.replacement import (
+    METHODS,
+    HeldOut,
+    Method,
+    Patterns,
+    prepare_replacement,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,9 +72,11 @@ def token_losses(
         SettingsError: ids of a wrong shape or range, an unknown method, or no such head.
         NotMeasurable: the model has no heads, or its attention cannot be changed in this way.
     """
+    model = check_model(model)
     ids = _check_ids(model, input_ids)
     parts = check_parts(model, ablate)
     if keep is not None:
+        model.require_heads()
         if parts:
             raise SettingsError("give either 'ablate' or 'keep'")
         kept = set(check_parts(model, keep))
@@ -116,6 +129,7 @@ def ablation_sweep(
         raise SettingsError(f"top={top}: must be at least 1")
     if method not in SWEEP_METHODS:
         raise SettingsError(f"unknown method {method!r}; {nearest(method, SWEEP_METHODS)}")
+    model, tokens = check_model(model), check_tokens(tokens)
     model.require_heads()
     replacement = _replace(model, method, model.every_head, tokens.input_ids)
     if exact:
@@ -130,7 +144,7 @@ def minimal_set(
     tokens: RepeatedTokens,
     share: float = 0.9,
     method: Method = "mean",
-) -> list[tuple[int, int]]:
+) -> MinimalSet:
     """Find a small set of heads that keeps a share of the gain from repetition on its own.
 
     Heads are switched off, least needed first, until none can be spared. How much the set keeps
@@ -143,21 +157,42 @@ def minimal_set(
         method: `zero`, `mean` or `resample`.
 
     Returns:
-        the heads as (layer, head), most needed first.
+        the heads as (layer, head), most needed first: a list, with the `share` that they keep of
+        the gain on these tokens, and a `curve` of that for sets of other sizes.
 
     Raises:
         SettingsError: an unknown method, or a share outside (0, 1).
         NotMeasurable: the model has no heads, or gains nothing from repetition.
     """
-    from icl_bench.probes.ablations.minimal_set import find_minimal_set
+    import pandas as pd
 
     if not 0 < share < 1:
         raise SettingsError(f"share={share}: must lie between 0 and 1")
     if method not in SWEEP_METHODS:
         raise SettingsError(f"unknown method {method!r}; {nearest(method, SWEEP_METHODS)}")
+    model, tokens = check_model(model), check_tokens(tokens)
     model.require_heads()
     replacement = _replace(model, method, model.every_head, tokens.input_ids)
-    return list(find_minimal_set(model, tokens, share, replacement, Context()).kept)
+    found = find_minimal_set(model, tokens, share, replacement, Context())
+    rows = _measure_kept(model, tokens, found, replacement)
+    curve = pd.DataFrame(rows, columns=["heads", "share", "repeated_loss"])
+    (kept,) = (row[1] for row in rows if row[0] == len(found.kept))
+    return MinimalSet(found.kept, kept, curve)
+
+
+def _measure_kept(
+    model: Model, tokens: RepeatedTokens, found: Elimination, replacement: Replacement
+) -> list[tuple[int, float, float]]:
+    """Return size, share of the gain kept and loss on repeats of sets of growing size."""
+    targets = copying.repeated_targets(tokens)
+    first = float(model.losses(tokens.input_ids, copying.first_targets(tokens)).nll.double().mean())
+    losses = {}
+    for size in curve_sizes(len(model.every_head), len(found.kept)):
+        run = keep_only(model, tokens.input_ids, targets, found.order, size, replacement)
+        losses[size] = float(run.losses.nll.double().mean())
+    clean = losses[len(model.every_head)]
+    gain = first - clean
+    return [(size, 1 - (loss - clean) / gain, loss) for size, loss in losses.items()]
 
 
 def check_parts(model: Model, parts: Iterable[Sequence[int | str]]) -> list[Part]:
@@ -206,7 +241,7 @@ def require_head(model: Model, layer: int, head: int) -> None:
 
 
 def _check_ids(model: Model, input_ids: Tensor) -> Tensor:
-    ids = torch.as_tensor(input_ids)
+    ids = check_ids(input_ids)
     if ids.ndim != 2 or 0 in ids.shape or ids.shape[1] < 2 or ids.dtype.is_floating_point:
         raise SettingsError(f"input_ids must be integers (batch, seq >= 2), not {tuple(ids.shape)}")
     rows = vocabulary_size(model.model)
@@ -238,16 +273,14 @@ def _check_edges(edges: Iterable[Sequence[int]] | None, length: int) -> Pairs:
 
 
 def _replace(
-    model: Model, method: Method, parts: Sequence[Part], input_ids: Tensor, **how: Any
+    model: Model,
+    method: Method,
+    parts: Sequence[Part],
+    input_ids: Tensor,
+    seed: int = 0,
+    **how: Any,
 ) -> Replacement:
     """Return what stands in for parts on sequences as long as these."""
-    prepared = prepare_replacement(
-        model,
-        method,
-        parts=parts,
-        sequences=max(HELD_OUT, len(input_ids)) if method == "mean" else len(input_ids),
-        length=input_ids.shape[1],
-        bos=model.bos,
-        **{"seed": 0, **how},
-    )
-    return prepared.replacement
+    count = max(HELD_OUT, len(input_ids)) if method == "mean" else len(input_ids)
+    held_out = HeldOut(count, input_ids.shape[1], model.bos, seed)
+    return prepare_replacement(model, method, parts, held_out, **how).replacement

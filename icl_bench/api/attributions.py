@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from icl_bench.api.arguments import check_model, check_tokens
 from icl_bench.api.circuits import check_heads, sequence_error
 from icl_bench.measures.copying import repeated_targets
 from icl_bench.measures.tokens import RepeatedTokens, induction_pairs
@@ -40,6 +41,8 @@ def logit_attribution(model: Model, tokens: RepeatedTokens) -> pd.DataFrame:
 
     from icl_bench.models.circuits.attribution import attribute_logits
 
+    model, tokens = check_model(model), check_tokens(tokens)
+    model.require_heads()
     parts = attribute_logits(model, tokens.input_ids, repeated_targets(tokens))
     rows: list[tuple[Any, ...]] = []
     for layer, values in sorted(parts.heads.items()):
@@ -81,6 +84,7 @@ def attention_attribution(
 
     from icl_bench.models.circuits.attention_attribution import attribute_attention
 
+    model, tokens = check_model(model), check_tokens(tokens)
     heads = check_heads(model, receivers, "receivers")
     rows: list[tuple[Any, ...]] = []
     for part in attribute_attention(model, tokens.input_ids, induction_pairs(tokens), heads):

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from icl_bench.api.ablations import require_head
+from icl_bench.api.arguments import check_model, check_tokens
 from icl_bench.errors import SettingsError, nearest
 from icl_bench.measures.tokens import RepeatedTokens
 from icl_bench.models.attention.ablation import Head
@@ -66,8 +67,8 @@ def path_patching(
 
     from icl_bench.models.circuits.patching import Paths, Scored, patch_paths
 
+    model, tokens = check_model(model), check_tokens(tokens)
     sides = _check_sides(side)
-    model.require_heads()
     targets = check_heads(model, receivers, "receivers")
     rows: list[dict[str, Any]] = []
     for layers, sets in _plan_senders(model, targets, senders, together):
@@ -136,6 +137,8 @@ def ov_copying(
 
     if states not in STATES:
         raise SettingsError(f"unknown states {states!r}; {nearest(states, STATES)}")
+    model = check_model(model)
+    tokens = None if tokens is None else check_tokens(tokens)
     model.require_heads()
     columns: dict[str, Any] = {
         "layer": [layer for layer, _ in model.every_head],
@@ -185,8 +188,8 @@ def weight_composition(
 
     from icl_bench.models.circuits.composition import compose_heads
 
+    model = check_model(model)
     sides = _check_sides(side)
-    model.require_heads()
     targets = check_heads(model, receivers, "receivers")
     ((_, sets),) = _plan_senders(model, targets, senders, False)
     rows = [
@@ -229,9 +232,16 @@ def check_heads(model: Model, heads: Sequence[Sequence[int]], what: str) -> list
         what: what they are, for the message.
 
     Raises:
-        SettingsError: there are none, or the model has no such head.
+        SettingsError: there are none, the model has no such head, or they are not written so.
+        NotMeasurable: the model has no heads.
     """
-    wanted = sorted({(int(layer), int(head)) for layer, head in heads})
+    model.require_heads()
+    try:
+        wanted = sorted({(int(layer), int(head)) for layer, head in heads})
+    except (TypeError, ValueError):
+        raise SettingsError(
+            f"{what} are a list of heads, [(layer, head), ...], not {heads!r}"
+        ) from None
     if not wanted:
         raise SettingsError(f"no {what} are given")
     for layer, head in wanted:

@@ -14,13 +14,13 @@ from icl_bench.render.comparison import describe_check, describe_head, verdict_l
 from icl_bench.render.writing.text import WORDS, one_line
 
 if TYPE_CHECKING:
-    from icl_bench.comparing import Comparison
+    from icl_bench.comparing import Comparison, MetricChange
     from icl_bench.suite import Suite
 
 ROOTS = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR")
 """Variables in which CI systems say where the repository lies."""
 
-_WORSE = ("regressed", "vanished", "unclear")
+_WORSE = ("regressed", "vanished", "unclear", "unpaired")
 
 
 @dataclass(frozen=True)
@@ -147,39 +147,22 @@ def of_comparison(
     for change in comparison.checks:
         name = one_line(f"{change.suite}::{change.id}")
         if change.state in _WORSE and name not in told:
-            place = places.get((change.suite, change.id))
             was = one_line(describe_check(change)).removeprefix(f"{name}: ")
-            message = f"against the baseline {was}"
-            found.append(
-                Finding(
-                    _level(change.state, strict),
-                    "regression",
-                    name,
-                    model,
-                    message,
-                    place,
-                    suite=one_line(change.suite),
-                )
-            )
+            level, message = _level(change.state, strict), f"against the baseline {was}"
+            place, suite = places.get((change.suite, change.id)), one_line(change.suite)
+            found.append(Finding(level, "regression", name, model, message, place, suite=suite))
     for metric in comparison.metrics:
         reader = readers.get((metric.key, metric.metric))
         if metric.state not in _WORSE or (reader and one_line("::".join(reader)) in told):
             continue
-        message = _describe_metric(metric.state, metric.baseline, metric.value, metric.reason)
-        found.append(
-            Finding(
-                _level(metric.state, strict),
-                "regression",
-                one_line(f"{metric.key}.{metric.metric}"),
-                model,
-                one_line(message),
-                places.get(reader) if reader else None,
-                suite=_suite(metric.key),
-            )
-        )
+        level, message = _level(metric.state, strict), one_line(_describe_metric(metric))
+        name, suite = one_line(f"{metric.key}.{metric.metric}"), _suite(metric.key)
+        place = places.get(reader) if reader else None
+        found.append(Finding(level, "regression", name, model, message, place, suite=suite))
     if comparison.is_empty:
         message = verdict_line(comparison, strict)
-        for suite in sorted({_suite(metric.key) for metric in comparison.metrics}):
+        suites = {_suite(metric.key) for metric in comparison.metrics}
+        for suite in sorted(suites | {one_line(change.suite) for change in comparison.checks}):
             found.append(Finding("error", "regression", suite, model, message, suite=suite))
     for head in comparison.died:
         name = one_line(f"{head.key}: {head.kind} head {head.name}")
@@ -196,16 +179,16 @@ def _level(state: str, strict: bool) -> Literal["error", "warning"]:
     return "warning" if state == "unclear" and not strict else "error"
 
 
-def _describe_metric(
-    state: str, baseline: float | None, value: float | None, reason: str | None
-) -> str:
-    word = {"regressed": "is worse than", "vanished": "is gone from"}.get(
-        state, "cannot be told from"
-    )
+def _describe_metric(metric: MetricChange) -> str:
+    word = {
+        "regressed": "is worse than",
+        "vanished": "is gone from",
+        "unpaired": "is not paired with",
+    }.get(metric.state, "cannot be told from")
     told = f"{word} the baseline"
-    if baseline is not None and value is not None:
-        told += f": {baseline:.4g} before, {value:.4g} now"
-    return f"{told} ({reason})" if reason else told
+    if metric.baseline is not None and metric.value is not None:
+        told += f": {metric.baseline:.4g} before, {metric.value:.4g} now"
+    return f"{told} ({metric.reason})" if metric.reason else told
 
 
 def _readers(records: Sequence[RunRecord]) -> dict[tuple[str, str], tuple[str, str]]:

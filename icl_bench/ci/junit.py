@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from icl_bench.records.parts import Check
 from icl_bench.records.record import RunRecord
 from icl_bench.render.writing.text import one_line
+
+if TYPE_CHECKING:
+    from icl_bench.comparing import Comparison
+    from icl_bench.render.parts import PartVerdict
 
 
 def case_properties(check: Check, model: str) -> list[tuple[str, str]]:
@@ -29,6 +34,39 @@ def case_properties(check: Check, model: str) -> list[tuple[str, str]]:
         "verdict": check.verdict,
         "reason": check.reason,
     }
+    return [(f"icl.{name}", _text(value)) for name, value in known.items() if value is not None]
+
+
+def comparison_properties(
+    suite: str, found: Comparison, verdict: PartVerdict, model: str
+) -> list[tuple[str, str]]:
+    """Return name and value of what is known of one part of a comparison with a baseline.
+
+    Args:
+        suite: the suite.
+        found: what was found of that part; of several metrics the worst one is told of.
+        verdict: what becomes of its test.
+        model: the model's spec, as it is shown.
+    """
+    known: dict[str, object] = {
+        "model": model,
+        "suite": suite,
+        "verdict": verdict.state,
+        "reason": verdict.line or None,
+    }
+    order = ("regressed", "vanished", "unpaired", "unclear", "improved", "same")
+    metrics = [metric for metric in found.metrics if metric.state in order]
+    for metric in sorted(metrics, key=lambda one: order.index(one.state))[:1]:
+        known |= {
+            "metric": metric.metric,
+            "baseline": metric.baseline,
+            "value": metric.value,
+            "difference": metric.difference,
+            "ci_low": metric.ci_low,
+            "ci_high": metric.ci_high,
+            "allowed": metric.allowed,
+            "unpaired": metric.unpaired,
+        }
     return [(f"icl.{name}", _text(value)) for name, value in known.items() if value is not None]
 
 

@@ -12,9 +12,7 @@ from icl_bench.commands.parsing import (
     OK,
     add_color,
     add_command,
-    completed_by,
-    names_of,
-    one_of,
+    add_options,
 )
 from icl_bench.render.writing.logs import escape_ci_commands
 
@@ -50,23 +48,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("baseline", metavar="BASELINE", help="record of before")
     parser.add_argument("record", metavar="RECORD", help="record of now")
-    parser.add_argument(
-        "--limit",
-        action="append",
-        default=[],
-        metavar="METRIC=AMOUNT",
-        help="allowed change for the worse: a number, N%%, or noise (default: see above); - or + "
-        "in front limits a fall or a rise; METRIC may be SUITE/MEASUREMENT.METRIC and hold *; "
-        "repeatable",
-    )
-    doubt = parser.add_argument(
-        "--inconclusive",
-        metavar="fail|warn",
-        type=one_of("fail", "warn"),
-        default="fail",
-        help="what to do when a change cannot be told from noise (default: fail)",
-    )
-    completed_by(doubt, names_of("fail", "warn"))
+    add_options(parser, "limit", "inconclusive", "require-paired")
     parser.add_argument("--md", metavar="FILE", help="write the comparison there, as Markdown")
     parser.add_argument("--json", metavar="FILE", help="write the comparison there, as JSON")
     add_color(parser)
@@ -93,8 +75,9 @@ def run(given: argparse.Namespace) -> int:
     for option, file in (("--md", given.md), ("--json", given.json)):
         if file:
             check_file(file, option)
-    limits = [parse_limit(text) for text in given.limit]
-    found = compare(read_record(given.baseline), read_record(given.record), limits)
+    limits = [parse_limit(text) for text in given.limit or ()]
+    records = read_record(given.baseline), read_record(given.record)
+    found = compare(*records, limits, require_paired=given.require_paired)
     strict = given.inconclusive == "fail"
     outlet = outlet_of(sys.stdout, given.color)
     print(escape_ci_commands(comparison_text(found, **outlet.options(), inconclusive_fails=strict)))

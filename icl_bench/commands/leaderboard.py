@@ -10,7 +10,7 @@ from typing import Any
 
 from icl_bench.commands.parsing import FAILED, OK, add_color, add_command, add_options
 from icl_bench.render.writing.logs import escape_ci_commands
-from icl_bench.reports.leaderboard import FORMATS, write_leaderboard
+from icl_bench.reports.leaderboard import FORMATS, keep_request, write_leaderboard
 
 WIDEST = 200
 """Characters of a line at most, however wide the terminal is."""
@@ -21,7 +21,9 @@ Rank the models of many runs. Reads results.json in every folder given and in th
 A rank is a range: two models are told apart when the interval of their difference excludes 0,
 sample by sample where both measured the same tokens, else by both standard errors; all intervals
 of a column hold together at 95%. What was measured in another way (another suite, seed, text)
-stands in a group of its own; what a model has not measured is said, and never counts as low.
+stands in a group of its own; what a model has not measured is said, and never counts as low. Models
+whose chosen head does no better than even attention or its positional control share a rank, "no
+circuit". Later runs into the folder update its leaderboard as it was asked for.
 
   icl-bench leaderboard reports/
   icl-bench leaderboard reports/ other/results.json --score collapse.gain --md --output ranks
@@ -88,6 +90,7 @@ def run(given: argparse.Namespace) -> int:
     formats = [name for name in FORMATS if getattr(given, name)] or list(FORMATS)
     folder = Path(given.output) if given.output else _first_folder(given.paths)
     written = write_leaderboard(board, folder, formats, given.plotly)
+    keep_request(folder, given.paths, given.score, given.suite)
     print(f"Written to {folder}{os.sep}: {', '.join(path.name for path in written)}")
     sys.stdout.flush()
     for message in found.broken:

@@ -13,7 +13,7 @@ from icl_bench.options import OPTIONS
 from icl_bench.render.writing.logs import escape_ci_commands
 
 if TYPE_CHECKING:
-    from icl_bench.running.job import Outcome
+    from icl_bench.running.outcome import Outcome
 
 DESCRIPTION = """\
 Measure models, judge the checks of suites on them, print a summary and write reports. What pytest
@@ -69,12 +69,16 @@ def _tell(outcome: Outcome, color: str) -> None:
     """Print what came out; what went wrong goes to standard error."""
     from icl_bench.render.terminal import summary
     from icl_bench.render.writing.outlet import outlet_of
+    from icl_bench.render.writing.text import fold
 
     outlet = outlet_of(sys.stdout, color)
     if outcome.interrupted:
         print("icl-bench: interrupted", file=sys.stderr)
     paths = [os.fspath(path) for path in outcome.paths]
     print(escape_ci_commands(summary(outcome.records, **outlet.options(), paths=paths)))
+    hints = outcome.hints("--")
+    for line in ["", *hints] if hints else []:
+        print(*fold(escape_ci_commands(line), outlet.width), sep="\n")
     if outcome.baseline is not None:
         print("", *outcome.baseline.texts(outlet), sep="\n")
     for line in outcome.ci_lines:

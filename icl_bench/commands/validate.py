@@ -6,17 +6,19 @@ import argparse
 import sys
 from typing import Any
 
-from icl_bench.commands.parsing import OK, USAGE, add_command
+from icl_bench.commands.choices import complete_suites
+from icl_bench.commands.parsing import FAILED, OK, USAGE, add_command, completed_by
 from icl_bench.errors import InputError
 from icl_bench.render.writing.logs import escape_ci_commands
 
 DESCRIPTION = """\
-Check suite files without running them. Every mistake is named with its line and column, and so is,
-as a warning, where a prompt and its choices meet with no whitespace or with too much; nothing is
-measured and no model is needed. Fit for a pre-commit hook.
+Check suites without running them. Every mistake is named with its line and column (exit code 4). So
+is, as a warning, what can never hold, and where a prompt and its choices meet with no whitespace or
+with too much (exit code 0; with --strict 1). Nothing is measured and no model is needed. Fit for a
+pre-commit hook.
 
-  icl-bench validate mine.yaml
-  icl-bench validate suites/*.yaml"""
+  icl-bench validate mine.yaml core
+  icl-bench validate --strict --only-suites $(git ls-files '*.yaml')"""
 
 
 def add_parser(commands: Any) -> None:
@@ -25,10 +27,15 @@ def add_parser(commands: Any) -> None:
     Args:
         commands: what `add_subparsers` returned.
     """
-    parser = add_command(
-        commands, "validate", "check suite files without running them", DESCRIPTION
+    parser = add_command(commands, "validate", "check suites without running them", DESCRIPTION)
+    suites = parser.add_argument(
+        "suites", metavar="NAME|PATH", nargs="+", help="a shipped suite, or a suite's YAML file"
     )
-    parser.add_argument("files", metavar="FILE", nargs="+", help="a suite's YAML file")
+    completed_by(suites, complete_suites)
+    parser.add_argument("--strict", action="store_true", help="a warning is exit code 1")
+    parser.add_argument(
+        "--only-suites", action="store_true", help="pass over YAML files that are no suites"
+    )
     parser.set_defaults(command=run)
 
 
@@ -39,20 +46,31 @@ def run(given: argparse.Namespace) -> int:
         given: the parsed command line.
     """
     from icl_bench.suite import load_suite
+    from icl_bench.suite.catalog import is_meant_as_suite, resolve_suite
 
-    code = OK
-    for file in given.files:
+    code, passed_over = OK, 0
+    for name in given.suites:
         try:
-            suite = load_suite(file)
+            path = resolve_suite(name)
+            if given.only_suites and path.is_file() and not is_meant_as_suite(path):
+                passed_over += 1
+                continue
+            suite = load_suite(path)
         except InputError as error:
             print(escape_ci_commands(str(error)), file=sys.stderr)
             code = USAGE
-        else:
-            for warning in suite.warnings:
-                print(escape_ci_commands(f"{warning} (warning)"), file=sys.stderr)
-            counts = (len(suite.measure), len(suite.checks), len(suite.quiz))
-            print(
-                f"{file}: ok: suite {suite.name!r}, {counts[0]} measurements, "
-                f"{counts[1]} checks, {counts[2]} quiz items"
-            )
+            continue
+        for warning in suite.warnings:
+            print(escape_ci_commands(f"{warning} (warning)"), file=sys.stderr)
+        if given.strict and suite.warnings:
+            code = code or FAILED
+        counts = (len(suite.measure), len(suite.checks), len(suite.quiz))
+        told = (
+            f"{name}: ok: suite {suite.name!r}, {counts[0]} measurements, {counts[1]} checks, "
+            f"{counts[2]} quiz items"
+        )
+        told += "" if suite.assertions else "; it only measures"
+        print(escape_ci_commands(told))
+    if passed_over:
+        print(f"{passed_over} passed over: no suites")
     return code

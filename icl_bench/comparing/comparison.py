@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from icl_bench.comparing.display import describe_comparison, show_comparison
 from icl_bench.comparing.heads import HeadChange, compare_heads
 from icl_bench.comparing.limits import Limit
 from icl_bench.comparing.metrics import MetricChange, compare_metrics
+from icl_bench.comparing.pairing import WITH_TOKENIZER
+from icl_bench.comparing.parts import Owners, Part, is_asked
 from icl_bench.comparing.versions import (
     Renewed,
     changed_check,
@@ -16,7 +19,7 @@ from icl_bench.comparing.versions import (
     find_renewed,
 )
 from icl_bench.errors import SettingsError
-from icl_bench.records.parts import DESELECTED, Check, Verdict
+from icl_bench.records.parts import Check, Verdict
 from icl_bench.records.record import RunRecord
 
 CheckState = Literal[
@@ -27,12 +30,14 @@ CheckState = Literal[
     "vanished",
     "unclear",
     "new",
-    "not run",
     "not compared",
 ]
 
 _JUDGED = ("pass", "fail", "inconclusive")
 """Verdicts that say something of the model."""
+_DECIDED = {"pass", "fail"}
+_BAD = ("regressed", "vanished", "unpaired")
+"""States that fail a gate."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,16 @@ class VerdictChange:
     after: Verdict | None
     reason: str | None = None
 
+    @property
+    def tells(self) -> bool:
+        """Whether the two verdicts say which of the models is better, or that neither is."""
+        if self.state in ("new", "not compared"):
+            return False
+        worse = self.state in ("regressed", "vanished", "unclear", "improved")
+        return worse or {self.before, self.after} <= _DECIDED
 
-@dataclass
+
+@dataclass(repr=False)
 class Comparison:
     """A record against its baseline.
 
@@ -69,6 +82,7 @@ class Comparison:
         metrics: what became of every metric that is judged.
         heads: heads of the circuit, before and now.
         remarks: differences between the runs that may explain others.
+        heads_left_out: key of a measurement whose heads are not compared -> why.
     """
 
     baseline: str
@@ -77,6 +91,13 @@ class Comparison:
     metrics: list[MetricChange] = field(default_factory=list)
     heads: list[HeadChange] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    heads_left_out: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<{describe_comparison(self)}>"
+
+    def _repr_html_(self) -> str:
+        return show_comparison(self)
 
     def count(self, state: str) -> int:
         """Return how many checks and metrics are in a state."""
@@ -90,11 +111,24 @@ class Comparison:
         return [head for head in self.heads if head.state in ("died", "gone")]
 
     @property
+    def tells(self) -> bool:
+        """Whether anything could be compared."""
+        metrics = any(metric.state != "not compared" for metric in self.metrics)
+        return metrics or bool(self.heads) or any(check.tells for check in self.checks)
+
+    @property
     def is_empty(self) -> bool:
-        """Whether a later version of the suites has left nothing that could be compared."""
-        states = {check.state for check in self.checks} | {one.state for one in self.metrics}
-        left = states - {"not compared", "new", "not run"}
-        return "not compared" in states and not left and not self.heads
+        """Whether there are checks, and nothing of them could be compared."""
+        return bool(self.checks or self.metrics) and not self.tells
+
+    def is_worse(self, inconclusive_fails: bool = True) -> bool:
+        """Whether something got worse or is gone, or a head died.
+
+        Args:
+            inconclusive_fails: whether what cannot be told counts as worse.
+        """
+        bad = _BAD + (("unclear",) if inconclusive_fails else ())
+        return any(map(self.count, bad)) or bool(self.died)
 
     def passes(self, inconclusive_fails: bool = True) -> bool:
         """Whether something was compared, nothing got worse or is gone, and no head died.
@@ -102,8 +136,7 @@ class Comparison:
         Args:
             inconclusive_fails: whether what cannot be told counts as worse.
         """
-        bad = ["regressed", "vanished"] + (["unclear"] if inconclusive_fails else [])
-        return not (any(map(self.count, bad)) or self.died or self.is_empty)
+        return not (self.is_worse(inconclusive_fails) or self.is_empty)
 
     def as_data(self, inconclusive_fails: bool = True) -> dict[str, Any]:
         """Return everything as plain data, for JSON.
@@ -119,7 +152,8 @@ def compare(
     record: RunRecord,
     limits: Sequence[Limit] = (),
     *,
-    deselected: bool = False,
+    parts: Collection[Part] | None = None,
+    require_paired: bool = False,
 ) -> Comparison:
     """Compare a record with a baseline.
 
@@ -127,8 +161,9 @@ def compare(
         baseline: what was before.
         record: what is now.
         limits: how much worse metrics may get; a default where none is given.
-        deselected: whether checks may be left out of `record` on purpose, by a choice of tests;
-            they count as gone otherwise.
+        parts: what is compared, where tests were chosen; None for everything: what the record
+            does not have is then gone.
+        require_paired: whether a metric fails that could be paired and is not.
 
     Raises:
         SettingsError: the records have no suite in common, or a limit names no metric.
@@ -138,69 +173,56 @@ def compare(
         raise SettingsError(
             f"nothing to compare: the baseline holds {_names(before)}, this run {_names(now)}"
         )
-    metrics = compare_metrics(baseline, record, limits)
-    if deselected:
-        left_out = _left_out(record)
-        metrics = [
-            change
-            for change in metrics
-            if change.state not in ("vanished", "not compared")
-            or left_out.isdisjoint({change.key, (change.key, change.metric)})
-        ]
+    metrics = compare_metrics(baseline, record, limits, parts, require_paired=require_paired)
     renewed = find_renewed(baseline, record)
-    heads, not_compared = compare_heads(baseline, record)
+    heads, left_out = compare_heads(baseline, record, parts)
+    remarks = [f"heads of {key} are not compared: {why}" for key, why in left_out.items()]
+    remarks += describe_versions(baseline, record, renewed)
+    remarks += _remarks(baseline, record)
     return Comparison(
         baseline.model.label,
         record.model.label,
-        _compare_checks(baseline, record, deselected, renewed),
+        _compare_checks(baseline, record, parts, renewed),
         metrics,
         heads,
-        [*not_compared, *describe_versions(baseline, record, renewed), *_remarks(baseline, record)],
+        remarks,
+        left_out,
     )
 
 
-def _left_out(record: RunRecord) -> set[str | tuple[str, str]]:
-    """Measurements, and metrics, that only checks read which were left out on purpose."""
-    every: set[str | tuple[str, str]] = set()
-    read: set[str | tuple[str, str]] = set()
-    for check in record.checks:
-        found = every if check.reason == DESELECTED else read
-        found |= {check.measurement, (check.measurement, check.metric)}
-    return every - read
-
-
 def _compare_checks(
-    baseline: RunRecord, record: RunRecord, deselected: bool, renewed: Renewed
+    baseline: RunRecord,
+    record: RunRecord,
+    parts: Collection[Part] | None,
+    renewed: Renewed,
 ) -> list[VerdictChange]:
+    owners = Owners.of_records(baseline, record)
     old = {(check.suite, check.id): check for check in baseline.checks}
     new = {(check.suite, check.id): check for check in record.checks}
     changes = []
     for key, check in old.items():
-        now = new.get(key)
-        change = _compare_check(check, now, deselected)
-        if check.suite in renewed and change.state != "not run":
-            why = changed_check(check, now, baseline, record)
+        if not is_asked(parts, owners.of_check(*key)):
+            continue
+        change = _compare_check(check, new.get(key))
+        if check.suite in renewed:
+            why = changed_check(check, new.get(key), baseline, record)
             change = replace(change, state="not compared", reason=why) if why else change
         changes.append(change)
     return changes + [
         VerdictChange(check.suite, check.id, "new", None, check.verdict, check.reason)
         for key, check in new.items()
-        if key not in old
+        if key not in old and is_asked(parts, owners.of_check(*key))
     ]
 
 
-def _compare_check(old: Check, new: Check | None, deselected: bool) -> VerdictChange:
+def _compare_check(old: Check, new: Check | None) -> VerdictChange:
     if new is None:
         why = "the check is not in this run"
         return VerdictChange(old.suite, old.id, "vanished", old.verdict, None, why)
-    return VerdictChange(
-        old.suite, old.id, _state(old, new, deselected), old.verdict, new.verdict, new.reason
-    )
+    return VerdictChange(old.suite, old.id, _state(old, new), old.verdict, new.verdict, new.reason)
 
 
-def _state(old: Check, new: Check, deselected: bool) -> CheckState:
-    if new.reason == DESELECTED and deselected:
-        return "not run"
+def _state(old: Check, new: Check) -> CheckState:
     if new.verdict == old.verdict:
         return "same"
     if new.verdict == "pass":
@@ -229,10 +251,32 @@ def _remarks(baseline: RunRecord, record: RunRecord) -> list[str]:
     for name, one in (("the baseline", baseline), ("this run", record)):
         if one.doubt:
             lines.append(f"{name} has {one.doubt}")
+    lines += _lost_texts(baseline, record)
     if baseline.status != "complete":
         lines.append(f"the baseline is {baseline.status}")
     if record.status != "complete":
         lines.append(f"this run is {record.status}")
+    return lines
+
+
+def _lost_texts(baseline: RunRecord, record: RunRecord) -> list[str]:
+    """What was measured on text in one record only, for want of a tokenizer."""
+    lines = []
+    for name, one, other in (
+        ("the baseline", baseline, record),
+        ("this run", record, baseline),
+    ):
+        note = one.model.tokenizer_note
+        lost = [
+            key
+            for key, taken in one.measurements.items()
+            if note and note in (taken.reason or "") and taken.status == "skipped"
+            if key in other.measurements and other.measurements[key].status == "measured"
+        ]
+        if lost:
+            lines.append(
+                f"in {name} {note}, so {', '.join(lost)} cannot be paired: {WITH_TOKENIZER}"
+            )
     return lines
 
 

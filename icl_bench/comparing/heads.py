@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from icl_bench.comparing.parts import Owners, Part, is_asked
 from icl_bench.comparing.rounding import rounding_floor
 from icl_bench.comparing.settings import differing_settings
 from icl_bench.measures.statistics import student_t
 from icl_bench.records.parts import Measurement, ModelInfo
 from icl_bench.records.record import RunRecord
 
+HEAD_PROBE = "induction"
+"""The probe that scores heads."""
 KINDS = ("induction", "previous_token")
 """Scores by which a head is one of the circuit's."""
 THRESHOLD = 0.4
@@ -35,6 +38,7 @@ class HeadChange:
             `gone` and `kept` are changes beyond noise.
         baseline: score before, a probability.
         value: score now; None when it is gone.
+        threshold: above it a head has the score.
     """
 
     key: str
@@ -44,6 +48,7 @@ class HeadChange:
     state: HeadState
     baseline: float
     value: float | None
+    threshold: float = THRESHOLD
 
     @property
     def name(self) -> str:
@@ -51,7 +56,9 @@ class HeadChange:
         return f"{self.layer}.{self.head}"
 
 
-def compare_heads(baseline: RunRecord, record: RunRecord) -> tuple[list[HeadChange], list[str]]:
+def compare_heads(
+    baseline: RunRecord, record: RunRecord, parts: Collection[Part] | None = None
+) -> tuple[list[HeadChange], dict[str, str]]:
     """Compare heads above the threshold, score by score, where both records are of one shape.
 
     Scores of one head are compared by their standard errors as if on other tokens, which on the
@@ -60,29 +67,34 @@ def compare_heads(baseline: RunRecord, record: RunRecord) -> tuple[list[HeadChan
     Args:
         baseline: what was before.
         record: what is now.
+        parts: what is compared; None for everything.
 
     Returns:
-        the heads, and remarks on measurements whose heads are not compared.
+        the heads; and key of a measurement whose heads are not compared -> why.
     """
     changes: list[HeadChange] = []
-    remarks: list[str] = []
+    left_out: dict[str, str] = {}
+    owners = Owners.of_records(baseline, record)
     floor = rounding_floor(baseline.model, record.model)
     for key, before in baseline.measurements.items():
         after = record.measurements.get(key)
-        if before.probe != "induction" or not before.heads:
+        if before.probe != HEAD_PROBE or not before.heads:
+            continue
+        if not is_asked(parts, owners.of_heads(key)):
             continue
         if any(
             change.key != key and _same(baseline, record, key, change.key) for change in changes
         ):
             continue  # two suites share a measurement
-        if after is None or (why := _differ(before, after, baseline.model, record.model)):
-            remarks.append(
-                f"heads of {key} are not compared: {why if after else 'not measured now'}"
-            )
+        why: str | None = "not measured now"
+        if after is not None:
+            why = _differ(before, after, baseline.model, record.model)
+        if after is None or why is not None:
+            left_out[key] = why or ""
             continue
         for kind in KINDS:
             changes += _compare_kind(key, kind, before, after, floor)
-    return changes, remarks
+    return changes, left_out
 
 
 def _differ(before: Measurement, after: Measurement, old: ModelInfo, new: ModelInfo) -> str | None:
@@ -115,10 +127,10 @@ def _compare_kind(
         if spread is not None:  # one sequence cannot tell
             half = student_t(max(n - 1, 1), comparisons=len(pairs)) * spread
             state = _judge(old[kind], new[kind], max(half, floor), bound)
-        yield HeadChange(key, kind, old["layer"], old["head"], state, old[kind], new[kind])
+        yield HeadChange(key, kind, old["layer"], old["head"], state, old[kind], new[kind], bound)
     for row in rows:
         if row[kind] > bound and (row["layer"], row["head"]) not in now:
-            yield HeadChange(key, kind, row["layer"], row["head"], "gone", row[kind], None)
+            yield HeadChange(key, kind, row["layer"], row["head"], "gone", row[kind], None, bound)
 
 
 def _judge(old: float, new: float, half: float, bound: float) -> HeadState:

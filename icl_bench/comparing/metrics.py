@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from icl_bench.comparing.defaults import Allowed, default_limit
 from icl_bench.comparing.limits import Limit, Way, allowances
+from icl_bench.comparing.pairing import Unpaired, why_unpaired
+from icl_bench.comparing.parts import Owners, Part, is_asked
 from icl_bench.comparing.rounding import rounding, rounding_floor
 from icl_bench.comparing.settings import differing_settings
 from icl_bench.comparing.versions import changed_measurement, find_renewed
@@ -20,7 +22,7 @@ from icl_bench.records.keys import Key
 from icl_bench.records.parts import Measurement, Metric
 from icl_bench.records.record import RunRecord
 
-State = Literal["regressed", "improved", "same", "vanished", "unclear", "not compared"]
+State = Literal["regressed", "improved", "same", "vanished", "unclear", "unpaired", "not compared"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class MetricChange:
     Args:
         key: `SUITE/MEASUREMENT`.
         metric: its name.
-        state: `regressed` and `vanished` fail a gate; `not compared` is another one in a later
-            version of a shipped suite.
+        state: `regressed` and `vanished` fail a gate, `unpaired` (where pairs are required) too;
+            `not compared` is another one in a later version of a shipped suite.
         baseline: value in the baseline.
         value: value now; None when it is gone.
         difference: value - baseline.
@@ -42,6 +44,7 @@ class MetricChange:
             that is judged, else for the worse.
         limit: what says so: the limit that was given, as it was given, or a default.
         reason: why, where the numbers do not say it.
+        unpaired: why it is not paired; None where it is, and of exact numbers.
     """
 
     key: str
@@ -56,6 +59,7 @@ class MetricChange:
     allowed: float = 0.0
     limit: str | None = None
     reason: str | None = None
+    unpaired: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,24 +67,36 @@ class _Rules:
     """How far a metric may move: by limits, by rounding (`floor`), and by noise."""
 
     baseline: RunRecord
+    record: RunRecord
     limits: Sequence[Limit]
     floor: float
     confidence: float
+    require_paired: bool
 
 
 def compare_metrics(
-    baseline: RunRecord, record: RunRecord, limits: Sequence[Limit] = ()
+    baseline: RunRecord,
+    record: RunRecord,
+    limits: Sequence[Limit] = (),
+    parts: Collection[Part] | None = None,
+    *,
+    require_paired: bool = False,
 ) -> list[MetricChange]:
     """Compare every metric that a check of the baseline reads or a limit names exactly.
 
+    Of a suite without checks these are all metrics of which it is known which way is better.
+
     A metric regresses when the interval of its difference lies wholly beyond what its limit
     allows. The intervals hold together: m metrics have 1 - 0.05/m each (Bonferroni), so that a
-    model that has not changed fails at most one time in twenty.
+    model that has not changed fails at most one time in twenty. A part of them is judged as it is
+    among all.
 
     Args:
         baseline: what was before.
         record: what is now.
         limits: how much worse metrics may get; `default_limit` where none is given.
+        parts: what is compared; None for everything.
+        require_paired: whether a metric fails that could be paired and is not.
 
     Raises:
         SettingsError: a limit names no metric that can be judged.
@@ -88,9 +104,13 @@ def compare_metrics(
     wanted = _wanted(baseline, limits)
     floor = rounding_floor(baseline.model, record.model)
     renewed = find_renewed(baseline, record)
-    rules = _Rules(baseline, limits, floor, 1 - 0.05 / max(1, len(wanted)))
+    confidence = 1 - 0.05 / max(1, len(wanted))
+    rules = _Rules(baseline, record, limits, floor, confidence, require_paired)
+    owners = Owners.of_records(baseline, record)
     changes = []
     for key, name in wanted:
+        if not is_asked(parts, owners.of_metric(key, name)):
+            continue
         before, after = baseline.measurements[key], record.measurements.get(key)
         why = changed_measurement(key, before, record) if Key(key).suite in renewed else None
         if why:
@@ -99,6 +119,19 @@ def compare_metrics(
         else:
             changes.append(_compare(key, name, before, after, rules))
     return changes
+
+
+def keys_of(baseline: RunRecord, limits: Sequence[Limit], owners: Owners, part: Part) -> list[str]:
+    """Return the measurements that a part of the comparison reads metrics of.
+
+    Args:
+        baseline: what was before.
+        limits: how much worse metrics may get.
+        owners: which part each metric belongs to.
+        part: the part.
+    """
+    wanted = _wanted(baseline, limits)
+    return list(dict.fromkeys(key for key, name in wanted if part in owners.of_metric(key, name)))
 
 
 def check_limits(limits: Sequence[Limit], baseline: RunRecord) -> None:
@@ -122,6 +155,11 @@ def _wanted(baseline: RunRecord, limits: Sequence[Limit]) -> list[tuple[str, str
         for key, measurement in baseline.measurements.items()
         for name in measurement.metrics
     ]
+    checked = {check.suite for check in baseline.checks}
+    for key, name in every:
+        info = _look_up(baseline.measurements[key].probe, name)
+        if Key(key).suite not in checked and info is not None and info.direction is not None:
+            read.add((key, name))
     estimates = [metric for metric in every if "p_value" not in metric[1]]
     exact = [limit for limit in limits if limit.is_exact]
     wanted = [
@@ -166,7 +204,11 @@ def _compare(
     new, info = after.metrics[name], _look_up(before.probe, name)
     if info is not None and info.exact:
         old, new = (metric.model_copy(update={"exact": True}) for metric in (old, new))
-    paired = _pairs(before, after, old, new)
+    unpaired: Unpaired | None = None
+    if not (old.exact and new.exact):
+        models = (rules.baseline.model, rules.record.model)
+        unpaired = why_unpaired(before, after, name, models)
+    paired = unpaired is None and not (old.exact and new.exact)
     # Both measured with as many looks: that is one of the settings.
     looks = looks_of(before.settings)
     half = _half_width(old, new, paired, 1 - (1 - rules.confidence) / looks, looks)
@@ -186,6 +228,8 @@ def _compare(
         state = _judge(abs(difference) - half, allowed, better == went, ignored)
         if state == "regressed":
             why = f"allowed is {shown.amount:.3g} ({shown.rule})"
+    if rules.require_paired and unpaired and unpaired.avoidable and state != "regressed":
+        state, why = "unpaired", f"not paired, as is required: {unpaired.reason}"
     known = half is not None and half > 0
     return MetricChange(
         key,
@@ -200,6 +244,7 @@ def _compare(
         shown.amount,
         shown.rule,
         why,
+        unpaired.reason if unpaired else None,
     )
 
 
@@ -248,17 +293,6 @@ def _error(metric: Metric, looks: int) -> float | None:
         return metric.stderr
     quantile = student_t(metric.n - 1, looks)
     return max(metric.stderr or 0.0, (metric.ci_high - metric.ci_low) / 2 / quantile)
-
-
-def _pairs(before: Measurement, after: Measurement, old: Metric, new: Metric) -> bool:
-    """Whether samples of two metrics belong together, one by one."""
-    return (
-        before.tokens_sha256 is not None
-        and before.tokens_sha256 == after.tokens_sha256
-        and old.samples is not None
-        and new.samples is not None
-        and len(old.samples) == len(new.samples) > 1
-    )
 
 
 def _why_gone(name: str, after: Measurement | None) -> str:

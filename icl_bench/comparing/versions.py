@@ -1,7 +1,8 @@
 """Shipped suites of which two records hold different versions: what of them is still comparable.
 
 An update of icl_bench may change its own suites. What changed or is gone in them says nothing of
-the model, so it is noted; in a suite of the user's own the same is a regression.
+the model, so it is noted; in a suite of the user's own the same is a regression. A suite that
+extends a shipped one has both: what it takes from there, and what it gives or removes itself.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from icl_bench.records.parts import Check, Measurement, SuiteRef
 from icl_bench.records.record import RunRecord
 
 Renewed = dict[str, tuple[int, int]]
-"""Name of a shipped suite -> the baseline's version and that of now, where they differ."""
+"""Name of a suite that is shipped, or extends a shipped one -> the version of that one in the
+baseline and now, where they differ."""
 
 _ASKED = ("kind", "measurement", "metric", "rule", "threshold", "question", "options", "expected")
 """What a check asks; what it found is not among it."""
 
 
 def find_renewed(baseline: RunRecord, record: RunRecord) -> Renewed:
-    """Return the shipped suites of which both records hold another version.
+    """Return the suites that are another version of a shipped one, or of one that they extend.
 
     Args:
         baseline: what was before; one of before versions were recorded has version 1.
@@ -26,10 +28,26 @@ def find_renewed(baseline: RunRecord, record: RunRecord) -> Renewed:
     """
     now = {suite.name: suite for suite in record.suites}
     return {
-        old.name: (old.version, new.version)
+        old.name: renewal[1:]
         for old in baseline.suites
-        if (new := now.get(old.name)) and old.version != new.version and _is_shipped(old, new)
+        if (new := now.get(old.name)) and (renewal := _find_renewal(old, new))
     }
+
+
+def _find_renewal(old: SuiteRef, new: SuiteRef) -> tuple[str, int, int] | None:
+    """Return name and versions of the shipped suite that has changed; None where none has."""
+    if _is_shipped(old, new):
+        return (old.name, old.version, new.version) if old.version != new.version else None
+    before = {base.name: base.version for base in old.extends if base.shipped}
+    for base in new.extends:
+        if base.shipped and before.get(base.name, base.version) != base.version:
+            return base.name, before[base.name], base.version
+    return None
+
+
+def _is_own(suite: str, name: str, *records: RunRecord) -> bool:
+    """Whether a suite's user has given, changed or removed a check or measurement of that name."""
+    return any(name in ref.own for one in records for ref in one.suites if ref.name == suite)
 
 
 def _is_shipped(old: SuiteRef, new: SuiteRef) -> bool:
@@ -53,8 +71,11 @@ def describe_versions(baseline: RunRecord, record: RunRecord, renewed: Renewed) 
             continue
         versions = f"version {old.version} then, version {new.version} now"
         if new.name in renewed:
+            name, before_it, now_it = _find_renewal(old, new) or (new.name, 0, 0)
+            versions = f"version {before_it} then, version {now_it} now"
+            which = f"{new.name!r}" if name == new.name else f"{new.name!r} extends {name!r}"
             told = "what was changed or removed in it is not compared"
-            lines.append(f"suite {new.name!r}: {versions}; {told}: renew the baseline")
+            lines.append(f"suite {which}: {versions}; {told}: renew the baseline")
         elif old.version != new.version:
             lines.append(f"suite {new.name!r} has changed since the baseline: {versions}")
         else:
@@ -73,6 +94,8 @@ def changed_check(
         baseline: what was before.
         record: what is now.
     """
+    if _is_own(old.suite, old.id, baseline, record):
+        return None
     if new is None:
         return "removed from the suite"
     for name in _ASKED:
@@ -90,6 +113,9 @@ def changed_measurement(key: str, before: Measurement, record: RunRecord) -> str
         before: the baseline's.
         record: what is now.
     """
+    suite, _, name = key.partition("/")
+    if _is_own(suite, name, record):
+        return None
     after = record.measurements.get(key)
     if after is None:  # a check that reads it says that it is still asked for, and broke
         asked = any(check.measurement == key for check in record.checks)

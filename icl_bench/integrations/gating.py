@@ -233,8 +233,12 @@ def plan_gates(suites: Sequence[str | Path], gates: Sequence[Gate], seed: int | 
 
     if isinstance(suites, (str, Path)):
         raise SettingsError(f"suites: a list is needed, [{str(suites)!r}]")
+    if callable(getattr(gates, "judge", None)):
+        raise SettingsError(f"gates: a list is needed, [{type(gates).__name__}(...)]")
     plan = make_plan([find_suite(str(name)) for name in suites], seed=seed)
     for gate in gates:
+        if not callable(getattr(gate, "judge", None)):
+            raise SettingsError(f"{gate!r} is no gate; gates are Reaches, Keeps and Passes")
         gate.validate(plan)
     return plan
 

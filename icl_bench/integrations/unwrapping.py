@@ -44,8 +44,9 @@ def find_module(model: Any) -> PreTrainedModel:
             break
         model = inner
     if not isinstance(model, PreTrainedModel):
+        inside = isinstance(getattr(model, "model", None), PreTrainedModel)
         raise ModelError(
             "what is trained has to be a transformers model (PreTrainedModel), or one wrapped for "
-            f"training, not {outer}"
+            f"training, not {outer}{': give its .model' if inside else ''}"
         )
     return model

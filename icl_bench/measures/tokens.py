@@ -18,7 +18,7 @@ from icl_bench.errors import MeasurementError, SettingsError
 from icl_bench.measures.draws import Draws
 
 
-@dataclass
+@dataclass(repr=False)
 class RepeatedTokens:
     """Sequences of a block followed by copies of itself.
 
@@ -38,7 +38,14 @@ class RepeatedTokens:
     prefix: int = 0
 
     def __post_init__(self) -> None:
-        ids = torch.as_tensor(self.input_ids)
+        try:
+            ids = torch.as_tensor(self.input_ids)
+        except (TypeError, ValueError, RuntimeError):
+            kind = type(self.input_ids).__name__
+            raise SettingsError(
+                f"input_ids must be integers of shape (sequences, length), not {kind}; ids of text "
+                "come from model.tokenizer"
+            ) from None
         if ids.ndim != 2 or ids.dtype.is_floating_point or ids.shape[0] == 0:
             raise SettingsError(
                 f"input_ids must be integers of shape (sequences, length), not {tuple(ids.shape)}"
@@ -53,6 +60,11 @@ class RepeatedTokens:
         content = ids[:, self.prefix :].reshape(len(ids), self.repeats, self.period)
         if not bool((content == content[:, :1]).all()):
             raise SettingsError("input_ids do not repeat: a later copy differs from the first")
+
+    def __repr__(self) -> str:
+        first = "" if self.prefix == 0 else f"{self.prefix} + "
+        shape = f"{len(self.input_ids)} sequences of {first}{self.repeats} x {self.period} tokens"
+        return f"<RepeatedTokens: {shape}>"
 
     def cut(self, sequences: int, period: int) -> RepeatedTokens:
         """Return the first sequences with only the first tokens of each block.

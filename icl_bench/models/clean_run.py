@@ -16,7 +16,7 @@ from torch import Tensor
 from icl_bench.models.attention.ablation import ZEROS, Ablation, Head, Replacement, mark_heads
 from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.prefix import Capture, Stream, resume, same_logits
-from icl_bench.models.attention.selfcheck import tiny_batch
+from icl_bench.models.attention.tiny_batch import tiny_batch
 from icl_bench.models.module.batching import STREAM_BYTES, Advance, run_in_batches
 from icl_bench.models.module.losses import TokenLosses, join_losses, score_targets
 

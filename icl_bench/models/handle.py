@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from typing import Any
 
 from torch import Tensor
@@ -100,6 +101,29 @@ class ModelHandle:
             self.path, shapes, self.attention_note = choose_path(self.runner, self.vocabulary)
             self.shapes = dict(sorted(shapes.items()))
             self._in_order = list(shapes) == list(self.shapes)
+
+    def _facts(self) -> dict[str, str]:
+        """What the model is, in words, for somebody who looks at it."""
+        counts = sorted(set(self.heads.values()))
+        heads = "no attention heads"
+        if counts:
+            per_layer = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+            some = "" if len(self.heads) == self.layers else f" in {len(self.heads)} of them"
+            heads = f"{per_layer} heads each{some}"
+        return {
+            "architecture": type(self.model).__name__,
+            "size": f"{self.layers} layers, {heads}, {self.parameters:,} parameters",
+            "runs as": f"{self.dtype} on {self.runner.device}, attention {self.attention}",
+            "tokenizer": "none" if self.tokenizer is None else type(self.tokenizer).__name__,
+        }
+
+    def __repr__(self) -> str:
+        return f"<Model {self.spec}: {'; '.join(self._facts().values())}>"
+
+    def _repr_html_(self) -> str:
+        rows = {"model": self.spec, **self._facts()}.items()
+        cells = (f"<tr><th>{name}</th><td>{escape(text)}</td></tr>" for name, text in rows)
+        return f"<table>{''.join(cells)}</table>"
 
     @property
     def attention(self) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ASKED = (
     *("icl_model", "icl_suite", "icl_baseline", "icl_save_baseline", "icl_limit"),
-    *("icl_code_quality", "icl_openmetrics"),
+    *("icl_require_paired", "icl_code_quality", "icl_openmetrics"),
 )
 """Options that make a run one of icl_bench. Those that need a model are here too: without one they
 are refused, for a gate that compares nothing must not be green."""
@@ -85,7 +85,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
     if not is_suite(file_path):
         return None
-    from icl_bench.plugin.items import SuiteFile
+    from icl_bench.plugin.suite_files import SuiteFile
 
     return SuiteFile.from_path(parent, file_path)
 

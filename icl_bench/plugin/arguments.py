@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from icl_bench.errors import SettingsError, nearest
+from icl_bench.comparing.parts import MARK, Part
+from icl_bench.errors import SettingsError, SuiteError, nearest
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.naming import may_be_called
 from icl_bench.suite import Suite, find_suite, is_suite, load_suite, shipped_suites
+from icl_bench.suite.catalog import resolve_suite
 
 DEFAULT_SUITE = "core"
 _UNESCAPED = "disable_test_id_escaping_and_forfeit_all_rights_to_community_support"
@@ -79,7 +82,32 @@ def settle_ids(config: pytest.Config, models: Mapping[str, ModelSpec]) -> None:
             config.args[place] = f"{file}::{start}[{meant[0]}]"
 
 
-def check_ids(config: pytest.Config, suites: Sequence[Suite], known: Sequence[str]) -> None:
+def add_comparisons(config: pytest.Config, parts: Sequence[Part]) -> None:
+    """Let the id of a check stand for its comparison with the baseline too.
+
+    Args:
+        config: pytest's; its `args` and what `--deselect` names are changed.
+        parts: of the comparison; none without a baseline.
+    """
+    checks = {part.name for part in parts if part.kind == "check"}
+
+    def with_comparison(argument: object) -> list[str]:
+        file, colons, item = str(argument).partition("::")
+        name, bracket, slug = item.partition("[")
+        if not colons or name not in checks:
+            return [str(argument)]
+        return [str(argument), f"{file}::{name}{MARK}{bracket}{slug}"]
+
+    for given in (config.args, config.option.deselect or []):
+        given[:] = dict.fromkeys(one for argument in given for one in with_comparison(argument))
+
+
+def check_ids(
+    config: pytest.Config,
+    suites: Sequence[Suite],
+    known: Sequence[str],
+    parts: Sequence[Part] = (),
+) -> None:
     """Refuse ids on the command line, PATH::CHECK[SLUG], that name no item of the run.
 
     Under xdist pytest would find nothing and say nothing.
@@ -88,6 +116,7 @@ def check_ids(config: pytest.Config, suites: Sequence[Suite], known: Sequence[st
         config: pytest's.
         suites: the suites of the run.
         known: slugs of its models.
+        parts: of the comparison with a baseline; none without one.
 
     Raises:
         SettingsError: a suite has no such check, or the run no such model.
@@ -99,9 +128,12 @@ def check_ids(config: pytest.Config, suites: Sequence[Suite], known: Sequence[st
         if suite is None or not colons:
             continue
         wanted, bracket, slug = name.partition("[")
-        checks = [spec.id for spec in suite.assertions]
-        if wanted not in checks:
-            hint = nearest(wanted, checks)
+        checks = [spec.id for spec in suite.assertions] or list(suite.measure)
+        labels = [part.label for part in parts if part.suite == suite.name]
+        if wanted.endswith(MARK) and not labels:
+            raise SettingsError(f"{argument}: needs --icl-baseline=FILE")
+        if wanted not in (*checks, *labels):
+            hint = nearest(wanted, labels if wanted.endswith(MARK) else checks)
             raise SettingsError(f"{file}: suite {suite.name!r} has no check {wanted!r}; {hint}")
         if bracket and slug.removesuffix("]") not in known:
             hint = nearest(slug, known) if known else "give it with --icl-model=SPEC"
@@ -135,7 +167,21 @@ def _check_paths(config: pytest.Config) -> None:
     for argument in config.args:
         path = str(argument).split("::")[0]
         if not (config.invocation_params.dir / path).exists():
-            raise SettingsError(f"file or directory not found: {path}")
+            raise SettingsError(f"file or directory not found: {path}{_hint(path)}")
+
+
+def _hint(path: str) -> str:
+    """What may have been meant by a path that is not there, where that is a suite."""
+    if Path(path).suffix not in (".yaml", ".yml", ""):
+        return ""
+    try:
+        resolve_suite(path)
+        return f"; --icl-suite={path} runs the shipped suite"
+    except SuiteError as error:
+        _, comma, hint = str(error).rpartition("; did you mean ")
+        # A folder of tests may have any name: only one that is nearly a suite's is meant as one.
+        close = difflib.SequenceMatcher(None, path, hint.strip("'?")).ratio() > 0.7
+        return comma + hint if close else ""
 
 
 def _suites_under(config: pytest.Config) -> list[Path]:

@@ -174,13 +174,17 @@ class Crashes:
         return cause
 
     def _unmeasured(self, slug: str, nodeid: str) -> str | None:
-        """The measurement that an item's check needs and that is not there; None for none."""
-        check = self._icl.gathering.check_of(nodeid)
-        if check is None or check in self._icl.gathering.results[slug].checks:
+        """The first measurement that an item needs and that is not there; None for none."""
+        place, gathered = self._icl.gathering.place_of(nodeid), self._icl.gathering.results[slug]
+        if place is None:
             return None
-        suite, spec = self._icl.job.plan.find(*check)
-        key = suite.key(spec.on)
-        return None if key in self._icl.gathering.results[slug].measurements else key
+        needed: list[str] = []
+        if place.check is not None and place.check not in gathered.checks:
+            suite, spec = self._icl.job.plan.find(*place.check)
+            needed = [suite.key(spec.on)]
+        elif place.part is not None and self._icl.job.baseline is not None:
+            needed = self._icl.job.baseline.keys_of(place.part, self._icl.job.plan)
+        return next((key for key in needed if key not in gathered.measurements), None)
 
     def brief(self, node: Any, slug: str) -> None:
         """Tell a worker what came of a model so far, before it gets checks of it.
@@ -213,9 +217,9 @@ class Crashes:
         cause = self._causes.pop(crashitem, None)
         if cause is not None:
             report.longrepr = cause
-            if self._icl.gathering.check_of(crashitem):
+            if self._icl.gathering.place_of(crashitem):
                 _complete(report, cause)
-        elif self._icl.gathering.check_of(crashitem) and hasattr(report.node, "workeroutput"):
+        elif self._icl.gathering.place_of(crashitem) and hasattr(report.node, "workeroutput"):
             report.outcome = "skipped"
             report.longrepr = (crashitem, None, INTERRUPTED)  # type: ignore[assignment]
             _complete(report, INTERRUPTED)
@@ -238,7 +242,7 @@ class Crashes:
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, Any, None]:
-        """Report the checks for which no worker was left; fires around the whole run."""
+        """Report the items for which no worker was left; fires around the whole run."""
         self._session = session
         outcome = yield
         if outcome.excinfo is not None or not self._ends:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from typing import Literal, NamedTuple
 
 import pytest
 
+from icl_bench.comparing import Part
 from icl_bench.plugin.ids import PAYLOAD, REASON, item_name, node_id
 from icl_bench.records.parts import Check, Environment, Measurement, ModelInfo
 from icl_bench.records.record import RunRecord
@@ -14,14 +17,28 @@ from icl_bench.running.job import Job
 from icl_bench.running.results import INTERRUPTED, Lost, Results, assemble
 
 
-def pack(slug: str, results: Results, check: Check, sent: set[str]) -> str:
-    """Return a check, and what was measured since the last call, as text to send.
+class Place(NamedTuple):
+    """What an item is about.
+
+    Args:
+        slug: the model.
+        check: suite and id of the check that it judges; None where it judges none.
+        part: the part of the comparison with a baseline that it judges; None where it judges none.
+    """
+
+    slug: str
+    check: tuple[str, str] | None = None
+    part: Part | None = None
+
+
+def pack(slug: str, results: Results, sent: set[str], place: Place) -> str:
+    """Return what an item judged, and what was measured since the last call, as text to send.
 
     Args:
         slug: the model.
         results: what this process knows of it.
-        check: the check.
         sent: keys of the measurements that were sent before; what is packed is added.
+        place: what the item is about.
     """
     new = {
         key: measurement.model_dump(mode="json", exclude_none=True)
@@ -29,19 +46,21 @@ def pack(slug: str, results: Results, check: Check, sent: set[str]) -> str:
         if key not in sent
     }
     sent.update(new)
+    check = place.check and results.checks[place.check]
     return json.dumps(
         {
             "slug": slug,
             "model": results.model.model_dump(mode="json"),
             "environment": results.environment and results.environment.model_dump(mode="json"),
             "measurements": new,
-            "check": check.model_dump(mode="json"),
+            "check": check and check.model_dump(mode="json"),
+            "part": place.part and asdict(place.part),
         }
     )
 
 
 class Gathering:
-    """What is known of every model by the reports of its checks.
+    """What is known of every model by the reports of its items.
 
     Args:
         config: pytest's.
@@ -54,15 +73,25 @@ class Gathering:
         }
         self._plan = job.plan
         self._lost: dict[str, Lost] = {slug: {} for slug in job.specs}
-        self._ids = {
-            f"{node_id(suite.path, config.rootpath)}::{item_name(spec.id, slug)}": (
-                slug,
-                (suite.name, spec.id),
-            )
-            for suite, spec in job.plan.assertions()
+        self._compared: set[Part] = set()
+        self._lost_parts: set[Part] = set()
+        self._places: dict[str, Place] = {}
+        files = {suite.name: node_id(suite.path, config.rootpath) for suite in job.plan.suites}
+        for slug in job.specs:
+            for suite, spec in job.plan.assertions():
+                name = item_name(spec.id, slug)
+                self._places[f"{files[suite.name]}::{name}"] = Place(slug, (suite.name, spec.id))
+            for part in job.parts:
+                name = item_name(part.label, slug)
+                self._places[f"{files[part.suite]}::{name}"] = Place(slug, part=part)
+        self._selected: Collection[str] = set(self._places)
+        self._measured = {
+            f"{files[suite.name]}::{item_name(name, slug)}": slug
+            for suite in job.plan.suites
+            if not suite.assertions
+            for name in suite.measure
             for slug in job.specs
         }
-        self._selected = set(self._ids)
 
     def select(self, ids: Sequence[str]) -> None:
         """Note which items are left after deselection; no other check may be called deselected.
@@ -73,38 +102,50 @@ class Gathering:
         self._selected = set(ids)
 
     def slug_of(self, nodeid: str) -> str | None:
-        """Return the model of an item's check; None if the item is another test."""
-        return self._ids[nodeid][0] if nodeid in self._ids else None
+        """Return the model of an item; None if the item is another test."""
+        place = self._places.get(nodeid)
+        return self._measured.get(nodeid) if place is None else place.slug
 
-    def check_of(self, nodeid: str) -> tuple[str, str] | None:
-        """Return suite and id of an item's check; None if the item is another test."""
-        return self._ids[nodeid][1] if nodeid in self._ids else None
+    def place_of(self, nodeid: str) -> Place | None:
+        """Return what an item is about; None if it is another test."""
+        return self._places.get(nodeid)
+
+    @property
+    def compared(self) -> set[Part]:
+        """The parts of the comparison with a baseline that items have judged."""
+        return self._compared
 
     def unfinished(self) -> list[str]:
-        """Return ids of the checks that were to be judged and came to nothing so far."""
+        """Return ids of the items that were to be judged and came to nothing so far."""
         return [
             nodeid
-            for nodeid, (slug, check) in self._ids.items()
+            for nodeid, (slug, check, part) in self._places.items()
             if nodeid in self._selected
-            and check not in self.results[slug].checks
-            and check not in self._lost[slug]
+            and (check is None or check not in {**self.results[slug].checks, **self._lost[slug]})
+            and (part is None or part not in self._compared | self._lost_parts)
         ]
 
     def take(self, report: pytest.TestReport) -> None:
-        """Take in what a check measured, in this process or another.
+        """Take in what an item measured, in this process or another.
 
         A report without a payload tells why there is none: another plugin skipped or failed the
         item, or the worker that ran it died.
         """
         payload = getattr(report, PAYLOAD, None)
+        place = self._places.get(report.nodeid)
         if payload:
             self._absorb(payload)
-        elif report.nodeid in self._ids and not report.passed:
-            slug, check = self._ids[report.nodeid]
+        elif place is not None and not report.passed:
             text = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
             last = text.strip().splitlines()[-1] if text.strip() else "no reason was given"
             why = getattr(report, REASON, f"not run: {last}")
-            self._lost[slug][check] = ("skipped" if report.skipped else "error", why)
+            self._lose(place, ("skipped" if report.skipped else "error", why))
+
+    def _lose(self, place: Place, why: tuple[Literal["skipped", "error"], str]) -> None:
+        if place.check is not None:
+            self._lost[place.slug][place.check] = why
+        if place.part is not None and place.part not in self._compared:
+            self._lost_parts.add(place.part)
 
     def _absorb(self, payload: str) -> None:
         data = json.loads(payload)
@@ -115,8 +156,11 @@ class Gathering:
         for key, measurement in data["measurements"].items():
             # What killed a worker is known already, better than others are told of it.
             results.measurements.setdefault(key, Measurement.model_validate(measurement))
-        check = Check.model_validate(data["check"])
-        results.checks[check.suite, check.id] = check
+        if data["check"]:
+            check = Check.model_validate(data["check"])
+            results.checks[check.suite, check.id] = check
+        if data["part"]:
+            self._compared.add(Part(**data["part"]))
 
     def give_up(self, why: str) -> None:
         """Note why no verdict will come of the checks that have none by now.
@@ -125,8 +169,7 @@ class Gathering:
             why: the reason, for their place in the record.
         """
         for nodeid in self.unfinished():
-            slug, check = self._ids[nodeid]
-            self._lost[slug][check] = ("skipped", why)
+            self._lose(self._places[nodeid], ("skipped", why))
 
     def records(self, own: Mapping[str, Results], *, interrupted: bool) -> list[RunRecord]:
         """Return the records of every model that something is known of, finished or not.

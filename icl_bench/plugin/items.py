@@ -1,23 +1,20 @@
-"""Suites as pytest sees them: a file of checks, one item per check and model."""
+"""The items of a suite: one per check and model, or per measurement where there are no checks."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from icl_bench.ci.junit import case_properties
-from icl_bench.errors import InputError
-from icl_bench.plugin.ids import PAYLOAD, SESSION, item_name, node_id
+from icl_bench.plugin.ids import PAYLOAD, SESSION
 from icl_bench.render.writing.logs import escape_ci_commands
 from icl_bench.render.writing.text import printable
-from icl_bench.suite import load_suite
-from icl_bench.suite.problems import show_path
 
 if TYPE_CHECKING:
     from icl_bench.plugin.session import IclSession
@@ -29,10 +26,6 @@ class InconclusiveWarning(UserWarning):
     """A check's interval reaches across its threshold, and the run was told to let that pass."""
 
 
-class SuiteWarning(UserWarning):
-    """A suite says something that is allowed and hardly meant."""
-
-
 class CheckFailed(Exception):
     """A check did not hold; shown as its message, without a traceback."""
 
@@ -41,68 +34,18 @@ class CheckBroken(Exception):
     """A check could not be judged because model or measurement failed."""
 
 
-class SuiteFile(pytest.Collector):
-    """One suite file.
+class SuiteItem(pytest.Item):
+    """An item of a suite, on one model: what it measures travels on its test report.
 
-    Not a pytest.File: of these, --lf looks only into files that lie where their id says.
+    Args:
+        suite: the suite.
+        slug: the model; None without one.
+        line: of the suite's file that it stands at.
     """
 
-    @classmethod
-    def from_path(cls, parent: pytest.Collector, path: Path) -> SuiteFile:
-        """Make the collector of `path` with the id that `node_id` gives it."""
-        nodeid = node_id(path, parent.config.rootpath)
-        return cls.from_parent(parent, name=path.name, path=path, nodeid=nodeid)
-
-    def collect(self) -> Iterator[pytest.Item]:
-        """One item per check and model; without a model, one skipped item per check."""
-        session = self.config.stash.get(SESSION, None)
-        suite = session.find_suite(self.path) if session else None
-        if suite is None:
-            try:
-                suite = load_suite(self.path)
-            except InputError as error:
-                raise self.CollectError(str(error)) from None
-            if session and session.slugs:
-                raise self.CollectError(
-                    f"{show_path(self.path)}: this suite was not there when the run began; name "
-                    "it on the command line or by --icl-suite"
-                )
-        for text in suite.warnings:
-            try:
-                self.warn(SuiteWarning(printable(text)))
-            except SuiteWarning as error:  # where warnings are errors
-                raise self.CollectError(str(error)) from None
-        for slug in session.slugs if session else []:
-            for spec in suite.assertions:
-                name = item_name(spec.id, slug)
-                yield CheckItem.from_parent(
-                    self,
-                    name=name,
-                    # Newer pytests compare ids by parts; they know which part is the slug only
-                    # when they read the id themselves.
-                    nodeid=f"{self.nodeid}::{name}",
-                    suite=suite,
-                    spec=spec,
-                    slug=slug,
-                )
-        if not session or not session.slugs:
-            for spec in suite.assertions:
-                yield CheckItem.from_parent(self, name=spec.id, suite=suite, spec=spec, slug=None)
-
-
-class CheckItem(pytest.Item):
-    """One check on one model.
-
-    Measuring happens in the set-up phase, so that a model or a measurement that fails is an
-    error, and only a check that does not hold is a failure.
-    """
-
-    def __init__(
-        self, *, suite: Suite, spec: CheckSpec | QuizSpec, slug: str | None, **rest: Any
-    ) -> None:
+    def __init__(self, *, suite: Suite, slug: str | None, line: int = 1, **rest: Any) -> None:
         super().__init__(**rest)
-        self.suite, self.spec, self.slug = suite, spec, slug
-        self.check: Check | None = None
+        self.suite, self.slug, self._line = suite, slug, line
         self._payload: str | None = None
         self.add_marker(pytest.mark.icl)
 
@@ -111,6 +54,68 @@ class CheckItem(pytest.Item):
         """The run's state."""
         return self.config.stash[SESSION]
 
+    def complete_report(self, report: pytest.TestReport, call: pytest.CallInfo[None]) -> None:
+        """Add what was measured to the item's next report, and leave our own code out of it."""
+        if self._payload:
+            setattr(report, PAYLOAD, self._payload)
+            self._payload = None
+        if call.excinfo and call.excinfo.errisinstance(CheckBroken):
+            report.longrepr = printable(str(call.excinfo.value))
+        elif isinstance(report.longrepr, tuple):
+            report.longrepr = (str(self.path), None, report.longrepr[2])  # type: ignore[assignment]
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Show the message alone: where in our code it was raised tells the user nothing."""
+        if isinstance(excinfo.value, (CheckFailed, InconclusiveWarning)):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """Where pytest says the item is: under its own id, also when it lies elsewhere."""
+        return self.config.rootpath / self.nodeid.split("::")[0], self._line - 1, self.name
+
+
+class MeasurementItem(SuiteItem):
+    """One measurement of a suite without checks; it passes when it could be taken.
+
+    Args:
+        key: of the measurement in records.
+    """
+
+    def __init__(self, *, key: str, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.key = key
+
+    def setup(self) -> None:
+        """Take the measurement."""
+        if self.slug is None:
+            pytest.skip("no model given: use --icl-model=SPEC")
+        if self.config.getoption("setupplan", False):
+            return
+        taken = self.icl.run_of(self.slug).measure(self.key)
+        self._payload = self.icl.pack(self.slug)
+        reason = taken.reason or "no reason was recorded"
+        if taken.status == "skipped":
+            pytest.skip(printable(reason))
+        if taken.status == "error":
+            raise CheckBroken(escape_ci_commands(reason))
+
+    def runtest(self) -> None:
+        """Pass: there is nothing to judge."""
+
+
+class CheckItem(SuiteItem):
+    """One check on one model.
+
+    Measuring happens in the set-up phase, so that a model or a measurement that fails is an
+    error, and only a check that does not hold is a failure.
+    """
+
+    def __init__(self, *, suite: Suite, spec: CheckSpec | QuizSpec, **rest: Any) -> None:
+        super().__init__(suite=suite, line=suite.lines.get(spec.id, 1), **rest)
+        self.spec = spec
+        self.check: Check | None = None
+
     def setup(self) -> None:
         """Measure what the check needs."""
         if self.slug is None:
@@ -118,7 +123,7 @@ class CheckItem(pytest.Item):
         if self.config.getoption("setupplan", False):
             return
         self.check = self.icl.run_of(self.slug).check(self.suite.name, self.spec.id)
-        self._payload = self.icl.pack(self.slug, self.check)
+        self._payload = self.icl.pack(self.slug, (self.suite.name, self.spec.id))
         public = self.icl.job.specs[self.slug].public
         self.user_properties += case_properties(self.check, public)
         if self.check.verdict == "skipped":
@@ -134,16 +139,6 @@ class CheckItem(pytest.Item):
             warnings.warn_explicit(warning, None, str(self.path), 1)
         elif self.check.verdict in ("fail", "inconclusive"):
             raise CheckFailed(self.explain())
-
-    def complete_report(self, report: pytest.TestReport, call: pytest.CallInfo[None]) -> None:
-        """Add what was measured to the item's next report, and leave our own code out of it."""
-        if self._payload:
-            setattr(report, PAYLOAD, self._payload)
-            self._payload = None
-        if call.excinfo and call.excinfo.errisinstance(CheckBroken):
-            report.longrepr = printable(str(call.excinfo.value))
-        elif isinstance(report.longrepr, tuple):
-            report.longrepr = (str(self.path), None, report.longrepr[2])  # type: ignore[assignment]
 
     def explain(self) -> str:
         """What came out, what was asked and measured, and how to run this check alone."""
@@ -178,17 +173,6 @@ class CheckItem(pytest.Item):
             words.append(f"{file}::{self.spec.id}")
         return shlex.join(words)
 
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Show the message alone: where in our code it was raised tells the user nothing."""
-        if isinstance(excinfo.value, (CheckFailed, InconclusiveWarning)):
-            return str(excinfo.value)
-        return super().repr_failure(excinfo, style)
-
-    def reportinfo(self) -> tuple[Path, int, str]:
-        """Where pytest says the item is: under its own id, also when it lies elsewhere."""
-        line = self.suite.lines.get(self.spec.id, 1)
-        return self.config.rootpath / self.nodeid.split("::")[0], line - 1, self.name
-
 
 def group_by_model(items: list[pytest.Item], slugs: Sequence[str]) -> None:
     """Order what needs a model by model; other tests keep their places.
@@ -201,7 +185,7 @@ def group_by_model(items: list[pytest.Item], slugs: Sequence[str]) -> None:
     # Tests come before checks: their fixture then lets go of the model before in time.
     chosen = sorted(
         (items[i] for i in places),
-        key=lambda item: (slugs.index(_slug_of(item) or ""), isinstance(item, CheckItem)),
+        key=lambda item: (slugs.index(_slug_of(item) or ""), isinstance(item, SuiteItem)),
     )
     for place, item in zip(places, chosen):
         items[place] = item
@@ -209,7 +193,7 @@ def group_by_model(items: list[pytest.Item], slugs: Sequence[str]) -> None:
 
 def _slug_of(item: pytest.Item) -> str | None:
     """The model that an item needs: a check's, or that of the `icl_model` fixture."""
-    if isinstance(item, CheckItem):
+    if isinstance(item, SuiteItem):
         return item.slug
     params = getattr(getattr(item, "callspec", None), "params", {})
     return params.get("icl_model")

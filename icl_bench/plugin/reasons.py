@@ -49,7 +49,7 @@ class Reasons:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep a check's reason out of pytest's short summary; fires for every phase."""
-        ours = self._gathering.check_of(report.nodeid) is not None
+        ours = self._gathering.slug_of(report.nodeid) is not None
         if ours and report.failed and isinstance(report.longrepr, str):
             report.longrepr = Reason(report.longrepr)  # type: ignore[assignment]
 
@@ -62,7 +62,8 @@ class Reasons:
         stats = terminalreporter.stats
         errors = stats.get("error", [])
         if terminalreporter.config.option.tbstyle != "no":
-            self._told = set(filter(None, map(self._whose, [*errors, *stats.get("failed", [])])))
+            shown = [*errors, *stats.get("failed", [])]
+            self._told = {key for report in shown if (key := self._whose(report))}
         if errors:
             stats["error"] = self._group(errors)
         yield
@@ -74,27 +75,25 @@ class Reasons:
         return self._told
 
     def _whose(self, report: pytest.TestReport) -> tuple[str, CheckKey] | None:
-        slug = self._gathering.slug_of(report.nodeid)
-        check = self._gathering.check_of(report.nodeid)
-        return None if slug is None or check is None else (slug, check)
+        place = self._gathering.place_of(report.nodeid)
+        return None if place is None or place.check is None else (place.slug, place.check)
 
     def _group(self, errors: Sequence[pytest.TestReport]) -> list[pytest.TestReport]:
         """Return one report for each model and reason, and other tests' reports as they are."""
         grouped: dict[Any, list[pytest.TestReport]] = {}
         for place, report in enumerate(errors):
-            ours = self._whose(report)
-            key = (ours[0], str(report.longrepr)) if ours else place
+            slug = self._gathering.slug_of(report.nodeid)
+            key = (slug, str(report.longrepr)) if slug is not None else place
             grouped.setdefault(key, []).append(report)
         return [self._name_others(*reports) for reports in grouped.values()]
 
     def _name_others(
         self, first: pytest.TestReport, *others: pytest.TestReport
     ) -> pytest.TestReport:
-        """Return a check's report that tells which other checks have the same reason."""
+        """Return an item's report that tells which other items have the same reason."""
         if not others:
             return first
-        ids = [self._gathering.check_of(report.nodeid) for report in others]
-        named = ", ".join(one[1] for one in ids if one)
+        named = ", ".join(one.nodeid.split("::")[-1].partition("[")[0] for one in others)
         shown = copy(first)
         shown.longrepr = Reason(f"{first.longrepr}\n  no result either: {named}")  # type: ignore[assignment]
         return shown

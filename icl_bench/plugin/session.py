@@ -11,7 +11,7 @@ import pytest
 from icl_bench.errors import IclError
 from icl_bench.plugin.arguments import only_tells
 from icl_bench.plugin.crashes import link_of
-from icl_bench.plugin.gathering import Gathering, pack, why_unfinished
+from icl_bench.plugin.gathering import Gathering, Place, pack, why_unfinished
 from icl_bench.progress import RunProgress
 from icl_bench.progress.hooks import show_progress
 from icl_bench.render.writing.logs import escape_ci_commands
@@ -19,8 +19,9 @@ from icl_bench.running.job import Job
 from icl_bench.running.model_run import close_others
 
 if TYPE_CHECKING:
+    from icl_bench.comparing import Comparison, Part
     from icl_bench.models.model import Model
-    from icl_bench.records.parts import Check
+    from icl_bench.render.parts import PartVerdict
     from icl_bench.running.judging import CheckedRun
     from icl_bench.suite import Suite
 
@@ -104,15 +105,48 @@ class IclSession:
         ids = [item.nodeid for item in items]
         self.gathering.select(ids)
         for slug, run in self.job.runs.items():
-            own = [nodeid for nodeid in ids if self.gathering.slug_of(nodeid) == slug]
-            run.expect({check for nodeid in own if (check := self.gathering.check_of(nodeid))})
+            places = [self.gathering.place_of(nodeid) for nodeid in ids]
+            own = [place for place in places if place and place.slug == slug]
+            parts = [place.part for place in own if place.part]
+            checks = {place.check for place in own if place.check}
+            checks |= {(part.suite, part.name) for part in parts if part.kind == "check"}
+            run.expect(checks, {key for part in parts for key in self._keys_of(part)})
 
-    def pack(self, slug: str, check: Check) -> str:
-        """Return a check, and what was measured since the last call, as text to send."""
-        return pack(slug, self.job.runs[slug].results, check, self._sent[slug])
+    def _keys_of(self, part: Part) -> list[str]:
+        """Measurements that a part of the comparison needs; none where nothing is compared."""
+        return self.job.baseline.keys_of(part, self.job.plan) if self.job.baseline else []
+
+    def judge_part(self, slug: str, part: Part) -> tuple[PartVerdict, Comparison]:
+        """Measure what a part of the comparison with the baseline needs, and compare it.
+
+        Args:
+            slug: the model.
+            part: the part.
+        """
+        run = self.run_of(slug)
+        if part.kind == "check":
+            run.check(part.suite, part.name)
+        for key in self._keys_of(part):
+            run.measure(key)
+        assert self.job.baseline is not None
+        return self.job.baseline.judge_part(part, run.record())
+
+    def pack(
+        self, slug: str, check: tuple[str, str] | None = None, part: Part | None = None
+    ) -> str:
+        """Return what an item judged, and what was measured since the last call, as text to send.
+
+        Args:
+            slug: the model.
+            check: suite and id of the check that was judged; None for none.
+            part: the part of the comparison that was judged; None for none.
+        """
+        if part is not None and part.kind == "check":
+            check = (part.suite, part.name)
+        return pack(slug, self.job.runs[slug].results, self._sent[slug], Place(slug, check, part))
 
     def unfinished(self) -> list[str]:
-        """Return ids of the checks that were to be judged and came to nothing so far."""
+        """Return ids of the items that were to be judged and came to nothing so far."""
         return [] if only_tells(self.config) else self.gathering.unfinished()
 
     def finish(self, exitstatus: int, *, stopped: bool) -> bool:
@@ -134,7 +168,8 @@ class IclSession:
         own = {slug: run.results for slug, run in self.job.runs.items()}
         self.job.outcome.interrupted = interrupted
         self.job.write(self.gathering.records(own, interrupted=interrupted))
-        return self.job.conclude(self.gathering.outcomes()).is_sound
+        parts = self.gathering.compared
+        return self.job.conclude(self.gathering.outcomes(), parts).is_sound
 
 
 def share_cores(config: pytest.Config) -> None:

@@ -36,16 +36,19 @@ def _open(config: pytest.Config) -> IclSession:
     with_paths = config.args_source is pytest.Config.ArgsSource.ARGS
     suites = arguments.choose_suites(config, with_paths)
     folder = config.invocation_params.dir
-    request = Request.read(given, suites, prefix="--icl-", folder=folder, deselected=True)
+    request = Request.read(given, suites, prefix="--icl-", folder=folder)
     worker = getattr(config, "workerinput", None)
     # A worker calls models as the controller does, whatever has been written since.
     job = Job(request, worker[NAMES] if worker else None)
     arguments.settle_ids(config, job.specs)
-    arguments.check_ids(config, suites, list(job.specs))
+    arguments.check_ids(config, suites, list(job.specs), job.parts)
+    arguments.add_comparisons(config, job.parts)
     only_looks = arguments.only_tells(config)
     if worker is None:
         # The controller has checked what the workers are about to open.
         job.check(only_looks=only_looks)
+    elif not only_looks:
+        job.read_baseline()
     if job.specs and not only_looks:
         stack = contextlib.ExitStack()
         config.add_cleanup(stack.close)

@@ -10,7 +10,8 @@ from icl_bench.render.writing.logs import escape_ci_commands
 
 if TYPE_CHECKING:
     from icl_bench.plugin.session import IclSession
-    from icl_bench.running.job import Job, Outcome
+    from icl_bench.running.job import Job
+    from icl_bench.running.outcome import Outcome
 
 
 def header(icl: IclSession) -> list[str]:
@@ -58,7 +59,7 @@ def print_summary(
     """
     from icl_bench.render.terminal import summary
     from icl_bench.render.writing.outlet import outlet_of_pytest
-    from icl_bench.render.writing.text import printable
+    from icl_bench.render.writing.text import fold, printable
 
     outlet = outlet_of_pytest(terminalreporter._tw)
     if outcome.records:
@@ -66,13 +67,20 @@ def print_summary(
         paths = [os.path.relpath(path) for path in outcome.paths]
         text = summary(outcome.records, **outlet.options(), paths=paths, told=told)
         terminalreporter.write_line(escape_ci_commands(text))
+        quiet = terminalreporter.config.get_verbosity() < 0
+        hints = [] if quiet else outcome.hints("--icl-")
+        for line in ["", *hints] if hints else []:
+            for part in fold(escape_ci_commands(line), outlet.width) or [""]:
+                terminalreporter.write_line(part)
     if outcome.removed:
         terminalreporter.write_line(escape_ci_commands(printable(outcome.removed)))
     for trouble in filter(None, (outcome.undecided, *outcome.troubles)):
         terminalreporter.write_line(printable(trouble), red=True)
     if outcome.baseline:
         terminalreporter.section("icl_bench: baseline")
-        for text in outcome.baseline.texts(outlet):
+        # What failed, its test has told of.
+        brief = terminalreporter.verbosity <= 0
+        for text in outcome.baseline.texts(outlet, brief=brief):
             terminalreporter.write_line(text)
         if outcome.baseline.trouble:
             terminalreporter.write_line(printable(outcome.baseline.trouble), red=True)

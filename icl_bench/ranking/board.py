@@ -6,7 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from icl_bench.probes.design.sequential import looks_of
+from icl_bench.ranking.circuit import why_no_circuit
 from icl_bench.ranking.columns import Column, choose_score, list_columns
 from icl_bench.ranking.entries import Entry, Figure, Taken
 from icl_bench.ranking.groups import Cluster, differ, split, usual
@@ -24,11 +27,14 @@ class Cell:
         figure: the number; None where it was not measured.
         rank: the best and the worst rank that the model may have; None where it is not ranked.
         reason: why there is no number or no rank.
+        no_circuit: why the rank is the one that models without a circuit share; None where it is
+            the model's own.
     """
 
     figure: Figure | None = None
     rank: tuple[int, int] | None = None
     reason: str | None = None
+    no_circuit: str | None = None
 
 
 @dataclass
@@ -151,13 +157,15 @@ def _group(cluster: Cluster, columns: Sequence[Column], score: int, suite: str) 
 
 
 def _order(entries: Sequence[Entry], column: Column) -> list[Entry]:
-    """Best value first, of equal ones the newest; those without a value last."""
+    """Best value first, of equal ones the newest; then those without a circuit, or a value."""
     sign = -1 if column.direction == "up" else 1
 
-    def place(entry: Entry) -> tuple[bool, float]:
+    def place(entry: Entry) -> tuple[bool, bool, float]:
         taken = entry.taken.get(column.key)
         figure = None if taken is None else taken.figures.get(column.metric)
-        return figure is None, 0.0 if figure is None else sign * figure.value
+        if taken is None or figure is None:
+            return True, False, 0.0
+        return False, why_no_circuit(taken, column.metric) is not None, sign * figure.value
 
     newest_first = sorted(entries, key=lambda entry: entry.created, reverse=True)
     return sorted(newest_first, key=place)
@@ -231,9 +239,15 @@ def _rank(rows: Sequence[Row], column: Column, ranked: Sequence[int]) -> Pairs:
     )
     assert column.direction is not None
     place = {index: position for position, index in enumerate(ranked)}
-    ranges = rank_ranges(pairs.better(column.direction), _twins(rows, ranked, place))
-    for index, found in zip(ranked, ranges):
-        rows[index].cells[-1].rank = found
+    better = pairs.better(column.direction)
+    lacking = [why_no_circuit(one, column.metric) for one in taken]
+    without = np.array([why is not None for why in lacking], dtype=bool)
+    # Whoever has a circuit stands above whoever has none, and those are not told apart.
+    better[without] = False
+    better[np.ix_(~without, without)] = True
+    ranges = rank_ranges(better, _twins(rows, ranked, place))
+    for index, found, why in zip(ranked, ranges, lacking):
+        rows[index].cells[-1].rank, rows[index].cells[-1].no_circuit = found, why
     return pairs
 
 

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from icl_bench.errors import RecordError
+from icl_bench.naming import RECORD
 from icl_bench.probes.design.sequential import comparable_settings
 from icl_bench.records.parts import Check, Environment, Metric, ModelInfo, Numbers
 from icl_bench.records.reading import read_numbers
-
-RECORD = "results.json"
 
 MODEL_PARTS = ("heads", "mlps", "layers", "receivers", "senders", "components")
 """Settings that name parts of a model. A probe may write down which ones they came to on this

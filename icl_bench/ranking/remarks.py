@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icl_bench.ranking.circuit import LEAST, NO_CIRCUIT
 from icl_bench.ranking.columns import Column
 
 if TYPE_CHECKING:
@@ -36,6 +37,13 @@ def describe_group(group: Group, column: Column, score: int) -> Iterator[str]:
         score: its index.
     """
     yield from _describe_pairs(group, column, score)
+    without = [row.name for row in group.rows if row.cells[score].no_circuit]
+    if without:
+        who = "1 model shares" if len(without) == 1 else f"{len(without)} models share"
+        yield (
+            f'{who} the last rank, "{NO_CIRCUIT}": the chosen head is not shown to do better than '
+            f"even attention, or than its positional control, by more than {LEAST}."
+        )
     ranked = group.rows[: group.ranked]
     taken = [row.entry.taken[column.key] for row in ranked]
     if len({one.tokens for one in taken}) > 1 and "text_sha256" in taken[0].settings:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from icl_bench.records.display import shorten
 from icl_bench.records.rows import check_heads, check_plain, is_number, refuse_number
 from icl_bench.records.tables import check_tables
 
@@ -28,6 +30,11 @@ class Part(BaseModel):
         ser_json_inf_nan="constants",
         protected_namespaces=(),
     )
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            if value not in (None, [], {}):
+                yield name, shorten(value)
 
 
 class Metric(Part):
@@ -111,6 +118,14 @@ class Measurement(Numbers):
         default_factory=dict
     )
     """Further rows: null draws, curves, answers to single questions."""
+
+    def __repr__(self) -> str:
+        state = self.status if self.status == "measured" else f"{self.status}: {self.reason}"
+        told = f"{len(self.metrics)} metrics, {len(self.heads)} heads, tables {[*self.tables]}"
+        return f"<Measurement {self.probe} ({shorten(state)}): {shorten(told, 120)}>"
+
+    def __str__(self) -> str:
+        return repr(self)
 
     @property
     def method(self) -> str:
@@ -247,17 +262,33 @@ class Environment(Part):
     """Commit of the working directory, with `+dirty` when it has changes."""
 
 
+class BaseRef(Part):
+    """Which suite another one extends."""
+
+    name: str
+    sha256: str
+    version: int = 1
+    shipped: bool = False
+    """Whether it is one of those that come with icl_bench."""
+
+
 class SuiteRef(Part):
     """Which suite was run."""
 
     name: str
     sha256: str
-    """Digest of the parsed suite, so that comments and layout do not change it."""
+    """Digest of the parsed suite with what it takes from those that it extends, so that comments
+    and layout do not change it."""
     version: int = 1
     """Of the suite, as its file says."""
     shipped: bool | None = None
     """Whether it is one of those that come with icl_bench; None where a record does not say."""
     description: str | None = None
+    extends: list[BaseRef] = Field(default_factory=list)
+    """The suites that it extends, the nearest first."""
+    own: list[str] = Field(default_factory=list)
+    """Of a suite that extends others, ids of checks and quiz items and names of measurements that
+    files give or remove which do not come with icl_bench."""
 
 
 class GateVerdict(Part):

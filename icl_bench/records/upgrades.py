@@ -41,7 +41,7 @@ def upgrade(
         by = f" (icl_bench {author})" if isinstance(author, str) else ""
         raise RecordError(
             f"record schema {version} was written by a later version{by}; this one reads up to "
-            f"{target}: update with pip install --upgrade icl-bench"
+            f"{target}: update icl_bench"
         )
     while version < target:
         if version not in steps:

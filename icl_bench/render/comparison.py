@@ -24,8 +24,8 @@ STATES = {
     "changed": "changed",
     "vanished": "GONE",
     "unclear": "UNCLEAR",
+    "unpaired": "UNPAIRED",
     "new": "new",
-    "not run": "not run",
     "not compared": "not compared",
 }
 """State -> the word in tables."""
@@ -33,6 +33,7 @@ STATES = {
 _COLORS: dict[str, Verdict] = {
     "regressed": "fail",
     "vanished": "fail",
+    "unpaired": "fail",
     "unclear": "inconclusive",
     "improved": "pass",
 }
@@ -54,6 +55,7 @@ def comparison_text(
     color: bool = False,
     unicode: bool = True,
     inconclusive_fails: bool = True,
+    brief: bool = False,
 ) -> str:
     """Return a comparison as text for a terminal.
 
@@ -63,48 +65,71 @@ def comparison_text(
         color: whether states are coloured with ANSI codes.
         unicode: whether the terminal can show more than ASCII.
         inconclusive_fails: whether what cannot be told counts as worse.
+        brief: whether the table is left out, and everything that failed tests have told of.
     """
     page = Page(width, color, unicode)
     page.wrap("", one_line(f"{comparison.model} against the baseline {comparison.baseline}"), 0)
     page.add()
-    if comparison.metrics:
+    if comparison.metrics and not brief:
         _add_metrics(page, comparison.metrics)
         page.add()
-    for line in describe_heads(comparison.heads):
+    told = ("same", *_failing(inconclusive_fails)) if brief else ("same",)
+    lost = ("died", "gone") if brief else ()
+    for line in describe_heads([head for head in comparison.heads if head.state not in lost]):
         page.wrap("", one_line(line), 0)
     for change in comparison.checks:
-        if change.state not in ("same", "not run"):
+        if change.state not in told:
             page.wrap("", one_line(describe_check(change)), 0)
-    for metric in comparison.metrics:
+    for metric in [] if brief else comparison.metrics:
         if metric.reason:
             page.wrap("", one_line(f"{metric.key}.{metric.metric}: {metric.reason}"), 0)
+    for line in _list_unpaired(comparison.metrics) if brief else []:
+        page.wrap("", line, 0)
     for remark in comparison.remarks:
         page.wrap("", one_line(f"note: {remark}"), 0)
     page.wrap("", verdict_line(comparison, inconclusive_fails), 0)
     return page.text()
 
 
+def _failing(inconclusive_fails: bool) -> list[str]:
+    """States of checks and metrics that fail a gate."""
+    return ["regressed", "vanished", "unpaired", *(["unclear"] if inconclusive_fails else [])]
+
+
 def _add_metrics(page: Page, changes: list[MetricChange]) -> None:
-    """The table of metrics, as much of it as there is room for; no number is cut."""
+    """The table of metrics, as much of it as there is room for; no number or name is cut."""
     states = [_COLORS.get(change.state) for change in changes]
     align = ("left", "right", "right", "right", "left", "left")
     rows = _metric_rows(changes)
-    if page.table(METRIC_HEADER, rows, align, (2,) * 5, {5: states}, shrink={0: 24}, must_fit=True):
+    if page.table(METRIC_HEADER, rows, align, (2,) * 5, {5: states}, must_fit=True):
         return
     paired = sum(change.paired for change in changes)
-    told = f"{paired} of {len(changes)} paired on the same tokens, sample by sample."
+    told = [f"{paired} of {len(changes)} paired on the same tokens, sample by sample."]
+    told += _list_unpaired(changes)
     rows = _metric_rows(changes, short=True)
-    if page.table(METRIC_HEADER, rows, align, (2,) * 5, {5: states}, shrink={0: 16}, must_fit=True):
-        page.wrap("", told, 0)
-        return
+    for gap in (2, 1):
+        if page.table(METRIC_HEADER, rows, align, (gap,) * 5, {5: states}, must_fit=True):
+            for line in told:
+                page.wrap("", line, 0)
+            return
     # Intervals only of what is not the same, in lines of their own.
     kept = [[*row[:4], row[5]] for row in rows]
     header = [*METRIC_HEADER[:4], METRIC_HEADER[5]]
     page.table(header, kept, [*align[:4], align[5]], (1,) * 4, {4: states}, shrink={0: 12})
-    page.wrap("", told, 0)
+    for line in told:
+        page.wrap("", line, 0)
     for row, change in zip(rows, changes):
         if change.state != "same" and row[4]:
             page.wrap("", f"{row[0]}: {row[3]}, interval {row[4]}", 0)
+
+
+def _list_unpaired(changes: list[MetricChange]) -> list[str]:
+    """Which metrics are not paired, reason by reason."""
+    lines = []
+    for why in dict.fromkeys(change.unpaired for change in changes if change.unpaired):
+        names = [f"{change.key}.{change.metric}" for change in changes if change.unpaired == why]
+        lines.append(one_line(f"Not paired ({why}): {', '.join(names)}"))
+    return lines
 
 
 def comparison_markdown(comparison: Comparison, inconclusive_fails: bool = True) -> str:
@@ -122,7 +147,7 @@ def _markdown(comparison: Comparison, inconclusive_fails: bool) -> Iterator[str]
     yield ""
     yield f"**{escape(verdict_line(comparison, inconclusive_fails))}**"
     yield ""
-    changed = [c for c in comparison.checks if c.state not in ("same", "not run")]
+    changed = [c for c in comparison.checks if c.state != "same"]
     lines = [*describe_heads(comparison.heads), *map(describe_check, changed)]
     lines += [f"note: {remark}" for remark in comparison.remarks]
     yield from (f"- {escape(line)}" for line in lines)
@@ -138,8 +163,8 @@ def _markdown(comparison: Comparison, inconclusive_fails: bool) -> Iterator[str]
         yield ""
         yield (
             "Differences are now minus baseline; intervals hold for all metrics together. "
-            "`paired`: on the same tokens, sample by sample. A metric is worse where its interval "
-            "lies wholly beyond its limit."
+            "`paired`: on the same tokens, sample by sample; else by both standard errors, and the "
+            "cell says why. A metric is worse where its interval lies wholly beyond its limit."
         )
         yield ""
     if comparison.heads:
@@ -170,6 +195,8 @@ def _metric_row(change: MetricChange, with_suite: bool, short: bool) -> list[str
             interval = f"[{', '.join(ends)}]"
         elif change.paired:
             interval += " paired"
+        elif change.unpaired:
+            interval += f" not paired: {change.unpaired}"
     key = change.key if with_suite else Key(change.key).name
     return [
         one_line(f"{key}.{change.metric}"),
@@ -249,16 +276,19 @@ def verdict_line(comparison: Comparison, inconclusive_fails: bool = True) -> str
         inconclusive_fails: whether what cannot be told counts as worse.
     """
     if comparison.is_empty:
-        return (
-            "NOTHING COMPARED: what the baseline holds was changed or removed in this version of "
-            "the suite; renew the baseline"
-        )
+        if comparison.count("not compared"):
+            return (
+                "NOTHING COMPARED: what the baseline holds was changed or removed in this version "
+                "of the suite; renew the baseline"
+            )
+        return "NOTHING COMPARED: no check was decided both in the baseline and in this run"
     died = len({head.name for head in comparison.died})  # a head that two suites measured is one
     counts = [
         (comparison.count("regressed"), "worse"),
         (comparison.count("vanished"), "gone"),
         (died, "head died" if died == 1 else "heads died"),
         (comparison.count("unclear"), "unclear"),
+        (comparison.count("unpaired"), "not paired"),
         (comparison.count("improved"), "better"),
         (comparison.count("changed"), "changed"),
         (comparison.count("not compared"), "not compared"),

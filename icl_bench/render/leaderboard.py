@@ -65,8 +65,16 @@ def rank_text(cell: Cell) -> str:
     """Return the ranks that a model may have: `2`, or `2–5`; nothing without any."""
     if cell.rank is None:
         return ""
+    if cell.no_circuit:
+        return "no circuit"
     low, high = cell.rank
     return str(low) if low == high else f"{low}–{high}"
+
+
+def say_rank(cell: Cell) -> str:
+    """Return a rank in words: `rank 2–5`, or `no circuit`; nothing without one."""
+    told = rank_text(cell)
+    return told if cell.no_circuit or not told else f"rank {told}"
 
 
 def size_text(parameters: int | None) -> str:
@@ -130,7 +138,7 @@ def leaderboard_text(
         for name, reason in missing[:LISTED]:
             page.wrap("Not measured: ", one_line(f"{name}: {reason}"), 14)
         further = [i for i, one in enumerate(board.columns) if one.read and i != board.score]
-        remarks = _apart(board, group, further) + _row_remarks(group)
+        remarks = _no_circuits(board, group) + _apart(board, group, further) + _row_remarks(group)
         for line in group.remarks + remarks[:LISTED]:
             page.wrap("- ", one_line(line), 2)
         if more := max(len(missing) - LISTED, 0) + max(len(remarks) - LISTED, 0):
@@ -161,6 +169,11 @@ def _row_remarks(group: Group) -> list[str]:
     return [f"{row.name}: {remark}" for row in group.rows for remark in row.remarks]
 
 
+def _no_circuits(board: Board, group: Group) -> list[str]:
+    cells = [(row.name, row.cells[board.score].no_circuit) for row in group.rows]
+    return [f"{name}: {why}" for name, why in cells if why]
+
+
 def _add_table(page: Page, board: Board, group: Group) -> None:
     """Add the ranked rows; architectures and further metrics where they fit."""
     rows = group.rows[: group.ranked]
@@ -176,8 +189,9 @@ def _add_table(page: Page, board: Board, group: Group) -> None:
         others = [
             max(len(row[place]) for row in (header, *cells))
             for place in range(len(header))
-            if place != 1
+            if place > 1
         ]
+        others.append(max(len(word) for row in (header, *cells) for word in row[0].split(" ")))
         return sum(others) + sum(gaps)
 
     room = page.width - taken()
@@ -219,12 +233,17 @@ def _terminal_cells(board: Board, row: Row) -> list[str]:
 
 
 def _wrap_name(row: Sequence[str], width: int) -> list[list[str]]:
-    """A row as several where the model's name does not fit; a name is never cut."""
-    first, *more = textwrap.wrap(row[1], width) or [""]
-    rest = [[""] * len(row) for _ in more]
-    for line, part in zip(rest, more):
-        line[1] = part
-    return [[row[0], first, *row[2:]], *rest]
+    """A row as several where the model's name does not fit; a name is never cut.
+
+    Nor is the rank of those without a circuit, which is two words.
+    """
+    ranks, names = row[0].split(" ") or [""], textwrap.wrap(row[1], width) or [""]
+    lines = [["", "", *row[2:]]]
+    lines += [[""] * len(row) for _ in range(max(len(ranks), len(names)) - 1)]
+    for place, parts in enumerate((ranks, names)):
+        for line, part in zip(lines, parts):
+            line[place] = part
+    return lines
 
 
 def _value(cell: Cell) -> str:
@@ -272,7 +291,8 @@ def _markdown(board: Board) -> Iterator[str]:
         for name, reason in missing:
             yield f"- not measured: {escape(name)}: {escape(reason)}"
         told = _apart(board, group, further[:MARKDOWN_METRICS])
-        yield from (f"- {escape(line)}" for line in told + group.remarks + _row_remarks(group))
+        told += group.remarks + _no_circuits(board, group) + _row_remarks(group)
+        yield from (f"- {escape(line)}" for line in told)
         yield ""
         yield "How they were measured:"
         yield ""
@@ -315,7 +335,7 @@ def _with_rank(cell: Cell) -> str:
     told = numbers.estimate(cell.figure.value, cell.figure.stderr)
     if cell.reason:
         return f"{told} {APART}"
-    return f"{told} (rank {rank_text(cell)})" if cell.rank else told
+    return f"{told} ({say_rank(cell)})" if cell.rank else told
 
 
 def _provenance(row: Row) -> list[str]:

@@ -87,6 +87,7 @@ def _row(board: Board, group: Group, row: Row) -> dict[str, Any]:
     return {
         "model": row.name,
         "rank": row.cells[board.score].rank,
+        "no_circuit": row.cells[board.score].no_circuit,
         "record": record_name(row),
         "spec": entry.model.spec,
         "slug": entry.model.slug,
@@ -118,6 +119,8 @@ def _cell(cell: Cell) -> dict[str, Any]:
             told["exact"] = True
     if cell.rank is not None:
         told["rank"] = cell.rank
+    if cell.no_circuit is not None:
+        told["no_circuit"] = cell.no_circuit
     if cell.reason is not None:
         told["reason"] = cell.reason
     return told
@@ -161,7 +164,17 @@ def write_csv(board: Board, path: str | os.PathLike[str]) -> Path:
         board: the leaderboard.
         path: the file to write.
     """
-    fixed = ("group", "rank_low", "rank_high", "model", *_MODEL, "status", "created", "icl_bench")
+    fixed = (
+        "group",
+        "rank_low",
+        "rank_high",
+        "no_circuit",
+        "model",
+        *_MODEL,
+        "status",
+        "created",
+        "icl_bench",
+    )
     counts = ("passed", "failed", "inconclusive", "skipped", "errors")
     ends = (*FIGURES, "rank_low", "rank_high", "reason")
     order = [board.score, *(i for i in range(len(board.columns)) if i != board.score)]
@@ -172,6 +185,7 @@ def write_csv(board: Board, path: str | os.PathLike[str]) -> Path:
             entry = row.entry
             cells = {name: getattr(entry.model, name) for name in _MODEL}
             cells |= {"group": number, "model": row.name, "status": entry.status}
+            cells |= {"no_circuit": row.cells[board.score].no_circuit}
             cells |= {"created": entry.created, "icl_bench": entry.version}
             cells |= dict(zip(("rank_low", "rank_high"), row.cells[board.score].rank or ()))
             kinds = ("pass", "fail", "inconclusive", "skipped", "error")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from icl_bench.errors import RecordError, SettingsError
 from icl_bench.naming import RECORD, clean, further_names, is_of_another
+from icl_bench.options import refuse_url
 from icl_bench.records.reading import read_record
 from icl_bench.records.record import RunRecord
 from icl_bench.records.writing import write_atomically
@@ -83,6 +84,26 @@ def write_reports(
             f"report folder {folder}: cannot be written ({error.strerror or error})"
         ) from None
     return written
+
+
+def write_record(record: RunRecord, path: Path) -> list[Path]:
+    """Write a record's reports into a folder, or one of them into a file; return the paths.
+
+    Args:
+        record: the record.
+        path: `NAME.html` or `NAME.md` for that page alone, else a report folder.
+
+    Raises:
+        SettingsError: it cannot be written.
+    """
+    pages = {".html": lambda: report_page(record, None), ".md": lambda: markdown.report(record)}
+    refuse_url(path, "report ")
+    if path.suffix not in pages:
+        return write_reports([record], path)
+    try:
+        return [write_atomically(path, pages[path.suffix]())]
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def _own_names(records: Sequence[RunRecord], report_dir: Path) -> list[RunRecord]:

@@ -7,8 +7,6 @@ between them is who asks for the checks: pytest one by one, the others all in tu
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icl_bench.ci.publishing import publish
@@ -25,72 +23,34 @@ from icl_bench.reports.added import added_reports
 from icl_bench.reports.files import write_reports
 from icl_bench.reports.leaderboard import update_leaderboard
 from icl_bench.reports.places import check_file, check_report_dir
-from icl_bench.running.baseline import Baseline, read_baseline
+from icl_bench.running.baseline import Baseline, list_parts, read_baseline
 from icl_bench.running.cache import open_cache
 from icl_bench.running.earlier import earlier_seconds
 from icl_bench.running.judging import CheckedRun
 from icl_bench.running.lazy_model import LazyModel
 from icl_bench.running.model_run import ModelRun
+from icl_bench.running.outcome import Outcome
 from icl_bench.running.request import Request
-from icl_bench.running.results import counts_as_failure, explain_undecided
+from icl_bench.running.results import explain_undecided, explain_unmeasured
 from icl_bench.running.series_run import start_run
 from icl_bench.running.setup import Setup
 from icl_bench.running.termination import terminable
 from icl_bench.suite.plan import Plan, make_plan
 
 if TYPE_CHECKING:
+    from icl_bench.comparing import Part
     from icl_bench.models.model import Model
 
 CI_FILES = ("code-quality", "openmetrics")
 """Options that name a file for CI."""
 
 
-@dataclass
-class Outcome:
-    """What came of one run.
-
-    Args:
-        records: one per model that was measured, finished or not.
-        paths: the files written for people to look at, each model's record first.
-        baseline: the comparison with a baseline; None where none was asked for.
-        strict: whether what is inconclusive fails the run.
-        interrupted: whether it was cut short.
-        undecided: why no check was decided, where that is so.
-        removed: what went from the cache at the end, in words.
-        troubles: what could not be written, and why.
-        ci_lines: lines that CI obeys, each to be printed at the start of a line.
-        no_worse: whether the comparison found nothing worse, and could be made.
-    """
-
-    records: list[RunRecord] = field(default_factory=list)
-    paths: list[Path] = field(default_factory=list)
-    baseline: Baseline | None = None
-    strict: bool = True
-    interrupted: bool = False
-    undecided: str | None = None
-    removed: str | None = None
-    troubles: list[str] = field(default_factory=list)
-    ci_lines: list[str] = field(default_factory=list)
-    no_worse: bool = True
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether all was written, something was decided, and nothing got worse."""
-        return not self.troubles and self.undecided is None and self.no_worse
-
-    @property
-    def exit_code(self) -> int:
-        """0 if all is well, 1 if a check failed or something went wrong, 2 if interrupted."""
-        if self.interrupted:
-            return 2
-        failed = any(counts_as_failure(record, self.strict) for record in self.records)
-        return int(failed or not self.is_sound)
-
-
 class Job:
     """One run, from the request to its outcome.
 
     Making it reads specs and plans; nothing is looked up on disk or asked of a hub before `check`.
+
+    `parts` are those of the comparison with a baseline, each of which may be asked for by itself.
 
     Args:
         request: what is asked for.
@@ -120,6 +80,7 @@ class Job:
         }
         self.found: dict[str, Checked] = {}
         self.baseline: Baseline | None = None
+        self.parts = list_parts(self.plan) if request.baseline else []
         self.cache = open_cache(request.options)
         self.runs: dict[str, CheckedRun] = {}
         self.outcome = Outcome(strict=request.strict)
@@ -152,17 +113,7 @@ class Job:
             option = request.name_of("report-dir")
             check_report_dir(request.report_dir, option, request.folder)
             added_reports()  # that they can be loaded
-        baseline = read_baseline(
-            request.baseline,
-            request.save_baseline,
-            request.limit,
-            suites=request.suites,
-            models=len(self.specs),
-            strict=request.strict,
-            folder=request.folder,
-            prefix=request.prefix,
-            deselected=request.deselected,
-        )
+        self.read_baseline()
         for option in CI_FILES:
             if request.file(option):
                 if not self.specs:
@@ -177,7 +128,16 @@ class Job:
                 f"no model is given for {named}: {request.name_of('model')}=SPEC "
                 "(builtin:induction-2l is one that needs no network)"
             )
-        self.baseline = self.outcome.baseline = None if only_looks else baseline
+        if only_looks:
+            self.baseline = self.outcome.baseline = None
+
+    def read_baseline(self) -> None:
+        """Read what the options about a baseline name; `check` does it too.
+
+        Raises:
+            InputError: a file is not there, is no record, or cannot be written; an option is wrong.
+        """
+        self.baseline = self.outcome.baseline = read_baseline(self.request, len(self.specs))
 
     def tell_names(self) -> list[str]:
         """Return lines on models whose names are not what their specs suggest."""
@@ -283,21 +243,30 @@ class Job:
         except IclError as error:
             self.outcome.troubles.append(f"the reports were not written: {error}")
 
-    def conclude(self, outcomes: Collection[tuple[str, str | None]]) -> Outcome:
+    def conclude(
+        self,
+        outcomes: Collection[tuple[str, str | None]],
+        parts: Collection[Part] | None = None,
+    ) -> Outcome:
         """Compare, rank, tell CI, tidy the cache, and return what came of the run.
 
         Args:
             outcomes: verdict and reason of each check that was asked for, on each model.
+            parts: what tests have compared with a baseline; None for everything.
         """
         request, outcome = self.request, self.outcome
         folder = outcome.paths[0].parent if outcome.paths else None
-        if request.reports is not None and outcome.paths and len(outcome.records) > 1:
+        if request.reports is not None and outcome.paths:
+            several = len(outcome.records) > 1
             try:
-                outcome.paths += update_leaderboard(request.reports, request.plotly)
+                outcome.paths += update_leaderboard(
+                    request.reports, request.plotly, several=several
+                )
             except IclError as error:
                 outcome.troubles.append(str(error))
         if self.baseline is not None:
-            outcome.no_worse = self.baseline.judge(outcome.records, folder)
+            chosen = None if parts is None or set(parts) >= set(self.parts) else parts
+            outcome.no_worse = self.baseline.judge(outcome.records, folder, chosen)
         if request.tells_ci:
             published = publish(
                 outcome.records,
@@ -312,7 +281,9 @@ class Job:
                 told = "; ".join(published.troubles)
                 outcome.troubles.append(f"for CI not all was written: {told}")
         if not outcome.interrupted:
-            outcome.undecided = explain_undecided(outcomes)
+            outcome.undecided = explain_undecided(outcomes) or explain_unmeasured(
+                outcome.records, self.plan
+            )
         if self.cache and (removed := self.cache.trim()):
             outcome.removed = removed.describe(request.name_of("cache-limit"))
         return outcome

@@ -42,6 +42,7 @@ class CheckedRun(ABC):
         self.plan, self.progress = setup.plan, setup.progress
         self.results = Results(ModelInfo(**spec.describe(slug)))
         self._expected: Collection[tuple[str, str]] | None = None
+        self._beside: Collection[str] = ()
         self._judged_elsewhere: set[tuple[str, str]] = set()
 
     @abstractmethod
@@ -79,24 +80,30 @@ class CheckedRun(ABC):
     def _keep(self, measurements: Mapping[str, Measurement]) -> None:
         """Use measurements of another process where they are asked for."""
 
-    def expect(self, checks: Collection[tuple[str, str]]) -> None:
-        """Say which checks, (suite, id), will be asked for; without, all of the plan."""
-        self._expected = checks
+    def expect(self, checks: Collection[tuple[str, str]], beside: Collection[str] = ()) -> None:
+        """Say what will be asked for; without, all checks of the plan.
+
+        Args:
+            checks: (suite, id) of checks.
+            beside: keys of measurements that are asked for beside those of the checks.
+        """
+        self._expected, self._beside = checks, beside
 
     def wanted(self) -> set[str]:
-        """Keys of the measurements that the expected checks need, and of those for the report."""
+        """Keys of the measurements that will be asked for, and of those for the report."""
         needed = {
             suite.key(spec.on)
             for suite, spec in self.plan.assertions()
             if (self._expected is None or (suite.name, spec.id) in self._expected)
             and applies(spec, self.results.model.names)
         }
+        needed.update(self._beside)
         for suite in self.plan.suites:
             needed.update(self._for_report(suite, self._expected))
         return needed
 
     def _for_report(self, suite: Suite, asked: Collection[tuple[str, str]] | None) -> list[str]:
-        """Keys of what no check reads, of a suite with a check for this model.
+        """Keys of what no check reads, of a suite with a check for this model, or without any.
 
         Args:
             suite: the suite.
@@ -106,7 +113,7 @@ class CheckedRun(ABC):
         specs = suite.assertions
         if asked is not None and not all((suite.name, spec.id) in asked for spec in specs):
             return []
-        mine = any(applies(spec, self.results.model.names) for spec in specs)
+        mine = not specs or any(applies(spec, self.results.model.names) for spec in specs)
         return self.plan.unread(suite) if mine else []
 
     def to_measure(self) -> dict[str, str]:
@@ -166,9 +173,11 @@ class CheckedRun(ABC):
         return self.results.checks[name]
 
     def run(self) -> RunRecord:
-        """Judge every check of the plan and return the record."""
+        """Judge every check of the plan, measure suites without any, and return the record."""
         for suite, spec in self.plan.assertions():
             self.check(suite.name, spec.id)
+        for key in self.plan.only_measured():
+            self.measure(key)
         return self.record()
 
     def record(self, *, interrupted: bool = False) -> RunRecord:

@@ -28,12 +28,12 @@ class Request:
         baseline: record to compare with; None for nothing.
         save_baseline: file that the run is saved to as a baseline; None for none.
         limit: METRIC=AMOUNT, as given.
+        require_paired: whether a metric fails that could be paired with the baseline and is not.
         code_quality: file for GitLab's Code Quality report; None for none.
         openmetrics: file for checked metrics as OpenMetrics text; None for none.
         inconclusive: `fail` or `warn`.
         folder: what relative paths are relative to.
         prefix: what stands before the options' names in messages; empty for arguments of Python.
-        deselected: whether checks may be left out on purpose, by a choice of tests.
         tells_ci: whether a CI that the run finds itself in is told.
     """
 
@@ -45,12 +45,12 @@ class Request:
     baseline: str | None = None
     save_baseline: str | None = None
     limit: Sequence[str] = ()
+    require_paired: bool = False
     code_quality: str | None = None
     openmetrics: str | None = None
     inconclusive: str = "fail"
     folder: Path = Path()
     prefix: str = "--"
-    deselected: bool = False
     tells_ci: bool = True
 
     @classmethod
@@ -80,6 +80,7 @@ class Request:
             baseline=get("baseline"),
             save_baseline=get("save_baseline"),
             limit=get("limit") or [],
+            require_paired=bool(get("require_paired")),
             code_quality=get("code_quality"),
             openmetrics=get("openmetrics"),
             inconclusive=get("inconclusive"),

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Literal
 
 from icl_bench.probes import get_probe
-from icl_bench.records.parts import DESELECTED, Check, Environment, Measurement, ModelInfo, SuiteRef
+from icl_bench.records.parts import (
+    DESELECTED,
+    BaseRef,
+    Check,
+    Environment,
+    Measurement,
+    ModelInfo,
+    SuiteRef,
+)
 from icl_bench.records.record import RunRecord
 from icl_bench.running.checks import evaluate
 from icl_bench.running.description import describe_environment
@@ -84,6 +92,8 @@ def assemble(
                 version=suite.version,
                 shipped=suite.shipped,
                 description=suite.description,
+                extends=[BaseRef(**asdict(base)) for base in suite.extends],
+                own=list(suite.own),
             )
             for suite in plan.suites
         ],
@@ -104,6 +114,23 @@ def explain_undecided(outcomes: Collection[tuple[str, str | None]]) -> str | Non
         return None
     [(reason, _)] = Counter(why or "no reason was given" for _, why in outcomes).most_common(1)
     return f"no check was decided: {len(outcomes)} skipped ({reason})"
+
+
+def explain_unmeasured(records: Collection[RunRecord], plan: Plan) -> str | None:
+    """Return what of the suites without checks was not measured, and why; None if all was.
+
+    Args:
+        records: one per model.
+        plan: what was asked for.
+    """
+    wanted = set(plan.only_measured())
+    told = [
+        f"{key} on {record.model.slug} ({taken.reason})"
+        for record in records
+        for key, taken in record.measurements.items()
+        if key in wanted and taken.status != "measured"
+    ]
+    return f"not measured: {'; '.join(told)}" if told else None
 
 
 def counts_as_failure(record: RunRecord, inconclusive_fails: bool = True) -> bool:

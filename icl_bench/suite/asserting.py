@@ -8,7 +8,8 @@ from typing import Any, cast
 from icl_bench.errors import nearest
 from icl_bench.suite.document import PathKey
 from icl_bench.suite.error_messages import keys_at, validate
-from icl_bench.suite.measuring import Measurements, Notes
+from icl_bench.suite.measuring import Measurements
+from icl_bench.suite.notes import Notes
 from icl_bench.suite.schema import (
     RULES,
     CheckEntry,
@@ -137,7 +138,7 @@ def _build_measured(
         if support.option == item.expected:
             place = (*path, "supports", i, support.rule)
             measurements.check_reach(item.on, item.metric, support, place)
-    return QuizSpec(
+    spec = QuizSpec(
         id=item.id,
         question=item.question,
         options=item.options,
@@ -149,6 +150,8 @@ def _build_measured(
         models=_globs(item.models),
         description=item.description,
     )
+    measurements.check_supports(spec, path)
+    return spec
 
 
 def _check_options(notes: Notes, data: dict[str, Any], path: PathKey) -> None:

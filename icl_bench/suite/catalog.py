@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from pathlib import Path
 
 from icl_bench.errors import SuiteError, nearest
 
+STARTER = "icl_suite.yaml"
+"""The file that `icl-bench init` writes when none is named."""
 HEAD_BYTES = 8192
 """How much of a file is read to tell whether it is a suite."""
 
@@ -32,6 +35,22 @@ def is_suite(path: str | os.PathLike[str]) -> bool:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     before = _BEFORE_FIRST_KEY.match(text)
     return _FIRST_KEY.match(text, before.end() if before else 0) is not None
+
+
+def is_meant_as_suite(path: Path) -> bool:
+    """Tell whether a file is a suite, or would be if `icl_suite:` were its first key.
+
+    Args:
+        path: a file.
+    """
+    if is_suite(path):
+        return True
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(HEAD_BYTES)
+    except (OSError, ValueError):
+        return False
+    return re.search(rb"^icl_suite[ \t]*:", head, re.MULTILINE) is not None
 
 
 def shipped_folder() -> Path | None:
@@ -59,7 +78,7 @@ def is_shipped(path: Path) -> bool:
     return folder is not None and path.resolve().parent == folder.resolve()
 
 
-def resolve_suite(name_or_path: str | os.PathLike[str]) -> Path:
+def resolve_suite(name_or_path: str | os.PathLike[str], folder: Path = Path()) -> Path:
     """Return the file that a shipped suite's name or a path stands for.
 
     A bare name means the shipped suite even where a file of that name exists;
@@ -67,6 +86,7 @@ def resolve_suite(name_or_path: str | os.PathLike[str]) -> Path:
 
     Args:
         name_or_path: as given by `--icl-suite`.
+        folder: what a relative path starts from.
 
     Raises:
         SuiteError: there is neither such a suite nor such a file; names the nearest suite.
@@ -75,15 +95,27 @@ def resolve_suite(name_or_path: str | os.PathLike[str]) -> Path:
     shipped = shipped_suites()
     if text in shipped:
         return shipped[text]
-    path = Path(text)
+    path = folder / text
     try:
         if text and path.exists():
             return path
     except (OSError, ValueError):
         pass  # a name that no file system takes is reported as unknown
-    looks_like_path = path.suffix in (".yaml", ".yml") or len(path.parts) > 1
-    hint = nearest(path.stem if looks_like_path else text, shipped)
+    given = Path(text)
+    looks_like_path = given.suffix in (".yaml", ".yml") or len(given.parts) > 1
     if looks_like_path:
-        known = hint.startswith("did you mean")
-        raise SuiteError(f"{text}: no such suite file" + (f"; {hint}" if known else ""))
+        close = [*_close_files(path), *difflib.get_close_matches(path.stem, shipped, n=1)]
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise SuiteError(f"{text}: no such suite file{hint}")
+    there = [text + ending for ending in (".yaml", ".yml") if is_suite(folder / (text + ending))]
+    hint = f"did you mean {there[0]!r}?" if there else nearest(text, shipped)
     raise SuiteError(f"no shipped suite and no file is called {text!r}; {hint}")
+
+
+def _close_files(path: Path) -> list[str]:
+    """Return the YAML file beside a path with the name most like its own, if one is like it."""
+    try:
+        names = [one.name for one in path.parent.iterdir() if one.suffix in (".yaml", ".yml")]
+    except (OSError, ValueError):
+        return []
+    return difflib.get_close_matches(path.name, sorted(names), n=1, cutoff=0.7)

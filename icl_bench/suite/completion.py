@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from icl_bench.probes import Probe, get_probe, probe_names
+from icl_bench.suite.guide import settings_of
 from icl_bench.suite.schema import (
     ENTRY_NAME,
     RULES,
@@ -41,15 +42,16 @@ def json_schema() -> dict[str, Any]:
 
     parts = schema["properties"]
     parts["icl_suite"]["const"] = VERSION
-    parts["defaults"].update(
-        properties=_defaults(list(settings.values())), additionalProperties=False
-    )
+    every = _defaults(list(settings.values()))
+    parts["defaults"].update(properties=every, additionalProperties=False)
     parts["measure"].update(
         propertyNames={"pattern": ENTRY_NAME},
         additionalProperties={
             "type": "object",
-            "required": ["probe"],
-            "oneOf": [{"$ref": f"#/$defs/measure.{probe.name}"} for probe in probes],
+            "oneOf": [
+                *({"$ref": f"#/$defs/measure.{probe.name}"} for probe in probes),
+                {"$ref": "#/$defs/change"},
+            ],
         },
     )
     parts["measure"].pop("patternProperties", None)
@@ -60,9 +62,29 @@ def json_schema() -> dict[str, Any]:
     definitions.update(check=check, prompt_item=prompt, measured_item=measured)
     for probe in probes:
         definitions[f"measure.{probe.name}"] = _measurement(probe, settings[probe.name])
+    definitions["change"] = {
+        "title": "changed settings of a measurement of the suite that is extended",
+        "type": "object",
+        "properties": {key: part for key, part in every.items() if key != "probe"},
+        "additionalProperties": False,
+    }
     schema["anyOf"] = [
-        {"required": [name], "properties": {name: {"minItems": 1}}} for name in ("checks", "quiz")
+        {"required": ["extends"]},
+        {
+            "required": ["measure"],
+            "properties": {"measure": {"minProperties": 1}},
+        },
+        *(
+            {"required": [name], "properties": {name: {"minItems": 1}}}
+            for name in ("checks", "quiz")
+        ),
     ]
+    # Only a suite that extends another one may leave out what that one says.
+    schema["dependentRequired"] = {"remove": ["extends"]}
+    schema["if"] = {"not": {"required": ["extends"]}}
+    schema["then"] = {
+        "properties": {"measure": {"additionalProperties": {"required": ["probe"]}}},
+    }
     schema["title"] = "icl_bench suite"
     return {"$schema": DIALECT, **schema, "$defs": definitions}
 
@@ -92,7 +114,10 @@ def _restrict_rules(entry: dict[str, Any]) -> None:
 
 
 def _measurement(probe: Probe, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a measurement with one probe."""
+    """Return the schema of a measurement with one probe, with a word on each setting."""
+    for setting in settings_of(probe):
+        if setting.meaning:
+            settings["properties"][setting.name].setdefault("description", setting.meaning)
     name = {"const": probe.name, "description": probe.summary or probe.name}
     schema = dict(settings, title=f"measurement with probe {probe.name}")
     schema["properties"] = {"probe": name, **settings["properties"]}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
@@ -49,6 +50,12 @@ class Document:
     keys: dict[PathKey, tuple[int, int]] = field(default_factory=dict)
     values: dict[PathKey, tuple[int, int]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    file: Path | None = None
+    """The file, where it is from one that is known."""
+    origins: dict[PathKey, Path] = field(default_factory=dict)
+    """Of several files put together: the file of each piece that is from another one."""
+    removed: dict[str, Problem] = field(default_factory=dict)
+    """Of several files put together: name of what one leaves out -> where it says so."""
 
     def locate(self, path: PathKey, at_key: bool = False) -> tuple[int, int]:
         """Return (line, column) of the value at `path`, or of its key; of its parent if absent."""
@@ -56,6 +63,12 @@ class Document:
         while path and path not in places:
             path, places = path[:-1], self.values
         return places.get(path, (1, 1))
+
+    def file_of(self, path: PathKey) -> Path | None:
+        """Return the file of the piece that `locate` finds; None where it is not known."""
+        while path and path not in self.values and path not in self.keys:
+            path = path[:-1]
+        return self.origins.get(path, self.file)
 
 
 def decode(raw: bytes) -> str:
@@ -159,6 +172,9 @@ for _tag, _pattern, _first in [
     ("merge", r"<<", "<"),
 ]:
     _Loader.add_implicit_resolver(_TAG + _tag, re.compile(f"^(?:{_pattern})$"), list(_first))
+
+SCALARS = _Loader.yaml_implicit_resolvers
+"""How plain scalars are read, as PyYAML has it."""
 
 
 class _Reader:

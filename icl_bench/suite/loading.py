@@ -5,50 +5,54 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from icl_bench.errors import SuiteError, defuse
+from icl_bench.errors import SuiteError
 from icl_bench.suite import document as yaml_document
 from icl_bench.suite.asserting import build_checks, build_quiz
 from icl_bench.suite.catalog import is_shipped, resolve_suite
 from icl_bench.suite.document import BrokenDocument
 from icl_bench.suite.error_messages import validate
-from icl_bench.suite.measuring import Measurements, Notes
-from icl_bench.suite.problems import make_error, show_path, show_value
+from icl_bench.suite.inheritance import LISTED, Written, merge, own_names, read_files
+from icl_bench.suite.measuring import Measurements
+from icl_bench.suite.notes import Notes
+from icl_bench.suite.problems import list_problems, make_error, show_path, show_value
 from icl_bench.suite.schema import VERSION, SuiteFile
 from icl_bench.suite.seams import find_seams
-from icl_bench.suite.specs import Suite
+from icl_bench.suite.specs import Base, Suite
+
+SECTIONS = ("measure", *LISTED)
+"""Of these a suite needs at least one."""
 
 
 def load_suite(path: str | os.PathLike[str]) -> Suite:
-    """Load a suite from a YAML file.
+    """Load a suite from a YAML file, and the suites that it extends.
 
     Args:
         path: the file.
 
     Raises:
-        SuiteError: the file cannot be read or something in it is wrong; one line for each
+        SuiteError: a file cannot be read or something in one is wrong; one line for each
             problem, `path:line:column: message`.
     """
     file = Path(os.path.abspath(path))
-    try:
-        document = yaml_document.parse(yaml_document.decode(_read(file)))
-    except BrokenDocument as error:
-        raise make_error(file, [error.problem]) from None
-    notes = Notes(document)
-    if not _check_head(notes):
-        raise make_error(file, notes.problems)
-    _, findings = validate(SuiteFile, document.data)
-    for one in findings:
-        notes.add(one.path, one.message, one.at_key)
+    files = read_files(file, _read)
+    notes, bases = _resolve(files)
     measurements = Measurements(notes, file.parent)
     quiz = build_quiz(notes, measurements)
     checks = build_checks(notes, measurements)
-    _check_content(notes)
+    document, data = notes.document, notes.document.data
+    if not notes.problems and not any(data.get(section) for section in SECTIONS):
+        present = next((section for section in SECTIONS if section in data), None)
+        place = () if present is None else (present,)
+        notes.add(place, "empty suite: it has no measurement, check or quiz item", at_key=True)
     if notes.problems:
         raise make_error(file, notes.problems)
-    data = document.data
+    for where, message in find_seams(data):
+        notes.warn(where, message)
+    extends = document.locate(("extends",), at_key=True)[0]
     return Suite(
         path=file,
         name=data["name"],
@@ -60,14 +64,15 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
         shipped=is_shipped(file),
         version=data.get("version", 1),
         lines={
-            entry["id"]: notes.document.locate((section, index, "id"))[0]
-            for section in ("checks", "quiz")
+            entry["id"]: document.locate(place)[0] if document.file_of(place) == file else extends
+            for section in LISTED
             for index, entry in enumerate(data.get(section) or [])
+            for place in [(section, index, "id")]
         },
-        warnings=tuple(
-            "{}:{}:{}: {}".format(show_path(file), *document.locate(place), defuse(message))
-            for place, message in find_seams(data)
-        ),
+        warnings=tuple(list_problems(file, notes.warnings)),
+        resolved=data,
+        extends=bases,
+        own=tuple(own_names(one for one in files if not is_shipped(one.path))) if bases else (),
     )
 
 
@@ -82,6 +87,22 @@ def find_suite(name_or_path: str | os.PathLike[str]) -> Suite:
             something in it is wrong.
     """
     return load_suite(resolve_suite(name_or_path))
+
+
+def read_text(name_or_path: str | os.PathLike[str]) -> str:
+    """Return the text of a suite's own file, whatever is in it.
+
+    Args:
+        name_or_path: as for `find_suite`.
+
+    Raises:
+        SuiteError: there is no such suite, or it cannot be read as text.
+    """
+    path = resolve_suite(name_or_path)
+    try:
+        return yaml_document.decode(_read(path))
+    except BrokenDocument as error:
+        raise make_error(path, [error.problem]) from None
 
 
 def digest(data: Any) -> str:
@@ -101,6 +122,50 @@ def _read(file: Path) -> bytes:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise SuiteError(f"{show_path(file)}: cannot be read ({why})") from None
+
+
+def _resolve(files: Sequence[Written]) -> tuple[Notes, tuple[Base, ...]]:
+    """Put the files of a suite together, the ones that are extended first.
+
+    Args:
+        files: as `read_files` gives them.
+
+    Returns:
+        the content of all, with the problems found in it so far, and what is extended.
+
+    Raises:
+        SuiteError: one of several files is not well-formed by itself.
+    """
+    checked = [_check_file(file) for file in files]
+    problems = [problem for notes in checked for problem in notes.problems]
+    bases: list[Base] = []
+    if len(files) == 1:
+        return checked[0], ()
+    document = files[-1].document
+    for base, file in zip(reversed(files[1:]), reversed(files[:-1])):
+        if not problems:
+            data = {key: value for key, value in document.data.items() if key != "extends"}
+            shipped = is_shipped(base.path)
+            bases.insert(0, Base(data["name"], data.get("version", 1), digest(data), shipped))
+            document = merge(Written(base.path, document), file)
+            problems += document.problems
+    if problems:
+        raise make_error(files[0].path, problems)
+    return Notes(document), tuple(bases)
+
+
+def _check_file(file: Written) -> Notes:
+    """Check what can be checked of one file without the others."""
+    notes = Notes(file.document)
+    if not _check_head(notes):
+        raise make_error(file.path, notes.problems)
+    _, findings = validate(SuiteFile, file.document.data)
+    for one in findings:
+        notes.add(one.path, one.message, one.at_key)
+    if "remove" in file.document.data and "extends" not in file.document.data:
+        notes.add(("remove",), "'remove' goes with 'extends' only", at_key=True)
+    _check_ids(notes)
+    return notes
 
 
 def _check_head(notes: Notes) -> bool:
@@ -129,19 +194,11 @@ def _check_head(notes: Notes) -> bool:
     return True
 
 
-def _check_content(notes: Notes) -> None:
-    """Note what concerns the checks and the quiz together."""
-    sections = {name: notes.document.data.get(name) for name in ("checks", "quiz")}
-    if all(value is None or value == [] for value in sections.values()):
-        if not any(name in notes.document.data for name in sections):
-            notes.add((), "empty suite: it has neither checks nor quiz")
-        else:
-            present = next(name for name in sections if name in notes.document.data)
-            notes.add((present,), "empty suite: it has neither checks nor quiz", at_key=True)
-        return
+def _check_ids(notes: Notes) -> None:
+    """Note ids that two entries of a file have."""
     seen: dict[str, int] = {}
-    for name, entries in sections.items():
-        for index, entry in enumerate(entries if isinstance(entries, list) else []):
+    for name in LISTED:
+        for index, entry in enumerate(notes.section(name, list)):
             identity = entry.get("id") if isinstance(entry, dict) else None
             if not isinstance(identity, str):
                 continue

@@ -10,28 +10,13 @@ from icl_bench.errors import SettingsError, nearest
 from icl_bench.probes import PROBES, Probe, get_probe, known_probe, probe_names
 from icl_bench.probes.design.sequential import NOT_SEQUENTIAL
 from icl_bench.probes.design.settings import HEAD_SOURCES, StrictSettings
-from icl_bench.suite.document import Document, PathKey
+from icl_bench.suite.document import PathKey
+from icl_bench.suite.doubts import explain_never, explain_support, explain_unchosen
 from icl_bench.suite.error_messages import Finding, keys_at, validate
-from icl_bench.suite.problems import Problem, show_value
+from icl_bench.suite.notes import Notes
+from icl_bench.suite.problems import show_value
 from icl_bench.suite.reach import explain_unreachable
-from icl_bench.suite.specs import CheckSpec, MeasureSpec, Support
-
-
-class Notes:
-    """A document's data and the problems found in it so far."""
-
-    def __init__(self, document: Document) -> None:
-        self.document = document
-        self.problems = list(document.problems)
-
-    def add(self, path: PathKey, message: str, at_key: bool = False) -> None:
-        """Note a problem with the value (or the key) at `path`."""
-        self.problems.append(Problem(*self.document.locate(path, at_key), message))
-
-    def section(self, name: str, kind: type) -> Any:
-        """Return a top-level section, or an empty one where it is absent or of the wrong kind."""
-        value = self.document.data.get(name)
-        return value if isinstance(value, kind) else kind()
+from icl_bench.suite.specs import CheckSpec, MeasureSpec, QuizSpec, Support
 
 
 class Measurements:
@@ -39,7 +24,8 @@ class Measurements:
 
     Args:
         notes: the document, and where problems go.
-        folder: that of the suite's file, which paths in settings start from.
+        folder: that of the suite's file, which paths in settings start from; those that it takes
+            from another suite start from that one's.
     """
 
     def __init__(self, notes: Notes, folder: Path) -> None:
@@ -77,7 +63,7 @@ class Measurements:
 
     def probe_of(self, name: str, path: PathKey) -> Probe | None:
         """Return the probe of the measurement `name`, noting at `path` that there is none."""
-        if name not in self.probes:
+        if name not in self.probes and not self.notes.blame_removal(name, path):
             hint = nearest(name, self.probes) if self.probes else "'measure' is empty"
             self.notes.add(path, f"no measurement {name!r} in this suite; {hint}")
         return self.probes.get(name)
@@ -102,6 +88,30 @@ class Measurements:
         why = explain_unreachable(metric, probe.metrics[metric], spec.settings, rule)
         if why is not None:
             self.notes.add(path, why)
+        elif isinstance(rule, CheckSpec) and (
+            never := explain_never(metric, probe.metrics[metric], spec.settings, rule)
+        ):
+            self.notes.warn(path, never)
+
+    def check_supports(self, item: QuizSpec, path: PathKey) -> None:
+        """Warn at `path`, a quiz item, of options that nothing ever speaks for."""
+        probe, spec = self.probes.get(item.on), self.specs.get(item.on)
+        if probe is None or spec is None or item.metric not in probe.metrics:
+            return  # said elsewhere
+        info = probe.metrics[item.metric]
+        whys = [
+            explain_support(item.metric, info, spec.settings, item.supports, place)
+            or explain_unreachable(item.metric, info, spec.settings, support)
+            for place, support in enumerate(item.supports)
+        ]
+        if all(whys):
+            self.notes.warn(path, f"no option can ever be supported: {whys[0]}")
+            return
+        for option in dict.fromkeys(support.option for support in item.supports):
+            own = [n for n, support in enumerate(item.supports) if support.option == option]
+            if all(whys[n] for n in own):
+                message = f"option {option!r} can never be supported: {whys[own[0]]}"
+                self.notes.warn((*path, "supports", own[0]), message)
 
     def _check_defaults(self) -> None:
         asked = (entry.get("probe") for entry in self.entries.values() if isinstance(entry, dict))
@@ -154,12 +164,18 @@ class Measurements:
         settings, findings = validate(probe.settings, merged, extra_keys=("probe",))
         if isinstance(settings, StrictSettings):
             try:
-                settings = settings.located(self.folder)
+                settings = settings.located(self._folder_of("text", own, path))
             except SettingsError as error:
                 settings, findings = None, [Finding(("text",), False, str(error))]
         self._report(_explain_until(probe, findings), path, own)
         if settings is not None:
             self.specs[name] = MeasureSpec(name, probe.name, settings, frozenset(merged))
+
+    def _folder_of(self, key: str, own: dict[str, Any], path: PathKey) -> Path:
+        """Return the folder of the file that gives a setting of the measurement at `path`."""
+        place = (*path, key) if key in own else ("defaults", key)
+        file = self.notes.document.file_of(place)
+        return file.parent if file else self.folder
 
     def _report(self, findings: list[Finding], path: PathKey, own: Any) -> None:
         for one in findings:
@@ -227,6 +243,9 @@ class Measurements:
             asked += [(score, (*path, "where", score), True) for score in where]
         known = HEAD_SOURCES[origin.name]
         every = {score for some in HEAD_SOURCES.values() for score in some}
+        for score, bound in where.items() if isinstance(where, dict) else ():
+            if isinstance(bound, dict) and (why := explain_unchosen(score, bound)):
+                self.notes.warn((*path, "where", score), why)
         for score, place, at_key in asked:
             if isinstance(score, str) and score in every and score not in known:
                 message = f"{source!r} is {origin.name!r}, which has no score {score!r} of heads"

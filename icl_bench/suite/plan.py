@@ -81,6 +81,11 @@ class Plan:
             read |= {planned.upstream or "", *planned.sources.values()}
         return [key for name in suite.measure if (key := suite.key(name)) not in read]
 
+    def only_measured(self) -> list[str]:
+        """Return keys of the measurements of suites without checks and quiz items."""
+        suites = [suite for suite in self.suites if not suite.assertions]
+        return [suite.key(name) for suite in suites for name in suite.measure]
+
     def on_each_model(self, keys: Collection[str]) -> list[str]:
         """Return keys of what is measured for these on one model, or at every step of a series.
 

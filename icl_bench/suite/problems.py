@@ -13,28 +13,56 @@ SHOWN = 20
 """Problems shown of one file; of the others only the number is."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Problem:
-    """One mistake in a suite file, with its 1-based line and column (in characters)."""
+    """One mistake in a suite, with its 1-based line and column (in characters).
+
+    Args:
+        line: of the file.
+        column: of the line.
+        message: what is wrong, and what would be right.
+        file: that it stands in; None for the suite's own.
+    """
 
     line: int
     column: int
     message: str
+    file: Path | None = None
 
 
 def make_error(path: Path, problems: Iterable[Problem]) -> SuiteError:
-    """Return one SuiteError that lists all problems of a file, one a line, in order of place.
+    """Return one SuiteError that lists the problems of a suite, one a line, in order of place.
 
     Args:
-        path: the file; shown relative to the working directory when it lies inside it.
-        problems: at least one; repeated ones are listed once.
+        path: its file.
+        problems: at least one.
     """
-    place = show_path(path)
-    ordered = sorted(set(problems))
-    lines = [f"{place}:{p.line}:{p.column}: {defuse(p.message)}" for p in ordered[:SHOWN]]
-    if len(ordered) > SHOWN:
-        lines.append(f"{place}: and {len(ordered) - SHOWN} more problems")
+    lines = list_problems(path, problems)
+    if len(lines) > SHOWN:
+        lines[SHOWN:] = [f"{show_path(path)}: and {len(lines) - SHOWN} more problems"]
     return SuiteError("\n".join(lines))
+
+
+def list_problems(path: Path, problems: Iterable[Problem]) -> list[str]:
+    """Return problems as `path:line:column: message`, in order of place.
+
+    Args:
+        path: the suite's file; shown relative to the working directory when it lies inside it.
+        problems: repeated ones are listed once.
+    """
+
+    def order(problem: Problem) -> tuple[bool, str, int, int, str]:
+        file = problem.file or path
+        return file != path, str(file), problem.line, problem.column, problem.message
+
+    lines = []
+    for problem in sorted(set(problems), key=order):
+        file = problem.file or path
+        place = f"{show_path(file)}:{problem.line}:{problem.column}"
+        # What is right in the other suite alone may be wrong by what this one adds.
+        why = f" (extended by {show_path(path)})" if file != path else ""
+        lines.append(f"{place}: {defuse(problem.message)}{why}")
+    return lines
 
 
 def show_path(path: Path) -> str:

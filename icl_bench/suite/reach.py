@@ -36,7 +36,7 @@ def explain_unreachable(
         return None
     (name, count), (lowest, highest) = samples, info.bounds
     confidence: float = getattr(settings, "confidence", CONFIDENCE)
-    region, strict = _region(rule), rule.rule in ("above", "below")
+    region, strict = region_of(rule), rule.rule in ("above", "below")
 
     def passes(number: int) -> bool:
         return can_lie_within(region, (lowest, highest), number, confidence, strict)
@@ -79,7 +79,12 @@ def _show(threshold: float | list[float]) -> str:
     return f"{threshold:g}"
 
 
-def _region(rule: CheckSpec | Support) -> Bounds:
+def region_of(rule: CheckSpec | Support) -> Bounds:
+    """Return between which numbers a rule holds; it may leave out the ends.
+
+    Args:
+        rule: with its threshold.
+    """
     threshold = rule.threshold
     if isinstance(threshold, list):
         return threshold[0], threshold[1]

@@ -143,6 +143,11 @@ class SuiteFile(Written):
     """Version of the suite, 1 where it is left out; to be raised when what it asks changes."""
     description: Text = _optional()
     """What the suite shows, in a sentence."""
+    extends: Text = _optional()
+    """Name of a shipped suite, or path of a file from this one's folder: this suite is that one,
+    with what is given here added or put in its place."""
+    remove: Annotated[list[Name], Field(min_length=1)] = _optional()
+    """With `extends`: ids of checks and quiz items, and names of measurements, to leave out."""
     defaults: dict[str, Any] = _optional()
     """Settings for every measurement whose probe has them."""
     measure: dict[Name, dict[str, Any]] = _optional()

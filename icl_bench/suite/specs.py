@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -92,6 +93,16 @@ class QuizSpec:
 
 
 @dataclass(frozen=True)
+class Base:
+    """A suite that another one extends: its name, version, digest and whether it is shipped."""
+
+    name: str
+    version: int
+    sha256: str
+    shipped: bool
+
+
+@dataclass(frozen=True)
 class Suite:
     """What to measure and what must hold.
 
@@ -107,6 +118,10 @@ class Suite:
         version: of the suite, as the file says; 1 where it says nothing.
         lines: id of a check or quiz item -> line of the file that it stands at.
         warnings: what is allowed and hardly meant, each as `path:line:column: message`.
+        resolved: the parsed data that all this is made of, with that of the suites it extends.
+        extends: the suites that it extends, the nearest first.
+        own: of a suite that extends others, ids of checks and quiz items and names of measurements
+            that files give or remove which do not come with icl_bench.
     """
 
     path: Path
@@ -120,6 +135,9 @@ class Suite:
     version: int = 1
     lines: Mapping[str, int] = field(default_factory=dict, compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    resolved: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    extends: tuple[Base, ...] = ()
+    own: tuple[str, ...] = ()
 
     @property
     def assertions(self) -> tuple[CheckSpec | QuizSpec, ...]:

@@ -11,10 +11,10 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import IclError, ModelError, SettingsError, UnsupportedModel
+from icl_bench.models.module.config_file import CAUSAL_ENDINGS
 from icl_bench.models.module.placement import check_spread, is_spread
 from icl_bench.models.module.weights import check_finite, explain_failure
 from icl_bench.models.sources.checking import check_one
-from icl_bench.models.sources.checkpoint_files import CAUSAL_ENDINGS
 from icl_bench.models.sources.source import Found, LoadedParts, Opening
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.models.sources.table import get_source
@@ -39,7 +39,7 @@ def check_device(text: str) -> None:
         raise SettingsError(f"unknown device {text!r}; use auto, split, cpu, cuda, cuda:N or mps")
     if text == SPLIT:
         if importlib.util.find_spec("accelerate") is None:
-            raise SettingsError(f"device {text!r} needs accelerate: pip install 'icl-bench[split]'")
+            raise SettingsError(f"device {text!r} needs accelerate: pip install accelerate")
     elif text not in ("auto", "cpu"):
         _find_device(text)
 

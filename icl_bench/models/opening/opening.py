@@ -84,6 +84,8 @@ def wrap(model: Any, tokenizer: Any | None = None, *, batch_size: int | None = N
 
     from icl_bench.models.module.sharding import refuse_split
 
+    if isinstance(model, Model):
+        raise ModelError("it is wrapped already: use it as it is, or wrap its .model")
     refuse_split(model)
     if not isinstance(model, PreTrainedModel):
         kind = type(model).__name__

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from icl_bench.models.sources.checkpoint_files import read_json
+from icl_bench.models.module.config_file import read_json
 from icl_bench.options import RunOptions
 from icl_bench.provenance import digest
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from icl_bench.errors import SpecError
 from icl_bench.models.module.adapters import has_adapter
-from icl_bench.models.sources.checkpoint_files import check_folder, read_json
+from icl_bench.models.module.config_file import read_json
+from icl_bench.models.sources.checkpoint_files import check_folder
 from icl_bench.models.sources.file_identity import (
     borrows_code,
     digest_folder,

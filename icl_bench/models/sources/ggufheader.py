@@ -184,7 +184,7 @@ def check_gguf(path: Path) -> None:
     if not header.tensors:
         raise SpecError(f"{path.name} holds no weights (only a vocabulary)")
     if not all(importlib.util.find_spec(name) for name in ("gguf", "accelerate")):
-        raise SpecError("reading GGUF files needs two more packages: pip install 'icl-bench[gguf]'")
+        raise SpecError("reading GGUF files needs two more packages: pip install gguf accelerate")
     check_settings(header.metadata, header.tensors)
     missing = _data_end(header) - path.stat().st_size
     if missing > 0:

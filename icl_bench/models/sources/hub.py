@@ -16,6 +16,7 @@ from typing import Any
 
 from icl_bench.errors import SpecError
 from icl_bench.models.module.adapters import ADAPTER_CONFIG, has_adapter
+from icl_bench.models.module.config_file import check_config, read_json
 from icl_bench.models.module.quiet import silenced
 from icl_bench.models.module.weights import explain_failure
 from icl_bench.models.sources.checkpoint_files import (
@@ -24,8 +25,6 @@ from icl_bench.models.sources.checkpoint_files import (
     PICKLE_WEIGHTS,
     SAFE_INDEX,
     SAFE_WEIGHTS,
-    check_config,
-    read_json,
     read_shards,
     shard_names,
 )

@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import ModelError
+from icl_bench.models.module.config_file import read_json
 from icl_bench.models.module.quiet import silenced
 from icl_bench.models.module.tokenizer import load_tokenizer, tokenizer_files
 from icl_bench.models.module.weights import explain_failure
-from icl_bench.models.sources.checkpoint_files import (
-    SAFE_INDEX,
-    SAFE_WEIGHTS,
-    read_json,
-    read_shards,
-)
+from icl_bench.models.sources.checkpoint_files import SAFE_INDEX, SAFE_WEIGHTS, read_shards
 
 if TYPE_CHECKING:
     from torch import Tensor

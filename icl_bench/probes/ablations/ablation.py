@@ -17,7 +17,7 @@ from icl_bench.probes.design.head_selection import (
 )
 from icl_bench.probes.design.replacement import Method, Patterns
 from icl_bench.probes.design.sequential import SequentialSettings
-from icl_bench.probes.design.settings import HeadList, HeadSelection
+from icl_bench.probes.design.settings import HeadList, HeadSelection, explain_few_draws
 from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.parts import Measurement
 
@@ -78,6 +78,11 @@ class Settings(SequentialSettings):
         if self.method == "edge_knockout" and self.patterns == "frozen":
             raise ValueError("edge_knockout changes patterns: it cannot have 'patterns: frozen'")
         return self
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """The p-value, where too few sets are drawn for it."""
+        return explain_few_draws(["null_p_value"], self.null_draws, self.alpha)
 
 
 METRICS: dict[str, MetricInfo] = {

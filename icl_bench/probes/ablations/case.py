@@ -41,7 +41,7 @@ from icl_bench.probes.ablations.thresholds import (
     report_levels,
 )
 from icl_bench.probes.design.head_selection import Head, explain_empty
-from icl_bench.probes.design.replacement import Prepared, prepare_replacement
+from icl_bench.probes.design.replacement import HeldOut, Prepared, prepare_replacement
 from icl_bench.records.parts import Measurement
 
 if TYPE_CHECKING:
@@ -138,12 +138,8 @@ def plan_case(
     prepared = prepare_replacement(
         model,
         settings.method,
-        parts=[*heads, *components, *others],
-        sequences=sequences,
-        length=tokens.input_ids.shape[1],
-        bos=model.choose_bos(settings.bos),
-        seed=settings.seed,
-        token_pool=settings.token_pool,
+        [*heads, *components, *others],
+        HeldOut.like(model, settings, tokens.input_ids.shape[1], sequences),
         patterns=settings.patterns,
         edges=tk.induction_pairs(tokens),
     )

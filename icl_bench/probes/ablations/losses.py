@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from icl_bench.measures.tokens import RepeatedTokens
     from icl_bench.models.model import Model
+    from icl_bench.probes.ablations.copy_runs import RepeatedRun
 
 
 class Settings(SequentialSettings):
@@ -69,7 +70,6 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     Raises:
         MeasurementError: the sequences do not fit the model or its vocabulary.
     """
-    from icl_bench.measures import statistics as st
     from icl_bench.measures import tokens as tk
     from icl_bench.probes.ablations.copy_runs import run_repeats
 
@@ -100,11 +100,25 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
             why = "varied: false in the suite"
             result.unmeasured |= dict.fromkeys(("gain_varied", "order_share"), why)
     result.tokens_sha256 = tk.digest_tokens(*batches)
+    _summarize(result, settings, run, math.log(model.embedding.shape[0]))
+    return result
+
+
+def _summarize(result: Measurement, settings: Settings, run: RepeatedRun, uniform: float) -> None:
+    """Add the losses of each copy.
+
+    Args:
+        result: gets metrics and the table of positions.
+        settings: the suite's.
+        run: the clean run.
+        uniform: loss of a model that gives every token the same probability, nats.
+    """
+    from icl_bench.measures import statistics as st
+
     nll, losses = run.run.losses.nll.double().numpy(), run.losses
     # The first token of copy 2 cannot be predicted; of a later copy it can.
     whole = settings.period - (settings.repeats == 2)
     last = nll[:, -whole:].mean(axis=1)
-    uniform = math.log(model.embedding.shape[0])
 
     def mean(values: np.ndarray, bounds: Bounds | None = None) -> Metric:
         return st.mean_metric(values, bounds=bounds, confidence=settings.confidence)
@@ -117,8 +131,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         "icl_score": mean(last - losses.first),
         "copy_accuracy": mean(losses.accuracy, UNIT),
     }
-    result.tables["positions"] = _rows(tokens, nll)
-    return result
+    result.tables["positions"] = _rows(run.tokens, nll)
 
 
 def _measure_varied(

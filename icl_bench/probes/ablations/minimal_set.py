@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from pydantic import Field
 from icl_bench.errors import NotMeasurable
 from icl_bench.probes.ablations.report import report_minimal_set
 from icl_bench.probes.design.context import Context
-from icl_bench.probes.design.replacement import prepare_replacement
+from icl_bench.probes.design.replacement import HeldOut, prepare_replacement
 from icl_bench.probes.design.settings import TokenSettings, Writing
 from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.parts import Measurement, Metric
@@ -76,36 +76,14 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     from icl_bench.measures.statistics import exact_metric, mean_metric
 
     model.require_heads()
-    bos = model.choose_bos(settings.bos)
-    drawn: dict[str, Any] = {"period": settings.period, "seed": settings.seed, "bos": bos}
-    choose = tk.draw_repeated(
-        model.pool(settings.token_pool), sequences=settings.choose_sequences, **drawn
-    )
-    test = tk.draw_repeated(
-        model.pool(settings.token_pool), sequences=settings.sequences, stream="test", **drawn
-    )
-    prepared = prepare_replacement(
-        model,
-        settings.method,
-        parts=model.every_head,
-        sequences=max(settings.sequences, settings.choose_sequences),
-        length=test.input_ids.shape[1],
-        bos=bos,
-        seed=settings.seed,
-        token_pool=settings.token_pool,
-    )
+    choose, test = _draw(model, settings)
+    most = max(settings.sequences, settings.choose_sequences)
+    held_out = HeldOut.like(model, settings, test.input_ids.shape[1], most)
+    prepared = prepare_replacement(model, settings.method, model.every_head, held_out)
     found = find_minimal_set(model, choose, settings.share, prepared.replacement, context)
     size, heads = len(found.kept), model.every_head
     orders = _order_heads(model, settings, choose, found)
-    known: dict[frozenset[Head], CopyLosses] = {}
-
-    def losses(order: list[Head], count: int) -> CopyLosses:
-        # Orders share sets: none, all, and often the first few.
-        kept_heads = frozenset(order[:count])
-        if kept_heads not in known:
-            known[kept_heads] = _copy_losses(model, test, order, count, prepared.replacement)
-        return known[kept_heads]
-
+    losses = _Keeping(model, test, prepared.replacement)
     clean = losses(heads, len(heads))
     rows, kept = _measure_curve(losses, orders, size, clean, context)
     kept_heads = [{"layer": layer, "head": head} for layer, head in found.kept]
@@ -126,6 +104,16 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     )
     _compare_with_random(result, [kept[name].value for name in orders if name.startswith("random")])
     return result
+
+
+def _draw(model: Model, settings: Settings) -> tuple[RepeatedTokens, RepeatedTokens]:
+    """Draw the sequences to choose heads on, and those to measure on."""
+    from icl_bench.measures.tokens import draw_repeated
+
+    pool, bos = model.pool(settings.token_pool), model.choose_bos(settings.bos)
+    drawn: dict[str, Any] = {"period": settings.period, "seed": settings.seed, "bos": bos}
+    choose = draw_repeated(pool, sequences=settings.choose_sequences, **drawn)
+    return choose, draw_repeated(pool, sequences=settings.sequences, stream="test", **drawn)
 
 
 def _compare_with_random(result: Measurement, kept: list[float]) -> None:
@@ -205,17 +193,36 @@ def curve_sizes(total: int, size: int) -> list[int]:
     return sorted(sizes)
 
 
-def _copy_losses(
-    model: Model, tokens: RepeatedTokens, order: list[Head], size: int, replacement: Replacement
-) -> CopyLosses:
-    import torch
+@dataclass
+class _Keeping:
+    """Losses with the first few heads of an order kept and all others off, each set run once.
 
-    from icl_bench.measures import copying
-    from icl_bench.probes.ablations.backward_elimination import keep_only
+    Args:
+        model: the model.
+        tokens: the sequences.
+        replacement: what becomes of heads that are off.
+        known: the sets that were run. Orders share sets: none, all, and often the first few.
+    """
 
-    targets = torch.cat([copying.first_targets(tokens), copying.repeated_targets(tokens)])
-    run = keep_only(model, tokens.input_ids, targets, order, size, replacement)
-    return copying.split_losses(tokens, run.losses.nll, run.losses.correct)
+    model: Model
+    tokens: RepeatedTokens
+    replacement: Replacement
+    known: dict[frozenset[Head], CopyLosses] = field(default_factory=dict)
+
+    def __call__(self, order: list[Head], size: int) -> CopyLosses:
+        import torch
+
+        from icl_bench.measures import copying
+        from icl_bench.probes.ablations.backward_elimination import keep_only
+
+        kept = frozenset(order[:size])
+        if kept not in self.known:
+            parts = [copying.first_targets(self.tokens), copying.repeated_targets(self.tokens)]
+            ids = self.tokens.input_ids
+            run = keep_only(self.model, ids, torch.cat(parts), order, size, self.replacement)
+            losses = copying.split_losses(self.tokens, run.losses.nll, run.losses.correct)
+            self.known[kept] = losses
+        return self.known[kept]
 
 
 def _copying_kept(clean: CopyLosses, off: CopyLosses) -> Metric:
@@ -231,7 +238,7 @@ def _gain_kept(clean: CopyLosses, off: CopyLosses) -> Metric:
 
 
 def _measure_curve(
-    losses: Callable[[list[Head], int], CopyLosses],
+    losses: _Keeping,
     orders: dict[str, list[Head]],
     size: int,
     clean: CopyLosses,

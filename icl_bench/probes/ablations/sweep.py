@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from icl_bench.probes.ablations.report import report_sweep
 from icl_bench.probes.design.context import Context
-from icl_bench.probes.design.replacement import prepare_replacement
+from icl_bench.probes.design.replacement import HeldOut, prepare_replacement
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.design.settings import Writing
 from icl_bench.probes.protocol import MetricInfo, Probe
@@ -76,25 +76,16 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     from icl_bench.probes.ablations.sweeping import sweep_adaptively, sweep_exactly
 
     model.require_heads()
-    bos = model.choose_bos(settings.bos)
     tokens = tk.draw_repeated(
         model.pool(settings.token_pool),
         sequences=settings.sequences,
         period=settings.period,
         repeats=settings.repeats,
         seed=settings.seed,
-        bos=bos,
+        bos=model.choose_bos(settings.bos),
     )
-    prepared = prepare_replacement(
-        model,
-        settings.method,
-        parts=model.every_head,
-        sequences=settings.sequences,
-        length=tokens.input_ids.shape[1],
-        bos=bos,
-        seed=settings.seed,
-        token_pool=settings.token_pool,
-    )
+    held_out = HeldOut.like(model, settings, tokens.input_ids.shape[1])
+    prepared = prepare_replacement(model, settings.method, model.every_head, held_out)
     rows = len(model.every_head) * settings.sequences
     with context.task("every head on its own", rows) as advance:
         if settings.exact:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -133,51 +134,102 @@ def sweep_adaptively(
         seed: seed of the heads that are measured both ways.
         advance: called with the number of rows done; heads * sequences at most.
     """
-    heads, count = model.every_head, len(tokens.input_ids)
+    heads = model.every_head
     period = max(SHORTEST, round(SCREEN_PERIOD * tokens.period))
     if len(heads) < WORTHWHILE or top >= len(heads) or 2 * period > tokens.period:
         return sweep_exactly(model, tokens, replacement, advance)
-    first = max(1, round(FIRST * count))
+    first = max(1, round(FIRST * len(tokens.input_ids)))
     short = _base(model, tokens.cut(first, period))
     screened = _measure(model, short, heads, replacement).mean(axis=1)
-    base = _base(model, tokens)
-    ends = sorted({0, first, count})
-    halves = [(slice(start, stop), base.part(start, stop)) for start, stop in zip(ends, ends[1:])]
-    deltas = np.full((len(heads), count), np.nan)
+    closer = _Closer(model, _base(model, tokens), first, replacement, advance)
+    low, high = _decide(closer, screened, top, screening.draw_pilots(len(heads), seed))
+    if advance:
+        advance(int(np.isnan(closer.deltas).sum()))
+    return Sweep(heads, _clean(closer.base), closer.deltas, screened, low, high)
 
-    def measure(chosen: list[int], step: int) -> None:
-        if chosen:
-            rows, part = halves[step]
-            sets = [heads[i] for i in chosen]
-            deltas[chosen, rows] = _measure(model, part, sets, replacement, advance)
 
-    pilots = screening.draw_pilots(len(heads), seed)
-    for step in range(len(halves)):
-        measure(pilots, step)
+class _Closer:
+    """Heads measured at full length: on the first sequences, then on the rest.
+
+    Args:
+        model: the model.
+        base: the clean run.
+        first: sequences of the first step.
+        replacement: what becomes of a head.
+        advance: called with the number of rows done.
+
+    Attributes:
+        deltas: rise of the loss, nats, (heads, sequences); NaN where not measured.
+        steps: steps that each head has been measured in, (heads,).
+        last: number of steps.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        base: BaseRun,
+        first: int,
+        replacement: Replacement,
+        advance: Advance | None,
+    ) -> None:
+        self.model, self.base, self.first = model, base, first
+        self.replacement, self.advance = replacement, advance
+        heads, count = len(model.every_head), len(base.input_ids)
+        ends = sorted({0, first, count})
+        self._parts = [(slice(i, j), base.part(i, j)) for i, j in zip(ends, ends[1:])]
+        self.deltas = np.full((heads, count), np.nan)
+        self.steps = np.zeros(heads, dtype=int)
+        self.last = len(self._parts)
+
+    def take_further(self, chosen: np.ndarray) -> None:
+        """Measure heads, by number, in the step after those that they have been measured in."""
+        heads = self.model.every_head
+        for step, (rows, part) in enumerate(self._parts):
+            own = chosen[self.steps[chosen] == step].tolist()
+            if own:
+                sets = [heads[i] for i in own]
+                found = _measure(self.model, part, sets, self.replacement, self.advance)
+                self.deltas[own, rows] = found
+        self.steps[chosen] += 1
+
+    def first_means(self, chosen: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Mean rise over the sequences of the first step, (heads,)."""
+        return np.asarray(self.deltas[chosen, : self.first].mean(axis=1))
+
+
+def _decide(
+    closer: _Closer, screened: np.ndarray, top: int, pilots: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Measure heads further, the most promising first, until the `top` largest are known.
+
+    Args:
+        closer: measures heads at full length.
+        screened: rises of the screening, nats, (heads,).
+        top: how many heads with the largest rise are looked for.
+        pilots: heads measured in full, from which bounds are made.
+
+    Returns:
+        lower and upper bound of each head's mean rise, (heads,).
+    """
+    for _ in range(closer.last):
+        closer.take_further(np.array(pilots))
+    deltas = closer.deltas
     truth = deltas[pilots].mean(axis=1)
     typical = float(np.median(np.abs(screened)))
-    bound = screening.fit_bounds(screened[pilots], truth, typical, CAUTION)
-    closer = screening.fit_bounds(deltas[pilots, :first].mean(axis=1), truth, typical, CAUTION)
-    low, high = bound(screened)
-    steps = np.zeros(len(heads), dtype=int)
-    steps[pilots] = len(halves)
+    low, high = screening.fit_bounds(screened[pilots], truth, typical, CAUTION)(screened)
+    narrow = screening.fit_bounds(closer.first_means(pilots), truth, typical, CAUTION)
     while True:
-        full = steps == len(halves)
+        full = closer.steps == closer.last
         low[full] = high[full] = deltas[full].mean(axis=1)
         known = np.sort(low[full])
         bar = known[-top] if len(known) >= top else -np.inf
         undecided = [int(i) for i in np.argsort(-high) if not full[i] and high[i] >= bar]
         if not undecided:
-            break
+            return low, high
         taken = np.array(undecided[:GROUP])
-        for step in range(len(halves)):
-            measure(taken[steps[taken] == step].tolist(), step)
-        steps[taken] += 1
-        begun = taken[steps[taken] < len(halves)]
-        low[begun], high[begun] = closer(deltas[begun, :first].mean(axis=1))
-    if advance:
-        advance(int(np.isnan(deltas).sum()))
-    return Sweep(heads, _clean(base), deltas, screened, low, high)
+        closer.take_further(taken)
+        begun = taken[closer.steps[taken] < closer.last]
+        low[begun], high[begun] = narrow(closer.first_means(begun))
 
 
 def _base(model: Model, tokens: RepeatedTokens) -> BaseRun:

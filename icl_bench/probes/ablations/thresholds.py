@@ -112,29 +112,20 @@ def name_minimal_set(
     """
     from icl_bench.measures.tokens import draw_repeated
     from icl_bench.probes.ablations.minimal_set import find_minimal_set
-    from icl_bench.probes.design.replacement import prepare_replacement
+    from icl_bench.probes.design.replacement import HeldOut, prepare_replacement
 
     lost = result.metrics.get("copying_lost")
     if lost is None or lost.value > LOST or settings.keep_only:
         return
-    bos = model.choose_bos(settings.bos)
     tokens = draw_repeated(
         model.pool(settings.token_pool),
         sequences=FEW,
         period=settings.period,
         seed=settings.seed,
-        bos=bos,
+        bos=model.choose_bos(settings.bos),
     )
-    prepared = prepare_replacement(
-        model,
-        "mean",
-        parts=model.every_head,
-        sequences=FEW,
-        length=tokens.input_ids.shape[1],
-        bos=bos,
-        seed=settings.seed,
-        token_pool=settings.token_pool,
-    )
+    held_out = HeldOut.like(model, settings, tokens.input_ids.shape[1], FEW)
+    prepared = prepare_replacement(model, "mean", model.every_head, held_out)
     try:
         found = find_minimal_set(model, tokens, KEPT, prepared.replacement, context)
     except NotMeasurable:

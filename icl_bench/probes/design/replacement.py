@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from icl_bench.errors import SettingsError
-from icl_bench.probes.design.settings import TokenPool
+from icl_bench.probes.design.settings import TokenPool, TokenSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,18 +40,67 @@ class Prepared:
     batches: list[Tensor] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Random tokens, never measured, that stand-ins are made from.
+
+    Args:
+        sequences: how many are drawn.
+        length: tokens of a sequence, BOS included.
+        bos: id put first, or None.
+        seed: seed of the tokens.
+        token_pool: which ids they are drawn from.
+    """
+
+    sequences: int
+    length: int
+    bos: int | None
+    seed: int = 0
+    token_pool: TokenPool = "uniform"
+
+    @classmethod
+    def like(
+        cls, model: Model, settings: TokenSettings, length: int, sequences: int | None = None
+    ) -> HeldOut:
+        """Return tokens drawn as a probe's own are, of another stream.
+
+        Args:
+            model: the model.
+            settings: the probe's.
+            length: tokens of a sequence, BOS included.
+            sequences: how many; as many as the probe's own when None.
+        """
+        count = settings.sequences if sequences is None else sequences
+        bos = model.choose_bos(settings.bos)
+        return cls(count, length, bos, settings.seed, settings.token_pool)
+
+    def draw(self, model: Model) -> Tensor:
+        """Return the token ids, (sequences, length).
+
+        Args:
+            model: the model whose vocabulary they are drawn from.
+        """
+        from icl_bench.measures.tokens import draw_plain
+
+        pool, content = model.pool(self.token_pool), self.length - self.prefix
+        return draw_plain(
+            pool, sequences=self.sequences, length=content, seed=self.seed, bos=self.bos
+        )
+
+    @property
+    def prefix(self) -> int:
+        """Positions at the front that are no content."""
+        return 0 if self.bos is None else 1
+
+
 def prepare_replacement(
     model: Model,
     method: Method,
-    *,
     parts: Collection[Part],
-    sequences: int,
-    length: int,
-    bos: int | None,
-    seed: int,
+    held_out: HeldOut,
+    *,
     patterns: Patterns = "free",
     edges: Pairs | None = None,
-    token_pool: TokenPool = "uniform",
 ) -> Prepared:
     """Measure what a method puts in the place of heads.
 
@@ -59,19 +108,14 @@ def prepare_replacement(
         model: the model.
         method: a name in `METHODS`.
         parts: the heads, MLPs and layers that will be switched off.
-        sequences: held-out sequences to draw.
-        length: tokens of a sequence, BOS included.
-        bos: id put first, or None.
-        seed: seed of the held-out tokens.
+        held_out: the tokens that means and outputs are measured on.
         patterns: whether attention patterns are frozen to the clean run.
         edges: the pairs that `edge_knockout` removes.
-        token_pool: which ids the held-out tokens are drawn from.
 
     Raises:
         SettingsError: the method needs heads, and an MLP or a layer is to be switched off.
         ValueError: `edge_knockout` without edges.
     """
-    from icl_bench.measures.tokens import draw_plain
     from icl_bench.models.attention.ablation import Replacement, split_parts
 
     _, components = split_parts(parts)
@@ -84,11 +128,8 @@ def prepare_replacement(
         return Prepared(Replacement(edges=edges))
     if method in ("zero", "pattern_preserving") or not parts:
         return Prepared(Replacement(frozen=frozen))
-    prefix = 0 if bos is None else 1
-    plain = draw_plain(
-        model.pool(token_pool), sequences=sequences, length=length - prefix, seed=seed, bos=bos
-    )
-    return replace_from(model, method, parts, plain, prefix, frozen=frozen)
+    tokens = held_out.draw(model)
+    return replace_from(model, method, parts, tokens, held_out.prefix, frozen=frozen)
 
 
 def replace_from(

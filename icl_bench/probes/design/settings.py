@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -70,6 +71,11 @@ class StrictSettings(BaseModel):
         """
         return None
 
+    @property
+    def absent(self) -> dict[str, str]:
+        """Metrics that are never measured with these settings -> why."""
+        return {}
+
     def located(self: S, folder: Path) -> S:
         """Return the settings with the files that they name tied to their content.
 
@@ -101,6 +107,23 @@ def source_of_heads(settings: BaseModel) -> str | None:
     """
     heads = dict(settings).get("heads")
     return heads.from_ if isinstance(heads, HeadSelection) else None
+
+
+def explain_few_draws(names: Sequence[str], draws: int, alpha: float) -> dict[str, str]:
+    """Return p-values that are never measured because they could not reach a level -> why.
+
+    Args:
+        names: of the p-values.
+        draws: random sets that the observed value is ranked among.
+        alpha: the level.
+    """
+    if draws == 0:
+        return dict.fromkeys(names, "null_draws: 0 in the suite")
+    if 1 / (draws + 1) <= alpha:
+        return {}
+    lowest = 1 / (draws + 1)
+    why = f"with null_draws: {draws} no p-value is below {lowest:.3g}, and alpha is {alpha:g}"
+    return dict.fromkeys(names, why)
 
 
 class Threshold(StrictSettings):

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from icl_bench.measures.tokens import RepeatedTokens
     from icl_bench.models.circuits.predictions import Predictions
+    from icl_bench.models.clean_run import BaseRun
     from icl_bench.models.model import Model
-    from icl_bench.probes.design.context import Context
+    from icl_bench.probes.design.context import Advance, Context
     from icl_bench.probes.design.replacement import Prepared
     from icl_bench.probes.example.example import Settings
     from icl_bench.probes.example.text import Example
@@ -69,59 +70,121 @@ def try_switches(
         tokens: repeated sequences.
         switches: the switches.
     """
-    import torch
-
-    from icl_bench.models.circuits.interventions import Interventions, switch_off
-    from icl_bench.models.circuits.predictions import predict
-    from icl_bench.models.clean_run import HeadsOff, run_base_without
-
     offs = every_setting(len(switches))
     sets = [heads_off(switches, off) for off in offs]
     random = draw_random(model, switches, settings.seed)
     every = [*sets, *random]
     prepared = _prepare(model, settings, example, tokens, sets[-1])
-    how = prepared.replacement
-    ids, places = torch.tensor([example.ids]), torch.arange(1, len(example.ids))
-    targets = torch.arange(1, tokens.period * tokens.repeats) + tokens.prefix
     # Wherever induction heads are off, the lowest of them is the lowest of some switch.
     first = {one.heads[0][0] for one in switches if one.role == "induction"}
-    numbers: dict[int, dict[str, Any]] = {}
-    predictions: dict[int, list[dict[str, Any]]] = {}
-    answers: dict[int, np.ndarray] = {}
-    losses: dict[tuple[int, ...], np.ndarray] = {}
     groups = group_by_feeders(switches, offs)
     count = len(tokens.input_ids)
     rows = (count + 1) * (len(groups) + len(sets)) + count * len(random)
     with context.task("every setting of the switches", rows) as advance:
+        runs = _Runs(model, example, tokens, prepared, first, advance)
         for feeders, own in groups.items():
+            start = heads_off(switches, feeders)
             # Random heads are compared with what the clean run starts.
             asked = own if feeders else [*own, *range(len(sets), len(every))]
-            start = HeadsOff(heads_off(switches, feeders), how)
-            base = run_base_without(model, tokens.input_ids, targets, start, first, advance=advance)
-            found = switch_off(model, base, [every[one] for one in asked], how, advance=advance)
-            for place, one in enumerate(asked):
-                numbers[one] = _loss_row(tokens, found.nll[place], found.correct[place])
-            text = run_base_without(model, ids, places, start, first, advance=advance)
-            losses[feeders] = text.losses.nll[0].double().numpy()
-            some = [sets[one] for one in own]
-            off = Interventions(text, some, how)
-            told = predict(model, off, example.asked, top=TOP, advance=advance)
-            for place, one in enumerate(own):
-                predictions[one] = _describe(model, example, told, place)
-                answers[one] = told.answers[place, 0].double().numpy()
+            runs.copy(start, {number: every[number] for number in asked})
+            runs.read(start, {number: sets[number] for number in own})
     return Settled(
-        losses=losses[()],
+        losses=runs.text_losses,
         rows=[
-            {"off": off, "heads": len(some), **numbers[one], "predictions": predictions[one]}
-            for one, (off, some) in enumerate(zip(offs, sets))
+            {
+                "off": off,
+                "heads": len(some),
+                **runs.losses[number],
+                "predictions": runs.predictions[number],
+            }
+            for number, (off, some) in enumerate(zip(offs, sets))
         ],
         random_rows=[
-            {"draw": draw} | {name: numbers[one][name] for name in ("repeated_loss", "first_loss")}
-            for draw, one in enumerate(range(len(sets), len(every)))
+            {"draw": draw}
+            | {name: runs.losses[number][name] for name in ("repeated_loss", "first_loss")}
+            for draw, number in enumerate(range(len(sets), len(every)))
         ],
-        answers=np.stack([answers[one] for one in range(len(sets))]),
+        answers=np.stack([runs.answers[number] for number in range(len(sets))]),
         batches=prepared.batches,
     )
+
+
+class _Runs:
+    """Runs of repeated tokens and of the text that start where previous-token heads are off.
+
+    Args:
+        model: the model.
+        example: the text.
+        tokens: repeated sequences.
+        prepared: what becomes of heads that are off.
+        first: layers that runs may start from.
+        advance: called with the number of rows done.
+
+    Attributes:
+        losses: number of a set of heads -> its losses on the repeated tokens.
+        predictions: number of a set -> what is predicted at each asked position of the text.
+        answers: number of a set -> probability of the token that follows these, (asked,).
+        text_losses: of the text with all induction heads on, nats, (positions - 1,).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        example: Example,
+        tokens: RepeatedTokens,
+        prepared: Prepared,
+        first: set[int],
+        advance: Advance,
+    ) -> None:
+        self.model, self.example, self.tokens = model, example, tokens
+        self.replacement, self.first, self.advance = prepared.replacement, first, advance
+        self.losses: dict[int, dict[str, Any]] = {}
+        self.predictions: dict[int, list[dict[str, Any]]] = {}
+        self.answers: dict[int, np.ndarray] = {}
+        self.text_losses = np.empty(0)
+
+    def _start(self, ids: Tensor, targets: Tensor, off: Sequence[Head]) -> BaseRun:
+        from icl_bench.models.clean_run import HeadsOff, run_base_without
+
+        start = HeadsOff(off, self.replacement)
+        return run_base_without(self.model, ids, targets, start, self.first, advance=self.advance)
+
+    def copy(self, off: Sequence[Head], sets: dict[int, Sequence[Head]]) -> None:
+        """Run the repeated tokens.
+
+        Args:
+            off: the heads that are off in every set.
+            sets: number of a set -> its heads.
+        """
+        import torch
+
+        from icl_bench.models.circuits.interventions import switch_off
+
+        tokens = self.tokens
+        targets = torch.arange(1, tokens.period * tokens.repeats) + tokens.prefix
+        base = self._start(tokens.input_ids, targets, off)
+        found = switch_off(
+            self.model, base, list(sets.values()), self.replacement, advance=self.advance
+        )
+        for number, nll, correct in zip(sets, found.nll, found.correct):
+            self.losses[number] = _loss_row(tokens, nll, correct)
+
+    def read(self, off: Sequence[Head], sets: dict[int, Sequence[Head]]) -> None:
+        """Run the text; parameters as of `copy`."""
+        import torch
+
+        from icl_bench.models.circuits.interventions import Interventions
+        from icl_bench.models.circuits.predictions import predict
+
+        ids, example = torch.tensor([self.example.ids]), self.example
+        base = self._start(ids, torch.arange(1, len(example.ids)), off)
+        if not off:
+            self.text_losses = base.losses.nll[0].double().numpy()
+        some = Interventions(base, list(sets.values()), self.replacement)
+        told = predict(self.model, some, example.asked, top=TOP, advance=self.advance)
+        for place, number in enumerate(sets):
+            self.predictions[number] = _describe(self.model, example, told, place)
+            self.answers[number] = told.answers[place, 0].double().numpy()
 
 
 def group_by_feeders(
@@ -148,22 +211,13 @@ def _prepare(
     heads: Sequence[Head],
 ) -> Prepared:
     """What stands in for the heads, on the text and on the random tokens alike."""
-    from icl_bench.probes.design.replacement import prepare_replacement
+    from icl_bench.probes.design.replacement import HeldOut, prepare_replacement
 
     length = tokens.input_ids.shape[1]
     if settings.method == "resample":
         # Each position of the text needs one that stands in for it.
         length = max(length, len(example.ids))
-    return prepare_replacement(
-        model,
-        settings.method,
-        parts=heads,
-        sequences=settings.sequences,
-        length=length,
-        bos=model.choose_bos(settings.bos),
-        seed=settings.seed,
-        token_pool=settings.token_pool,
-    )
+    return prepare_replacement(model, settings.method, heads, HeldOut.like(model, settings, length))
 
 
 def draw_random(model: Model, switches: Sequence[Switch], seed: int) -> list[tuple[Head, ...]]:

@@ -20,7 +20,7 @@ from icl_bench.probes.design.head_selection import (
 )
 from icl_bench.probes.design.sequential import SequentialSettings
 from icl_bench.probes.design.settings import HeadList, HeadSelection
-from icl_bench.probes.heads.path_effects import SIDES, Drops, Side, count_collapsed
+from icl_bench.probes.heads.path_effects import SIDES, Drops, Ends, Side, count_collapsed
 from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.records.parts import Measurement, Metric
 
@@ -49,6 +49,11 @@ class Settings(SequentialSettings):
     """Copies of the block in a sequence."""
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Induction score that receivers need for their drops to be shares of something."""
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """What is read on sides that are left out."""
+        return _explain(set(SIDES) - set(self.sides), "the suite leaves this side out")
 
 
 def _of_side(side: Side, whole: str) -> dict[str, MetricInfo]:
@@ -117,43 +122,34 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
     from icl_bench.measures import statistics as st
     from icl_bench.measures import tokens as tk
     from icl_bench.models.attention.partial_forward import require_partial_forward
-    from icl_bench.probes.design.replacement import prepare_replacement
+    from icl_bench.probes.design.replacement import HeldOut, prepare_replacement
 
     require_partial_forward(model)
-    bos = model.choose_bos(settings.bos)
     tokens = draw_unseen(model, settings, context.upstream)
     receivers = choose_heads(model, settings, context.upstream)
-    senders = _find_senders(model, settings, receivers)
+    ends = Ends(receivers, _find_senders(model, settings, receivers))
     result = Measurement(
         probe="composition",
         settings=settings.model_dump(by_alias=True, exclude_none=True)
         | tell_stream(context.upstream),
         metrics={
             "receivers": st.exact_metric(len(receivers)),
-            "senders": st.exact_metric(len(senders)),
+            "senders": st.exact_metric(len(ends.senders)),
         },
     )
-    if not senders:
+    if not ends.senders:
         why = "no head lies below the chosen ones"
         _report_nothing(result, why if receivers else describe_misfit(settings.heads))
         return result
-    prepared = prepare_replacement(
-        model,
-        settings.method,
-        parts=senders,
-        sequences=settings.sequences,
-        length=tokens.input_ids.shape[1],
-        bos=bos,
-        seed=settings.seed,
-        token_pool=settings.token_pool,
-    )
+    held_out = HeldOut.like(model, settings, tokens.input_ids.shape[1])
+    prepared = prepare_replacement(model, settings.method, ends.senders, held_out)
     values = prepared.replacement.values
     result.tokens_sha256 = tk.digest_tokens(tokens.input_ids, *prepared.batches)
-    clean, previous = _score(model, tokens, receivers, senders)
-    effects, lacking = _patch(model, settings, context, tokens, receivers, senders, values)
+    clean, previous = _score(model, tokens, ends)
+    effects, lacking = _patch(model, settings, context, tokens, ends, values)
     result.unmeasured |= lacking
     found: dict[Side, Drops] = {
-        side: Drops(receivers, senders, [e for e in effects if e.side == side])
+        side: Drops(ends, [e for e in effects if e.side == side])
         for side in SIDES
         if any(effect.side == side for effect in effects)
     }
@@ -172,9 +168,7 @@ def _report_nothing(result: Measurement, why: str | None) -> None:
     result.unmeasured = dict.fromkeys(METRICS.keys() - result.metrics.keys(), result.reason)
 
 
-def _score(
-    model: Model, tokens: RepeatedTokens, receivers: list[Head], senders: list[Head]
-) -> Iterator[np.ndarray]:
+def _score(model: Model, tokens: RepeatedTokens, ends: Ends) -> Iterator[np.ndarray]:
     """Yield the receivers' induction scores and the senders' previous-token scores.
 
     Both are (sequences, heads).
@@ -186,7 +180,7 @@ def _score(
         "previous_token": tk.previous_token_pairs(tokens),
     }
     scores = model.head_scores(tokens.input_ids, pairs)
-    for name, heads in (("induction", receivers), ("previous_token", senders)):
+    for name, heads in (("induction", ends.receivers), ("previous_token", ends.senders)):
         yield np.stack([scores[name][layer][:, head].double().numpy() for layer, head in heads], 1)
 
 
@@ -211,23 +205,22 @@ def _patch(
     settings: Settings,
     context: Context,
     tokens: RepeatedTokens,
-    receivers: list[Head],
-    senders: list[Head],
+    ends: Ends,
     values: Any,
 ) -> tuple[list[PathEffect], dict[str, str]]:
     """Return the effects, and metric -> why it is not measured for the sides left out."""
     from icl_bench.models.circuits.patching import Paths, Scored, patch_paths
 
-    layers = sorted({layer for layer, _ in receivers})
-    count = sum(own < layer for layer in layers for own, _ in senders) * settings.sequences
+    layers = sorted({layer for layer, _ in ends.receivers})
+    count = sum(own < layer for layer in layers for own, _ in ends.senders) * settings.sequences
 
     def patch(sides: Sequence[Side]) -> list[PathEffect]:
         with context.task("paths between heads", count) as advance:
-            paths = Paths(layers, [(head,) for head in senders], sides, values)
+            paths = Paths(layers, [(head,) for head in ends.senders], sides, values)
             return patch_paths(model, Scored.repeats(tokens), paths, advance)
 
     sides = [side for side in SIDES if side in settings.sides]
-    lacking = _explain(set(SIDES) - set(sides), "the suite leaves this side out")
+    lacking = settings.absent
     try:
         return patch(sides), lacking
     except NotMeasurable as error:
@@ -283,17 +276,10 @@ def _summarize(
         if why is not None:
             result.unmeasured |= dict.fromkeys(names, why)
             continue
-        lost, whole = drops.lost.mean(2), drops.clean.mean(1)
-        widths = dict.fromkeys(names, 1.0) | {names[0]: st.tie_width(lost)}
-        parts = [st.cross_fitted_max(lost), lost[:, feeder]]
-        others = np.delete(lost, int(lost.mean(0).argmax()), axis=1)
-        if others.shape[1]:
-            parts.append(np.median(others, axis=1))
-        else:
-            result.unmeasured[names[2]] = "there is one sender only"
-        for name, part in zip(names, parts):
-            share = st.share_metric(part, whole, confidence=confidence)
-            metrics[name] = st.widen(share, widths[name])
+        shares = drops.shares(feeder, confidence)
+        metrics |= dict(zip(names, shares))
+        if len(shares) < len(names):
+            result.unmeasured[names[-1]] = "there is one sender only"
 
 
 def _explain_nothing(side: Side, metrics: dict[str, Metric], threshold: float) -> str | None:

@@ -30,6 +30,12 @@ class Settings(SequentialSettings):
     control: bool = True
     """Whether the positional controls are measured."""
 
+    @property
+    def absent(self) -> dict[str, str]:
+        """What the controls give, where they are left out."""
+        names = ("induction_control", "induction_excess_max", "induction_varied_max")
+        return {} if self.control else dict.fromkeys(names, "control: false in the suite")
+
 
 CHOSEN_BY = ("induction", "induction_excess", "induction_varied")
 """The chosen head is the one whose smallest of these is largest, chosen and read on different
@@ -193,8 +199,7 @@ def _summarize(
         metrics["induction_varied_max"] = chosen("induction_varied")
         metrics["induction_excess_max"] = chosen("induction_excess")
     else:
-        names = ("induction_control", "induction_excess_max", "induction_varied_max")
-        unmeasured = dict.fromkeys(names, "control: false in the suite")
+        unmeasured = settings.absent
     return metrics, unmeasured
 
 

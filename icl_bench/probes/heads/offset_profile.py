@@ -46,7 +46,18 @@ class Settings(SequentialSettings):
             raise ValueError("an offset is listed twice")
         return sorted(offsets)
 
+    @property
+    def absent(self) -> dict[str, str]:
+        """Heights at offsets that are not looked at."""
+        return {
+            name: f"{offset} is not among the offsets of the suite"
+            for name, offset in HEIGHTS.items()
+            if offset not in self.offsets
+        }
 
+
+HEIGHTS = {"height_at_one": 1, "backward_copy": -1}
+"""Metric -> the offset that it is read at."""
 METRICS: dict[str, MetricInfo] = {
     "offset_peak": MetricInfo("the offset k that is attended to most", None, "tokens"),
     "peak_height": MetricInfo(
@@ -145,12 +156,11 @@ def _summarize(result: Measurement, profile: np.ndarray, settings: Settings) -> 
     order = profile.mean(axis=0).argsort()
     margin = profile[:, order[-1]] - profile[:, order[-2]]
     result.metrics["peak_margin"] = st.mean_metric(margin, bounds=SIGNED, confidence=confidence)
-    for name, offset in (("height_at_one", 1), ("backward_copy", -1)):
+    for name, offset in HEIGHTS.items():
         if offset in offsets:
             there = profile[:, offsets.index(offset)]
             result.metrics[name] = st.mean_metric(there, unit=True, confidence=confidence)
-        else:
-            result.unmeasured[name] = f"{offset} is not among the offsets of the suite"
+    result.unmeasured |= settings.absent
 
 
 def locate_peak(profile: np.ndarray, offsets: list[int], confidence: float = 0.95) -> Metric:

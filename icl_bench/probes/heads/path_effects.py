@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -16,12 +16,20 @@ Side = Literal["key", "query", "value"]
 SIDES: tuple[Side, ...] = ("key", "query", "value")
 
 
+class Ends(NamedTuple):
+    """The heads at both ends of the paths."""
+
+    receivers: list[Head]
+    """Heads whose input is patched."""
+    senders: list[Head]
+    """Heads that are taken out of it, one at a time."""
+
+
 class Drops:
     """What each receiver loses on one side without each sender.
 
     Args:
-        receivers: the receivers.
-        senders: the senders.
+        ends: receivers and senders.
         effects: of this side, one a layer.
 
     Attributes:
@@ -29,10 +37,8 @@ class Drops:
         lost: (sequences, senders, receivers); 0 where the sender does not lie below.
     """
 
-    def __init__(
-        self, receivers: list[Head], senders: list[Head], effects: list[PathEffect]
-    ) -> None:
-        self.receivers, self.senders = receivers, senders
+    def __init__(self, ends: Ends, effects: list[PathEffect]) -> None:
+        receivers, senders = self.receivers, self.senders = ends
         sequences = len(effects[0].clean)
         self.clean = np.zeros((sequences, len(receivers)))
         self.lost = np.zeros((sequences, len(senders), len(receivers)))
@@ -46,6 +52,27 @@ class Drops:
                     self.clean[:, place] = effect.clean[:, head].double().numpy()
                     self.lost[:, own, place] = drops[:, :, head].T
                     self.below[own, place] = True
+
+    def shares(self, feeder: int, confidence: float) -> list[Metric]:
+        """Return what is lost, as shares of the whole, means over receivers.
+
+        Args:
+            feeder: number of the sender with the highest previous-token score.
+            confidence: of the intervals.
+
+        Returns:
+            the share lost without the worst sender, chosen and read on different sequences;
+            without the feeder; and the median over all senders but the worst, if there are any.
+        """
+        from icl_bench.measures import statistics as st
+
+        lost, whole = self.lost.mean(2), self.clean.mean(1)
+        parts = [st.cross_fitted_max(lost), lost[:, feeder]]
+        others = np.delete(lost, int(lost.mean(0).argmax()), axis=1)
+        if others.shape[1]:
+            parts.append(np.median(others, axis=1))
+        worst, *rest = (st.share_metric(part, whole, confidence=confidence) for part in parts)
+        return [st.widen(worst, st.tie_width(lost)), *rest]
 
     def rows(self, side: Side, previous: np.ndarray) -> list[dict[str, Any]]:
         """One row for each sender below each receiver, with the sender's previous-token score."""

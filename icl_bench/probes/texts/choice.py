@@ -71,6 +71,12 @@ class Settings(StrictSettings):
         """Questions; the answer to a single one is exact."""
         return ("items", len(self.items)) if len(self.items) > 1 else None
 
+    @property
+    def absent(self) -> dict[str, str]:
+        """What is read with heads off, where there are none."""
+        why = "no 'heads' to switch off in the suite"
+        return dict.fromkeys(("heads", *ABLATED), why) if self.heads is None else {}
+
 
 METRICS: dict[str, MetricInfo] = {
     "accuracy": MetricInfo("share of questions answered right", "up", "ratio", bounds=UNIT),
@@ -141,8 +147,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         tables={"answers": answers},
     )
     if settings.heads is None:
-        why = "no 'heads' to switch off in the suite"
-        result.unmeasured = dict.fromkeys(("heads", *ABLATED), why)
+        result.unmeasured = settings.absent
         return result
     result.metrics["heads"] = st.exact_metric(len(heads))
     result.tables["ablated_heads"] = [{"layer": layer, "head": head} for layer, head in heads]

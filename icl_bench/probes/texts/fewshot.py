@@ -9,12 +9,20 @@ from pydantic import Field, field_validator
 from icl_bench.errors import MeasurementError
 from icl_bench.measures.bounds import SIGNED, UNIT
 from icl_bench.probes.design.context import Context
-from icl_bench.probes.design.settings import HeadList, HeadSelection, StrictSettings
+from icl_bench.probes.design.settings import (
+    HeadList,
+    HeadSelection,
+    StrictSettings,
+    explain_few_draws,
+)
 from icl_bench.probes.prompts.examples import MOST_SHOTS, TaskNames, Template
 from icl_bench.probes.prompts.scoring import Score
 from icl_bench.probes.protocol import MetricInfo, Probe
 from icl_bench.probes.texts.fewshot_effects import (
     HEAD_METRICS,
+    NULL_METRICS,
+    P_VALUES,
+    UNIFORM_METRICS,
     What,
     gains,
     over_tasks,
@@ -82,6 +90,19 @@ class Settings(StrictSettings):
         if len(self.tasks) > 1:
             return "tasks", len(self.tasks)
         return ("queries", self.queries) if self.queries > 1 else None
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """Accuracies at other shots; what is read with heads off, and beside random ones."""
+        others = set(range(MOST_SHOTS + 1)) - set(self.shots)
+        absent = {f"accuracy_{shots}": "not among the suite's shots" for shots in sorted(others)}
+        if self.heads is None:
+            return absent | dict.fromkeys(HEAD_METRICS, "no heads in the suite")
+        if self.null_draws == 0:
+            absent |= dict.fromkeys(NULL_METRICS, "null_draws: 0 in the suite")
+        if self.uniform_draws == 0:
+            absent |= dict.fromkeys(UNIFORM_METRICS, "uniform_draws: 0 in the suite")
+        return absent | explain_few_draws(P_VALUES, self.null_draws, self.alpha)
 
 
 METRICS: dict[str, MetricInfo] = {
@@ -161,10 +182,7 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         tables={"tasks": [], "curve": []},
     )
     _summarize(result, settings, laid, found)
-    if settings.heads is None:
-        why = "no heads in the suite"
-        result.unmeasured |= dict.fromkeys(HEAD_METRICS, why)
-    else:
+    if settings.heads is not None:
         report_effects(result, settings, sets, found)
     return result
 
@@ -182,11 +200,7 @@ def _summarize(
         result.metrics[f"accuracy_{shots}"] = accuracy
         row: dict[str, Any] = {"shots": shots, **_cells("accuracy", accuracy)}
         result.tables["curve"].append(row | _cells("first_token_accuracy", first))
-    result.unmeasured = {
-        f"accuracy_{shots}": "not among the suite's shots"
-        for shots in range(MOST_SHOTS + 1)
-        if shots not in settings.shots
-    }
+    result.unmeasured = settings.absent
     guesses = [sum(task.chances) / len(task.chances) for task in laid]
     result.metrics |= {
         "chance": exact_metric(sum(guesses) / len(guesses)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 What = Literal["right", "first"]
 """Judged by the choices, or by the first token."""
+Rows = list[dict[str, Any]]
 GAIN_LOST: Bounds = (-2.0, 2.0)
 """A gain is a difference of two answers, right (1) or wrong (0), and this one of two gains."""
 P_VALUES = ("null_p_value", "null_first_token_p_value")
@@ -104,24 +106,58 @@ def gains(runs: Sequence[ByShots], most: int, what: What) -> list[np.ndarray]:
     return [getattr(run[most], what) - getattr(run[0], what) for run in runs]
 
 
-def losses_of_gain(
-    clean: Sequence[ByShots],
-    ablated: Sequence[ByShots],
-    most: int,
-    what: What,
-    count: int | None = None,
-) -> list[np.ndarray]:
-    """For each task: clean gain minus ablated gain, one value per query.
+@dataclass(frozen=True)
+class _Losses:
+    """What the gain loses with sets of heads off.
 
     Args:
-        clean: answers of each task with every head on.
-        ablated: the same with heads off.
+        found: the answers to every task's queries.
         most: number of shots that is compared with 0.
-        what: which of the two judgements.
-        count: take the first queries only, as many as this.
+        null_queries: queries of a task that random sets were measured on, its first.
     """
-    pairs = zip(gains(clean, most, what), gains(ablated, most, what))
-    return [before[:count] - after[:count] for before, after in pairs]
+
+    found: Sequence[Answers]
+    most: int
+    null_queries: int
+
+    @property
+    def chosen(self) -> list[ByShots]:
+        """Each task's answers with the chosen heads off."""
+        return [one.chosen for one in self.found]
+
+    def by_query(
+        self, ablated: Sequence[ByShots], what: What, count: int | None = None
+    ) -> list[np.ndarray]:
+        """For each task: clean gain minus ablated gain, one value per query.
+
+        Args:
+            ablated: answers of each task with heads off.
+            what: which of the two judgements.
+            count: take the first queries only, as many as this.
+        """
+        clean = gains([one.clean for one in self.found], self.most, what)
+        pairs = zip(clean, gains(ablated, self.most, what))
+        return [before[:count] - after[:count] for before, after in pairs]
+
+    def on_null(self, ablated: Sequence[ByShots], what: What) -> float:
+        """Mean over tasks of the loss on the queries that random sets were measured on."""
+        losses = self.by_query(ablated, what, self.null_queries)
+        return float(np.mean([one.mean() for one in losses]))
+
+    def rows(self, kind: Literal["matched", "uniform"], drawn: Sequence[HeadSet]) -> Rows:
+        """Return one row for each random set, in the order in which they were drawn."""
+        rows = []
+        for place, some in enumerate(drawn):
+            runs = [getattr(one, kind)[place] for one in self.found]
+            rows.append(
+                {
+                    "draw": place,
+                    "heads": " ".join(f"{layer}.{head}" for layer, head in some),
+                    "gain_lost": self.on_null(runs, "right"),
+                    "first_token_gain_lost": self.on_null(runs, "first"),
+                }
+            )
+        return rows
 
 
 def report_effects(
@@ -135,57 +171,57 @@ def report_effects(
         sets: what was switched off.
         found: the answers to every task's queries.
     """
-    from icl_bench.measures.statistics import exact_metric, monte_carlo_p
+    from icl_bench.measures.statistics import exact_metric
 
     heads = [{"layer": layer, "head": head} for layer, head in sets.chosen]
     result.tables["ablated_heads"] = heads
     result.metrics["heads"] = exact_metric(len(heads))
     if not heads:
-        result.reason = "no head qualifies: nothing was switched off"
-        result.metrics |= {
-            "gain_ablated": result.metrics["fewshot_gain"].model_copy(),
-            "gain_lost": exact_metric(0),
-            "first_token_gain_lost": exact_metric(0),
-            "gain_lost_these_tasks": exact_metric(0),
-            "first_token_gain_lost_these_tasks": exact_metric(0),
-        }
-        left = HEAD_METRICS.keys() - result.metrics.keys()
-        result.unmeasured |= dict.fromkeys(sorted(left), result.reason)
+        _report_nothing(result)
         return
-    most = settings.shots[-1]
-    clean, ablated = [one.clean for one in found], [one.chosen for one in found]
-    losses = {
-        "gain_lost": losses_of_gain(clean, ablated, most, "right"),
-        "first_token_gain_lost": losses_of_gain(clean, ablated, most, "first"),
+    queries = min(settings.null_queries, settings.queries)
+    losses = _Losses(found, settings.shots[-1], queries)
+    _report_chosen(result, losses)
+    _compare_with_matched(result, settings, sets, losses)
+    _describe_uniform(result, sets, losses)
+
+
+def _report_nothing(result: Measurement) -> None:
+    """No head is to be switched off: what an empty ablation changes needs no measuring."""
+    from icl_bench.measures.statistics import exact_metric
+
+    result.reason = "no head qualifies: nothing was switched off"
+    result.metrics |= {
+        "gain_ablated": result.metrics["fewshot_gain"].model_copy(),
+        "gain_lost": exact_metric(0),
+        "first_token_gain_lost": exact_metric(0),
+        "gain_lost_these_tasks": exact_metric(0),
+        "first_token_gain_lost_these_tasks": exact_metric(0),
     }
+    left = HEAD_METRICS.keys() - result.metrics.keys()
+    result.unmeasured |= dict.fromkeys(sorted(left), result.reason)
+
+
+def _report_chosen(result: Measurement, losses: _Losses) -> None:
+    """Add accuracy and gain with the chosen heads off, and what the gain loses."""
+    most, ablated = losses.most, losses.chosen
     result.metrics |= {
         "accuracy_ablated": over_tasks([run[most].right for run in ablated], UNIT),
         "accuracy_0_ablated": over_tasks([run[0].right for run in ablated], UNIT),
         "gain_ablated": over_tasks(gains(ablated, most, "right"), SIGNED),
     }
-    for name, samples in losses.items():
+    judgements: dict[str, What] = {"gain_lost": "right", "first_token_gain_lost": "first"}
+    for name, what in judgements.items():
+        samples = losses.by_query(ablated, what)
         result.metrics[name] = over_tasks(samples, GAIN_LOST)
         report_within_tasks(result, name, samples, GAIN_LOST)
-    count = min(settings.null_queries, settings.queries)
 
-    def lost(runs: Sequence[ByShots], what: What) -> float:
-        """Loss of gain on the null's queries."""
-        losses = losses_of_gain(clean, runs, most, what, count)
-        return float(np.mean([one.mean() for one in losses]))
 
-    def tabulate(name: str, kind: str, drawn: Sequence[HeadSet]) -> list[dict[str, Any]]:
-        result.tables[name] = rows = []
-        for place, some in enumerate(drawn):
-            runs = [getattr(one, kind)[place] for one in found]
-            rows.append(
-                {
-                    "draw": place,
-                    "heads": " ".join(f"{layer}.{head}" for layer, head in some),
-                    "gain_lost": lost(runs, "right"),
-                    "first_token_gain_lost": lost(runs, "first"),
-                }
-            )
-        return rows
+def _compare_with_matched(
+    result: Measurement, settings: Settings, sets: HeadSets, losses: _Losses
+) -> None:
+    """Rank what the chosen heads do among layer-matched random sets."""
+    from icl_bench.measures.statistics import exact_metric, monte_carlo_p
 
     if not sets.matched:
         why = (
@@ -194,35 +230,42 @@ def report_effects(
             else "the layers of the chosen heads have too few other heads to compare with"
         )
         result.unmeasured |= dict.fromkeys(NULL_METRICS, why)
+        return
+    result.tables["null"] = rows = losses.rows("matched", sets.matched)
+    null = [row["gain_lost"] for row in rows]
+    observed = losses.on_null(losses.chosen, "right")
+    result.metrics |= {
+        "null_observed_lost": exact_metric(observed, losses.null_queries * len(losses.found)),
+        "null_median_lost": exact_metric(float(np.median(null)), len(null)),
+        "null_max_lost": exact_metric(max(null), len(null)),
+    }
+    if sets.p_min > settings.alpha:
+        why = (
+            f"only {len(null)} sets were drawn, so the smallest possible p-value is "
+            f"{sets.p_min:.3g}; the null's largest loss of gain is {max(null):.3g}, the chosen "
+            f"heads' is {observed:.3g}"
+        )
+        result.unmeasured |= dict.fromkeys(P_VALUES, why)
     else:
-        rows = tabulate("null", "matched", sets.matched)
-        null = [row["gain_lost"] for row in rows]
-        observed = lost(ablated, "right")
-        result.metrics |= {
-            "null_observed_lost": exact_metric(observed, count * len(found)),
-            "null_median_lost": exact_metric(float(np.median(null)), len(null)),
-            "null_max_lost": exact_metric(max(null), len(null)),
-        }
-        if sets.p_min > settings.alpha:
-            why = (
-                f"only {len(null)} sets were drawn, so the smallest possible p-value is "
-                f"{sets.p_min:.3g}; the null's largest loss of gain is {max(null):.3g}, the chosen "
-                f"heads' is {observed:.3g}"
-            )
-            result.unmeasured |= dict.fromkeys(P_VALUES, why)
-        else:
-            first = [row["first_token_gain_lost"] for row in rows]
-            p_values = (monte_carlo_p(observed, null), monte_carlo_p(lost(ablated, "first"), first))
-            for name, p in zip(P_VALUES, p_values):
-                result.metrics[name] = exact_metric(p, len(null))
-        if sets.radius:
-            result.reason = f"null heads come from up to {sets.radius} layers away"
-    if sets.uniform:
-        uniform = [r["gain_lost"] for r in tabulate("uniform_null", "uniform", sets.uniform)]
-        result.metrics |= {
-            "uniform_median_lost": exact_metric(float(np.median(uniform)), len(uniform)),
-            "uniform_max_lost": exact_metric(max(uniform), len(uniform)),
-        }
-    else:
-        why = "uniform_draws: 0 in the suite"
-        result.unmeasured |= dict.fromkeys(UNIFORM_METRICS, why)
+        first = [row["first_token_gain_lost"] for row in rows]
+        observed_first = losses.on_null(losses.chosen, "first")
+        p_values = (monte_carlo_p(observed, null), monte_carlo_p(observed_first, first))
+        for name, p in zip(P_VALUES, p_values):
+            result.metrics[name] = exact_metric(p, len(null))
+    if sets.radius:
+        result.reason = f"null heads come from up to {sets.radius} layers away"
+
+
+def _describe_uniform(result: Measurement, sets: HeadSets, losses: _Losses) -> None:
+    """Add what random heads of any layer do."""
+    from icl_bench.measures.statistics import exact_metric
+
+    if not sets.uniform:
+        result.unmeasured |= dict.fromkeys(UNIFORM_METRICS, "uniform_draws: 0 in the suite")
+        return
+    result.tables["uniform_null"] = rows = losses.rows("uniform", sets.uniform)
+    lost = [row["gain_lost"] for row in rows]
+    result.metrics |= {
+        "uniform_median_lost": exact_metric(float(np.median(lost)), len(lost)),
+        "uniform_max_lost": exact_metric(max(lost), len(lost)),
+    }

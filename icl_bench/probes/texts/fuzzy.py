@@ -61,6 +61,12 @@ class Settings(PoolSettings):
             raise ValueError(f"'max_items' {self.max_items} is above the {most} items that exist")
         return self
 
+    @property
+    def absent(self) -> dict[str, str]:
+        """What is read of heads and with heads off, where there are none."""
+        names = ("heads", *ATTENTION, *ABLATED)
+        return dict.fromkeys(names, "no heads in the suite") if self.heads is None else {}
+
 
 METRICS: dict[str, MetricInfo] = {
     "fuzzy_effect": MetricInfo(
@@ -145,13 +151,13 @@ def measure(model: Model, settings: Settings, context: Context) -> Measurement:
         _summarize(result, laid, effects, settings.confidence)
         if heads:
             _read_attention(result, model, laid, heads, settings.confidence, advance)
-            _switch_off(result, model, settings, laid, heads, base, effects, advance)
+            ablated = _switch_off(model, settings, laid, heads, base, advance)
+            _compare(result, effects, ablated, settings.confidence)
     if settings.heads is not None:
         result.metrics["heads"] = st.exact_metric(len(heads))
     if not heads:
-        why = "no heads in the suite" if settings.heads is None else "no head qualifies"
-        names = (*ATTENTION, *ABLATED, *([] if "heads" in result.metrics else ["heads"]))
-        result.unmeasured |= dict.fromkeys(names, why)
+        nothing = dict.fromkeys((*ATTENTION, *ABLATED), "no head qualifies")
+        result.unmeasured |= settings.absent or nothing
     return result
 
 
@@ -213,17 +219,14 @@ def _read_attention(
 
 
 def _switch_off(
-    result: Measurement,
     model: Model,
     settings: Settings,
     laid: Contexts,
     heads: list[Head],
     base: Any,
-    effects: dict[str, np.ndarray],
     advance: Any,
-) -> None:
-    """Add the effects with the heads off."""
-    from icl_bench.measures.statistics import mean_metric
+) -> dict[str, np.ndarray]:
+    """Return the effects with the heads off."""
     from icl_bench.models.attention.ablation import ZEROS, Replacement
     from icl_bench.models.circuits.interventions import switch_off
 
@@ -234,11 +237,22 @@ def _switch_off(
         values = model.mean_outputs(plain, prefix, {layer for layer, _ in heads})
         replacement = Replacement(values)
     off = switch_off(model, base, [heads], replacement, advance=advance)
-    ablated = laid.effects(off.nll[0])
+    return laid.effects(off.nll[0])
+
+
+def _compare(
+    result: Measurement,
+    clean: dict[str, np.ndarray],
+    ablated: dict[str, np.ndarray],
+    confidence: float,
+) -> None:
+    """Add the effects with the heads off, and what is lost of them."""
+    from icl_bench.measures.statistics import mean_metric
+
     for query in ("fuzzy", "exact"):
-        lost = effects[query] - ablated[query]
+        lost = clean[query] - ablated[query]
         for name, found in (("ablated", ablated[query]), ("lost", lost)):
-            metric = mean_metric(found, confidence=settings.confidence)
+            metric = mean_metric(found, confidence=confidence)
             result.metrics[f"{query}_effect_{name}"] = metric
 
 

@@ -61,6 +61,17 @@ class Settings(StrictSettings):
         named = {"scores": self.scores, "losses": self.losses, "text": self.text}
         return {role: name for role, name in named.items() if name is not None}
 
+    @property
+    def absent(self) -> dict[str, str]:
+        """What is read on text, and beside gradual curves, where these are left out."""
+        absent = {}
+        if self.text is None:
+            absent = {name: ABSENT["text"] for name in METRICS if name.startswith("text_")}
+        if self.null_draws == 0:
+            names = [name for name in METRICS if "null_" in name]
+            absent |= dict.fromkeys(names, "null_draws: 0 in the suite")
+        return absent
+
 
 METRICS: dict[str, MetricInfo] = {
     "size": MetricInfo("rise of the induction score, first to last step", "up", "probability"),

@@ -19,6 +19,7 @@ from icl_bench.render.leaderboard import (
     mark,
     rank_text,
     record_name,
+    say_rank,
     size_text,
 )
 from icl_bench.render.writing import numbers
@@ -95,6 +96,7 @@ def _table_row(board: Board, row: Row, shown: list[int]) -> dict[str, Any]:
         "score": _shown(score),
         "interval": interval,
         "reason": one_line(score.reason) if score.reason else None,
+        "no_circuit": one_line(score.no_circuit) if score.no_circuit else None,
         "checks": checks_text(row),
         "passed": row.verdicts["pass"],
         "cells": [_shown(row.cells[index]) for index in shown],
@@ -106,9 +108,9 @@ def _shown(cell: Cell) -> dict[str, Any]:
     if cell.figure is None:
         return {"text": "–", "sub": "", "sort": None, "why": one_line(cell.reason or "")}
     text = numbers.estimate(cell.figure.value, cell.figure.stderr)
-    sub = f"rank {rank_text(cell)}" if cell.rank else ""
-    why = one_line(cell.reason or "")
-    if why:
+    sub = say_rank(cell)
+    why = one_line(cell.reason or cell.no_circuit or "")
+    if cell.reason:
         sub = f"{APART} not comparable"
     return {"text": text, "sub": sub, "sort": cell.figure.value, "why": why}
 
@@ -159,7 +161,10 @@ def _data(board: Board, shown: list[int]) -> dict[str, Any]:
 
 
 def _packed(cell: Cell, reasons: dict[str, int]) -> Any:
-    """A cell as [value, stderr, low, high, best rank, worst rank, reason], or its reason alone."""
+    """A cell as [value, stderr, low, high, best rank, worst rank, reason], or its reason alone.
+
+    Where the rank is that of models without a circuit, the reason why stands at the end.
+    """
     place = None
     if cell.reason is not None:
         place = reasons.setdefault(one_line(cell.reason), len(reasons))
@@ -167,7 +172,10 @@ def _packed(cell: Cell, reasons: dict[str, int]) -> Any:
     if figure is None:
         return place
     shown = [_rounded(one) for one in (figure.value, figure.stderr, figure.ci_low, figure.ci_high)]
-    return [*shown, *(cell.rank or (None, None)), place]
+    packed = [*shown, *(cell.rank or (None, None)), place]
+    if cell.no_circuit:
+        packed.append(reasons.setdefault(one_line(cell.no_circuit), len(reasons)))
+    return packed
 
 
 def _rounded(value: float | None) -> float | None:

@@ -10,7 +10,9 @@
   // Charts read a few tags and entities in their texts; names are to be shown as they are.
   const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
   const cut = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
-  const rankText = (low, high) => (low === null ? "" : low === high ? `${low}` : `${low}–${high}`);
+  // A cell that says more at its end, why there is no circuit, shares the last rank.
+  const rankText = (cell) => (cell.length > 7 ? "no circuit"
+    : cell[4] === cell[5] ? `rank ${cell[4]}` : `rank ${cell[4]}–${cell[5]}`);
   const estimate = (value, error) => number(value) + (error === null ? "" : ` ± ${number(error)}`);
 
   // ---- sorting ----------------------------------------------------------------------------------
@@ -111,12 +113,12 @@
         const taken = data.groups[table.dataset.group].rows[row.dataset.row].cells[metric];
         const known = Array.isArray(taken);
         cell.dataset.v = known ? taken[0] : "";
-        cell.title = known ? data.reasons[taken[6]] || "" : data.reasons[taken] || "";
+        cell.title = known ? data.reasons[taken[6] ?? taken[7]] || "" : data.reasons[taken] || "";
         cell.replaceChildren(known ? estimate(taken[0], taken[1]) : "–");
         if (known && taken[6] !== null) {
           cell.append(el("small", {}, "† not comparable"));
         } else if (known && taken[4] !== null) {
-          cell.append(el("small", {}, `rank ${rankText(taken[4], taken[5])}`));
+          cell.append(el("small", {}, rankText(taken)));
         }
       }
     }
@@ -149,10 +151,10 @@
     return visible().filter(comparable);
   }
   function told(row) {
-    const [value, error, low, high, best, worst, reason] = row.cells[metric];
+    const [value, error, low, high, best, , reason] = row.cells[metric];
     const lines = [`<b>${plain(cut(row.name, 80))}</b>`, estimate(value, error)];
     if (low !== null && high !== null) lines.push(`95% interval [${number(low)}, ${number(high)}]`);
-    if (best !== null) lines.push(`rank ${rankText(best, worst)}`);
+    if (best !== null) lines.push(rankText(row.cells[metric]));
     if (reason !== null) lines.push(plain(cut(data.reasons[reason], 100)));
     return lines.join("<br>");
   }
