@@ -216,7 +216,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser, tmp_path: Path) -> Iterator[Open]:
-    """Opens reports: a record, and the browser's `width` and whether it is `dark`."""
+    """Opens reports: a record, and the browser's `width`, whether it is `dark`, and `touch`."""
     from icl_bench.render.html.page import plotly_name, share_plotly
     from icl_bench.render.html.report import report_page
 
