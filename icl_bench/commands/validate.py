@@ -69,6 +69,7 @@ def run(given: argparse.Namespace) -> int:
             f"{name}: ok: suite {suite.name!r}, {counts[0]} measurements, {counts[1]} checks, "
             f"{counts[2]} quiz items"
         )
+        told += "" if suite.assertions else "; it only measures"
         print(escape_ci_commands(told))
     if passed_over:
         print(f"{passed_over} passed over: no suites")

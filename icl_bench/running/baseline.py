@@ -107,7 +107,8 @@ class Baseline:
         Args:
             records: of the run; one, or none where nothing was measured.
             folder: the model's report folder, for the comparison; None to write none.
-            parts: the parts whose tests have run; None where all of it is compared.
+            parts: the parts whose tests have run, where not all have; None where all of it is
+                compared.
         """
         if not records or records[0].status == "interrupted":
             why = "nothing was measured" if not records else "the run was interrupted"
@@ -129,9 +130,11 @@ class Baseline:
         from icl_bench.render.comparison import comparison_markdown
 
         if parts is not None and not parts:
-            self._lines.append("nothing was compared: no test of a comparison was chosen")
+            self._lines.append("nothing was compared: no test of a comparison was run")
             return
         self.comparison = self._compare(record, parts)
+        if parts is not None:
+            self.comparison.remarks.insert(0, "compared is a part: other tests were not run")
         if folder is not None:
             path = write_atomically(
                 folder / REPORT, comparison_markdown(self.comparison, self._strict)
@@ -196,6 +199,9 @@ def list_parts(plan: Plan) -> list[Part]:
 
     Args:
         plan: the run's.
+
+    Raises:
+        SettingsError: two of a suite have one name.
     """
     parts = []
     for suite in plan.suites:
@@ -203,6 +209,14 @@ def list_parts(plan: Plan) -> list[Part]:
         parts += [Part(suite.name, "check", spec.id) for spec in suite.assertions]
         parts += [Part(suite.name, "heads", name) for name in scored]
         parts.append(Part(suite.name, "complete", suite.name))
+    named: dict[tuple[str, str], Part] = {}
+    for part in parts:
+        other = named.setdefault((part.suite, part.label), part)
+        if other != part:
+            raise SettingsError(
+                f"suite {part.suite!r}: check {other.name!r} has the name that the comparison of "
+                f"{part.name!r} has, {part.label}: with a baseline it needs another one"
+            )
     return parts
 
 

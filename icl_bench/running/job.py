@@ -258,7 +258,7 @@ class Job:
 
         Args:
             outcomes: verdict and reason of each check that was asked for, on each model.
-            parts: what is compared with a baseline, where tests were chosen; None for everything.
+            parts: what tests have compared with a baseline; None for everything.
         """
         request, outcome = self.request, self.outcome
         folder = outcome.paths[0].parent if outcome.paths else None
@@ -271,7 +271,8 @@ class Job:
             except IclError as error:
                 outcome.troubles.append(str(error))
         if self.baseline is not None:
-            outcome.no_worse = self.baseline.judge(outcome.records, folder, parts)
+            chosen = None if parts is None or set(parts) >= set(self.parts) else parts
+            outcome.no_worse = self.baseline.judge(outcome.records, folder, chosen)
         if request.tells_ci:
             published = publish(
                 outcome.records,
