@@ -66,6 +66,7 @@ coverage: $(READY)
 
 # The committed reports, made by the tool itself.
 samples: $(READY)
+	rm -f reports/samples/plotly-*.min.js
 	$(BIN)/python -m pytest -q --icl-no-cache --icl-plotly=shared --icl-report-dir=reports/samples --icl-suite=core --icl-suite=quiz \
 	  --icl-model=builtin:handwired --icl-model=builtin:induction-2l --icl-model=builtin:control-1l \
 	  --icl-model="$$($(BIN)/python tests/real_model.py)" || test $$? -eq 1

@@ -43,12 +43,22 @@ def open_browser() -> Iterator[Browser]:
 class Visit:
     """One page opened in a browser, with everything that it complained about or asked for."""
 
-    def __init__(self, browser: Browser, file: Path, width: int = 1400, dark: bool = False) -> None:
+    def __init__(
+        self,
+        browser: Browser,
+        file: Path,
+        width: int = 1400,
+        dark: bool = False,
+        touch: bool = False,
+    ) -> None:
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.file = file
         context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
+            viewport={"width": width, "height": 900},
+            color_scheme="dark" if dark else "light",
+            has_touch=touch,
+            is_mobile=touch,
         )
         # A machine may be slow; only what never comes is a fault.
         context.set_default_timeout(1000 * HANG)
@@ -57,7 +67,9 @@ class Visit:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(file.as_uri())
-        self.page.wait_for_selector("html[data-charts=ready]")
+        self.page.wait_for_selector("html[data-charts]")
+        charts = self.page.evaluate("document.documentElement.dataset.charts")
+        assert charts == "ready", f"{file}: the charting script is {charts}"
 
     def _heard(self, message: Any) -> None:
         if message.type in ("error", "warning"):
@@ -100,4 +112,4 @@ class Visit:
 
 
 Open = Callable[..., Visit]
-"""The fixture `visit`: opens a record's report, in a width and a theme."""
+"""The fixture `visit`: opens a record's report, in a width and a theme, with mouse or touch."""

@@ -69,8 +69,9 @@ SLOW = {
         "benchmarks cache_limit cache_models cache_runs cache_series cache_trust ci_examples "
         "ci_github ci_gitlab ci_junit cli_streams finite leaderboard_command loading_hub "
         "plugin_baseline plugin_crashes plugin_exit_codes plugin_interrupts plugin_models "
-        "plugin_progress plugin_reports plugin_series plugin_startup plugin_xdist presence "
-        "progress_bars progress_workers reference_series render_outlet series_faults series_run "
+        "plugin_progress plugin_reports plugin_series plugin_startup plugin_timeouts plugin_xdist "
+        "presence progress_bars progress_workers reference_series render_outlet series_faults "
+        "series_run "
         "sharding training_processes"
     ),
     "real weights, whole suites, every family, long training or many simulations": (
@@ -215,7 +216,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser, tmp_path: Path) -> Iterator[Open]:
-    """Opens reports: a record, and the browser's `width` and whether it is `dark`."""
+    """Opens reports: a record, and the browser's `width`, whether it is `dark`, and `touch`."""
     from icl_bench.render.html.page import plotly_name, share_plotly
     from icl_bench.render.html.report import report_page
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -218,3 +220,18 @@ def test_changes_of_the_code_are_drawn_by_their_seed_and_change_one_line() -> No
         assert sum(a != b for a, b in zip(plain, lines)) == 1, one.name
     tests = {path.stem for path in (BENCHMARKS.parent / "tests").glob("test_*.py")}
     assert {f"test_{name}" for names in mutation.COVER.values() for name in names.split()} <= tests
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs fork")
+def test_runs_that_are_killed_lose_nothing() -> None:
+    command = [sys.executable, str(BENCHMARKS / "kills.py")]
+    done = subprocess.run(
+        [*command, "--terminate=2", "--cold=2", "--series=1"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split("|")[1:-1] for line in done.stdout.splitlines()[2:]]
+    assert [int(row[1]) for row in rows] == [2, 2, 1]
+    assert all(int(row[3]) >= int(row[2]) and int(row[4]) == 0 for row in rows)

@@ -131,6 +131,7 @@ def test_what_is_gone_fails():
     after.measurements["mine/repeats"].unmeasured["induction_max"] = "no head at all"
     change = of(compare(record(), after), "induction_max")
     assert (change.state, change.reason) == ("vanished", "no head at all")
+    assert not change.paired
     skipped = compare(record(), record(verdict="skipped"))
     assert not skipped.passes() and skipped.count("vanished") == 2
 

@@ -215,3 +215,15 @@ def test_writing_a_page_leaves_warnings_as_they_were() -> None:
         "plotly_name(); assert warnings.formatwarning is kept"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sections_stand_in_the_order_of_the_navigation_and_curves_of_a_series_first(
+    name: str,
+) -> None:
+    record = sample(name)
+    page = Reader(without_plotly(record))
+    sections = [own["id"] for tag, own in page.elements if tag == "section"]
+    named = [href[1:] for href in page.attributes("href") if href[1:] in sections]
+    assert ["glance", *named] == sections
+    assert (sections[1] == "training") == bool(record.model.steps)

@@ -337,6 +337,14 @@ def test_mistakes_end_in_exit_code_4(based: Stage, arguments: list[str], told: s
     result.stderr.fnmatch_lines([f"ERROR: {told}"])
 
 
+def test_a_check_may_not_be_called_like_another_comparison(based: Stage) -> None:
+    based.write("mine.yaml", MINE.replace("id: low", "id: mine.complete"))
+    assert based.run(GOOD, "mine.yaml").ret == 0
+    result = based.run(GOOD, "mine.yaml", BASE)
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: suite 'mine': check 'mine.complete' has the name that *"])
+
+
 def test_a_report_folder_is_a_baseline(based: Stage) -> None:
     folder = Path("reports", "stub-good")
     assert counts(based.run(GOOD, "mine.yaml", f"--icl-baseline={folder}")) == {"passed": 7}

@@ -22,21 +22,21 @@ from icl_bench.render.html.page import make_page
 from icl_bench.render.writing.text import one_line
 
 SECTIONS: dict[str, tuple[str, Callable[[RunRecord], dict[str, Any] | None]]] = {
+    "training": ("Training", training.section),
     "checks": ("Checks", checks.section),
     "circuit": ("Circuit", circuit.section),
     "example": ("Example", example.section),
     "heads": ("Heads", heads.section),
     "copying": ("Copying", copying.section),
     "switches": ("Break it", example.switches_section),
-    "training": ("Training", training.section),
     "behaviour": ("Behaviour", blocks.section),
     "quiz": ("Quiz", quiz.section),
     "measurements": ("All numbers", tables.measurements_section),
     "provenance": ("Provenance", tables.provenance_section),
 }
-"""Section -> its name in the page's navigation, and what makes its content: text for the template
-`report.html.j2` under the same name, and under `data` what its charts are drawn from. None leaves
-the section out."""
+"""Section, in the page's order -> its name in the navigation, and what makes its content: text for
+the template `report.html.j2` under the same name, and under `data` what its charts are drawn from.
+None leaves the section out."""
 
 SCRIPTS = ("heads.js", "example.js", "switches.js", "charts.js", "filter.js")
 

@@ -127,6 +127,8 @@ const icl = (() => {
   }
 
   const narrow = () => window.innerWidth < 640;
+  // A finger: no toolbar, which would stay over the data; elsewhere it has a strip of its own.
+  const touch = window.matchMedia("(pointer: coarse)").matches;
   function layout(extra) {
     const axis = {
       gridcolor: color("line"), zerolinecolor: color("line-strong"), linecolor: color("line-strong"),
@@ -139,14 +141,15 @@ const icl = (() => {
       colorway: ["c1", "c2", "c3", "c4", "c5", "c6"].map(color),
       hoverlabel: { bgcolor: color("card"), bordercolor: color("line-strong"), align: "left",
         font: { color: color("ink") } },
-      margin: { l: 8, r: 8, t: 12, b: 8 }, hovermode: "closest", height: 320,
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: color("soft"), activecolor: color("accent") },
+      margin: { l: 8, r: 8, t: touch ? 12 : 28, b: 8 }, hovermode: "closest", height: 320,
       legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, xanchor: "left" },
       dragmode: narrow() ? false : "zoom",
       xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis },
       ...rest,
     };
   }
-  const CONFIG = { responsive: true, displaylogo: false, displayModeBar: "hover",
+  const CONFIG = { responsive: true, displaylogo: false, displayModeBar: touch ? false : "hover",
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
 
   // Draws into the element now, when the script is there, and again whenever the theme changes.

@@ -302,7 +302,7 @@
         marker: { color: line, size: 12 }, showlegend: false,
       }] : [],
       layout: {
-        height: 110, xaxis: { title: { text: "difference" }, range, zeroline: true, zerolinewidth: 2 },
+        height: 140, xaxis: { title: { text: "difference" }, range, zeroline: true, zerolinewidth: 2 },
         yaxis: { visible: false, range: [-1, 1], fixedrange: true },
       },
     };
