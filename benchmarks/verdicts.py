@@ -28,23 +28,23 @@ INTRODUCTION = """\
 # Verdicts on models with known answers
 
 A suite is only useful if it passes models that have the induction circuit and fails models that do
-not. For a trained model nobody knows the answer in advance. The models below are set by hand (but
-for the two trained ones and those with random weights), so that it is known what each one does.
-Some have the circuit in an unusual form and must pass. Others gain from repetition in some other
-way, or have heads that only look like induction heads, and must fail.
+not. For a trained model the answer is not known in advance. The weights of the models below are set
+by hand (except two trained models and those with random weights), so the answer is known. Some
+have the circuit in an unusual form and must pass. Others gain from repetition in some other way, or
+have heads that only look like induction heads, and must fail.
 
 The right verdicts follow from the definitions in [measures.md](measures.md), not from a run.
-`tests/test_verdict_zoo.py` compares them with what the suites say, check by check. This page is
-written from the same table, by `python benchmarks/verdicts.py --write docs/verdicts.md`; `python
-benchmarks/verdicts.py` measures all models and prints every verdict that is not the right one.
+`tests/test_verdict_zoo.py` compares them with the verdicts of the suites, check by check. `python
+benchmarks/verdicts.py --write docs/verdicts.md` writes this page from the same table; `python
+benchmarks/verdicts.py` measures all models and prints every wrong verdict.
 
 A suite passes as a whole if at least one check passes and none fails or is inconclusive. A check
 that does not apply to a model is skipped, with the reason in the report. "Refused" means that the
 model cannot be measured in this way: an error with the reason, and no verdict on the model.
 
 Numbers in parentheses after a name are periods, numbers of heads, or windows; after an outcome,
-those that it was measured for. An empty cell: not measured. The last column has the checks that
-fail or cannot pass, with the suite's name where another suite's check of that name passes.
+those that were measured. An empty cell means not measured. The last column lists the checks that
+fail or cannot pass, with the suite's name if another suite's check of that name passes.
 """
 
 

@@ -100,6 +100,7 @@ def main() -> int:
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     read_back(folder / f"checkpoint-{trainer.state.global_step}")
+    # A gate that failed ended train() like any other end: without this, the exit code would be 0.
     return 1 if callback.failures else 0
 
 

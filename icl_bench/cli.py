@@ -49,8 +49,8 @@ Test whether a language model has the circuits of in-context learning.
 A first run, offline and within a minute:
 
   icl-bench run builtin:induction-2l         measure, judge, write reports/
-  icl-bench list suites                      what else can be asked
-  icl-bench run ./my-model --suite=gate      a model of yours (folder, hub id, FILE.gguf)
+  icl-bench list suites                      the other suites
+  icl-bench run ./my-model --suite=gate      your own model (folder, hub id, FILE.gguf)
   icl-bench run ./my-model --suite=gate --save-baseline=good.json
   icl-bench run ./changed --suite=gate --baseline=good.json
                                              did this change break a circuit?

@@ -79,17 +79,18 @@ def defuse(text: str) -> str:
     Args:
         text: a message, or a part of one.
     """
+    if not text.isprintable():
+        text = "".join(
+            sign
+            if sign.isprintable() or unicodedata.category(sign) == "Zs"
+            else sign.encode("unicode_escape").decode("ascii")
+            for sign in text
+        )
     if len(text) > LONGEST:
-        left_out = len(text) - LONGEST
-        text = f"{text[: LONGEST - 200]} ... ({left_out:,} characters) ... {text[-200:]}"
-    if text.isprintable():
-        return text
-    return "".join(
-        sign
-        if sign.isprintable() or unicodedata.category(sign) == "Zs"
-        else sign.encode("unicode_escape").decode("ascii")
-        for sign in text
-    )
+        # Short enough to stay as it is when it is defused again, in another process.
+        left_out = len(text) - LONGEST + 50
+        text = f"{text[: LONGEST - 250]} ... ({left_out:,} characters) ... {text[-200:]}"
+    return text
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

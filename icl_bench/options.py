@@ -66,56 +66,56 @@ OPTIONS = {
         Option(
             "model",
             "model to test: builtin:NAME, hub id (with @REVISION), local folder, FILE.gguf, or "
-            "package.module:callable; with @* all checkpoints of a training run; NAME=SPEC to name "
-            "it yourself",
+            "package.module:callable; with @* all checkpoints of a training run; NAME=SPEC sets "
+            "its name",
             "SPEC",
             kind="list",
         ),
         Option(
             "suite",
-            "suite to run: the name of a shipped one (icl-bench list suites), or a file; "
+            "suite to run: a shipped one (icl-bench list suites) or a file; "
             "repeatable (default: core)",
             "NAME|PATH",
             kind="list",
         ),
-        Option("report-dir", "default: reports/", "DIR", "reports"),
+        Option("report-dir", "folder for reports (default: reports/)", "DIR", "reports"),
         Option(
             "plotly",
-            "where HTML pages have their charting script: inline (default, each page works alone) "
-            "or shared (one file in the report folder)",
+            "charting script of HTML pages: inline (default, each page works alone) or shared (one "
+            "file in the report folder)",
             default="inline",
             choices=("inline", "shared"),
         ),
         Option(
             "baseline",
-            "record to compare this run with, a .json file or a folder with a results.json; what "
-            "got worse fails the run (one model)",
+            "record to compare this run with, a .json file or a folder with a results.json; a "
+            "regression fails the run (one model)",
             "FILE",
         ),
-        Option("save-baseline", "write this run there, as a baseline", "FILE"),
+        Option("save-baseline", "save this run as a baseline", "FILE"),
         Option(
             "limit",
-            "change for the worse that the baseline allows: a number, N%, or noise (default: 2% of "
-            "the gain, 0.02 of a score); - or + in front limits a fall or a rise; METRIC may be "
-            "SUITE/MEASUREMENT.METRIC and hold *; repeatable",
+            "how much worse than the baseline METRIC may be: a number, N%, or noise (default: 2% "
+            "of the gain, 0.02 of a score); - or + in front limits a fall or a rise; METRIC may be "
+            "SUITE/MEASUREMENT.METRIC and contain *; repeatable",
             "METRIC=AMOUNT",
             kind="list",
         ),
         Option(
             "require-paired",
-            "fail where a metric could be compared with the baseline sample by sample and is not "
+            "fail if a metric could be compared with the baseline sample by sample and is not "
             "(other tokens, another number of samples)",
             kind="flag",
         ),
-        Option("code-quality", "write GitLab's Code Quality report there", "FILE"),
+        Option("code-quality", "write GitLab's Code Quality report to FILE", "FILE"),
         Option(
             "openmetrics",
-            "write every checked metric there as OpenMetrics text, for GitLab's metrics reports",
+            "write every checked metric to FILE as OpenMetrics text, for GitLab's metrics reports",
             "FILE",
         ),
         Option(
             "device",
-            "auto (default), cpu, cuda, cuda:N, split (over all)",
+            "auto (default), cpu, cuda, cuda:N, split (over all devices)",
             "DEVICE",
             "auto",
         ),
@@ -129,26 +129,26 @@ OPTIONS = {
         Option("seed", "seed of all draws (default: the suite's, 0)", "N"),
         Option(
             "inconclusive",
-            "what to do when an interval reaches across a threshold, or a change cannot be told "
-            "from noise (default: fail)",
+            "how to treat a check whose interval contains its threshold, or a change that may be "
+            "noise (default: fail)",
             default="fail",
             choices=("fail", "warn"),
         ),
         Option(
             "cache-dir",
-            "where measurements and float copies of GGUF files are kept (default: "
+            "folder for measurements and float copies of GGUF files (default: "
             "$ICL_BENCH_CACHE, else ~/.cache/icl_bench)",
             "DIR",
         ),
         Option(
             "cache-limit",
-            "what measurements may take there, as 500MB or 2GiB (default: a tenth of the free "
-            "disk, at least 1GiB); at its end a run removes those used longest ago, none of its "
-            "own",
+            "size limit of measurements in the cache, as 500MB or 2GiB (default: a tenth of the "
+            "free disk, at least 1GiB); at its end a run removes the least recently used ones, "
+            "none of its own",
             "SIZE",
         ),
-        Option("no-cache", "measure everything anew, and keep nothing of it", kind="flag"),
-        Option("trust-remote-code", "run code that a model brings (default: refuse)", kind="flag"),
+        Option("no-cache", "measure everything again and keep nothing", kind="flag"),
+        Option("trust-remote-code", "run code shipped with a model (default: refuse)", kind="flag"),
         Option(
             "allow-pickle",
             "read weights stored as pickles (default: refuse; a pickle can run code)",

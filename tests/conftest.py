@@ -69,15 +69,16 @@ SLOW = {
         "benchmarks cache_limit cache_models cache_runs cache_series cache_trust ci_examples "
         "ci_github ci_gitlab ci_junit cli_streams finite leaderboard_command loading_hub "
         "plugin_baseline plugin_crashes plugin_exit_codes plugin_interrupts plugin_models "
-        "plugin_progress plugin_reports plugin_series plugin_startup plugin_xdist presence "
-        "progress_bars progress_workers reference_series render_outlet series_run sharding "
-        "training_processes"
+        "plugin_progress plugin_reports plugin_series plugin_startup plugin_timeouts plugin_xdist "
+        "presence progress_bars progress_workers reference_series render_outlet series_faults "
+        "series_run "
+        "sharding training_processes"
     ),
     "real weights, whole suites, every family, long training or many simulations": (
-        "adaptive_sweep calibration choice_scores invariance loading_gguf logit_attribution "
-        "measures_gradual ov_copying path_patching probe_icl_score probes_circuits probes_sweeps "
-        "quiz_on_models real_model registry shipped_suites streaming text_probes_real "
-        "training_callback"
+        "adaptive_sweep calibration choice_scores composition invariance loading_gguf "
+        "logit_attribution measures_gradual ov_copying path_patching probe_icl_score "
+        "probes_circuits probes_sweeps quiz_on_models real_model registry shipped_suites "
+        "streaming streaming_misfits text_probes_real training_callback"
     ),
 }
 """What takes its time -> the files, `test_` left out, that `make check` leaves out: those that take

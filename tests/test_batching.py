@@ -12,7 +12,8 @@ from icl_bench.models import clean_run
 from icl_bench.models.circuits.interventions import switch_off
 from icl_bench.models.clean_run import run_base
 from icl_bench.models.module import batching
-from icl_bench.models.module.batching import BatchLimit, ran_out_of_memory, run_in_batches
+from icl_bench.models.module.batching import BatchLimit, run_in_batches, run_within_memory
+from icl_bench.models.module.memory import ran_out_of_memory
 
 NO_MEMORY = "[enforce fail at alloc_cpu.cpp:128] DefaultCPUAllocator: can't allocate memory"
 
@@ -96,6 +97,56 @@ def test_scores_losses_and_ablations_survive_a_lack_of_memory(monkeypatch):
     assert torch.allclose(nll, expected[1], atol=1e-5)
     assert all(torch.allclose(means[layer], expected[2][layer], atol=1e-5) for layer in means)
     assert torch.allclose(sets, expected[3], atol=1e-5)
+
+
+@pytest.mark.parametrize("place", range(12))
+def test_a_batch_that_fails_after_its_pass_counts_once(monkeypatch, place):
+    model = icl_bench.wrap(families.build("llama"), batch_size=4)
+    tokens = icl_bench.repeated_tokens(model, sequences=8, period=8)
+    scores, means = icl_bench.head_scores(model, tokens), model.mean_outputs(tokens.input_ids, 1)
+    copy, calls = torch.Tensor.cpu, []
+
+    def cpu(tensor):
+        calls.append(1)
+        if len(calls) == place + 1:
+            raise RuntimeError(NO_MEMORY)
+        return copy(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    for read in (
+        lambda: (icl_bench.head_scores(model, tokens) - scores).abs().max().max(),
+        lambda: max(
+            (one - means[layer]).abs().max()
+            for layer, one in model.mean_outputs(tokens.input_ids, 1).items()
+        ),
+    ):
+        calls.clear()
+        model.batch_size = 4
+        assert read() < 1e-5
+        assert len(calls) > place or place >= 6
+
+
+def test_a_measurement_is_taken_again_in_smaller_batches_until_they_are_rows():
+    class Limited:
+        limit = limit()
+
+    tried = []
+
+    def work():
+        tried.append(Limited.limit.rows(20))
+        if tried[-1] > room:
+            raise MemoryError
+        return "done"
+
+    room = 10
+    assert run_within_memory(Limited, work) == "done"
+    assert tried == [102, 25, 6]
+    room = 0
+    with pytest.raises(ModelError, match="memory ran out, with batches of one row too"):
+        run_within_memory(Limited, work)
+    Limited.limit = limit(rows=1)
+    with pytest.raises(ModelError, match="memory ran out"):
+        run_within_memory(Limited, work)
 
 
 @pytest.mark.parametrize("room", [0, 1, 3])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -178,3 +181,57 @@ def test_a_scaled_head_writes_so_much_less_and_the_original_stays() -> None:
     assert (torch.as_tensor(off) - torch.as_tensor(whole)).abs().max() > 0.1
     same = icl_bench.token_losses(noise.scaled(model, 1, 4, 1.0), ids)
     torch.testing.assert_close(torch.as_tensor(same), torch.as_tensor(whole))
+
+
+def test_every_plugin_is_tried_alone_with_xdist_and_with_all_others() -> None:
+    matrix = importlib.import_module("plugin_matrix")
+    tried = list(matrix.combinations(["sugar", "timeout", "xdist", "unknown"]))
+    assert tried[:4] == [[], ["xdist"], ["timeout"], ["sugar"]]
+    assert tried[4:6] == [["xdist", "timeout"], ["xdist", "sugar"]]
+    assert tried[6:] == [["timeout", "sugar"], ["xdist", "timeout", "sugar"]]
+    seen = matrix.Seen(1, {"m s/c": "pass 1.0"}, {"t": "passed"})
+    assert seen.differs(seen) == ""
+    other = matrix.Seen(0, {"m s/c": "fail 1.0"}, {})
+    assert other.differs(seen) == (
+        "exit code 0, not 1; m s/c: fail 1.0, not pass 1.0; t: None, not passed"
+    )
+
+
+@pytest.mark.long
+def test_a_run_under_xdist_is_the_same(tmp_path: Path) -> None:
+    matrix = importlib.import_module("plugin_matrix")
+    seen = []
+    for plugins in ([], ["xdist"]):
+        folder = tmp_path / "-".join(["run", *plugins])
+        folder.mkdir()
+        seen.append(matrix.run(sys.executable, plugins, folder))
+    assert seen[1].differs(seen[0]) == "" and len(seen[0].verdicts) == 8
+
+
+def test_changes_of_the_code_are_drawn_by_their_seed_and_change_one_line() -> None:
+    mutation = importlib.import_module("mutation_run")
+    changes = list(mutation.draw_changes(12, 5))
+    assert changes == list(mutation.draw_changes(12, 5)) != list(mutation.draw_changes(12, 6))
+    for one in changes:
+        sound = (BENCHMARKS.parent / "icl_bench" / one.file).read_text()
+        plain = ast.unparse(ast.parse(sound)).splitlines()
+        lines = one.source.splitlines()
+        assert len(lines) == len(plain), one.name
+        assert sum(a != b for a, b in zip(plain, lines)) == 1, one.name
+    tests = {path.stem for path in (BENCHMARKS.parent / "tests").glob("test_*.py")}
+    assert {f"test_{name}" for names in mutation.COVER.values() for name in names.split()} <= tests
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs fork")
+def test_runs_that_are_killed_lose_nothing() -> None:
+    command = [sys.executable, str(BENCHMARKS / "kills.py")]
+    done = subprocess.run(
+        [*command, "--terminate=2", "--cold=2", "--series=1"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split("|")[1:-1] for line in done.stdout.splitlines()[2:]]
+    assert [int(row[1]) for row in rows] == [2, 2, 1]
+    assert all(int(row[3]) >= int(row[2]) and int(row[4]) == 0 for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -56,6 +57,50 @@ def test_each_check_has_its_numbers(stage: Stage, workers: list[str]) -> None:
     assert "icl.reason" not in found["high[stub-good]"]
     assert "icl.ci_low" not in found["there[stub-good]"]
     assert whole(stage)["icl.icl_bench"] == icl_bench.__version__
+
+
+RERUNS = """
+from _pytest.runner import runtestprotocol
+def pytest_runtest_protocol(item, nextitem):
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for attempt in (1, 2, 3):
+        item._initrequest() if hasattr(item, "_initrequest") else None
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+        failed = any(report.failed for report in reports)
+        for report in reports:
+            if report.failed and attempt < 3:
+                report.outcome = "rerun"
+            item.ihook.pytest_runtest_logreport(report=report)
+        if not failed:
+            break
+    return True
+"""
+"""What pytest-rerunfailures does, where that is not installed."""
+
+
+@pytest.mark.parametrize("act", ["measure", "break"])
+@pytest.mark.parametrize("workers", [[], ["-n", "1"]])
+def test_a_check_that_is_run_again_has_its_properties_once(
+    stage: Stage, act: str, workers: list[str]
+) -> None:
+    if workers:
+        pytest.importorskip("xdist")
+    there = importlib.util.find_spec("pytest_rerunfailures")
+    if not there:
+        stage.write("conftest.py", RERUNS)
+    stage.write("mine.yaml", MINE.replace("{probe: stub}", f"{{probe: stub, act: {act}}}"))
+    options = ["--reruns=2"] if there else []
+    stage.run(BAD, "mine.yaml", "--junitxml=out.xml", *options, *workers)
+    for _ in ("", "--lf"):
+        root = ET.parse(stage.path / "out.xml").getroot()
+        found = [case for case in root.iter("testcase") if case.get("name") == "high[stub-bad]"]
+        assert found
+        for case in found:
+            names = [one.get("name") for one in case.iterfind("properties/property")]
+            assert "icl.verdict" in names and len(names) == len(set(names))
+        shared = [one.get("name") for one in root.iterfind("testsuite/properties/property")]
+        assert len(shared) == len(set(shared))
+        stage.run(BAD, "mine.yaml", "--lf", "--junitxml=out.xml", *options, *workers)
 
 
 def test_skipped_and_broken_checks_say_so(stage: Stage) -> None:

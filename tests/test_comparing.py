@@ -102,6 +102,17 @@ def test_on_other_tokens_it_is_that_of_two_samples(other):
     assert change.state == "same"  # the same fall, lost in the noise between tokens
 
 
+def test_of_an_exact_number_and_an_estimate_the_estimates_error_counts():
+    before, after = record(keep=False), record(BEFORE - 0.02 + NOISE, keep=False)
+    exact = before.measurements["mine/repeats"].metrics["induction_max"]
+    exact.exact, exact.stderr, exact.ci_low, exact.ci_high = True, None, None, None
+    for old, new, sign in ((before, after, 1), (after, before, -1)):
+        change = of(compare(old, new, [parse_limit("*=0.01")]), "induction_max")
+        half = stats.t.ppf(1 - 0.0125, 31) * stats.sem(BEFORE - 0.02 + NOISE)
+        assert change.ci_high - change.difference == pytest.approx(half)
+        assert change.difference == pytest.approx(sign * (np.mean(NOISE) - 0.02))
+
+
 def test_noise_is_no_regression_and_a_rise_is_an_improvement():
     noise = NOISE - NOISE.mean()
     assert compare(record(), record(BEFORE + noise)).passes()
@@ -120,6 +131,7 @@ def test_what_is_gone_fails():
     after.measurements["mine/repeats"].unmeasured["induction_max"] = "no head at all"
     change = of(compare(record(), after), "induction_max")
     assert (change.state, change.reason) == ("vanished", "no head at all")
+    assert not change.paired
     skipped = compare(record(), record(verdict="skipped"))
     assert not skipped.passes() and skipped.count("vanished") == 2
 

@@ -35,6 +35,13 @@ def test_a_head_that_moved_grew_or_shrank():
     assert back["1.4"] == "stronger"
 
 
+def test_a_head_dies_below_the_threshold_that_its_measurement_has():
+    scores = [(1, 0, 0.78)], [(1, 0, 0.55)]
+    for threshold, state in ((0.4, "weaker"), (0.7, "died"), (0.9, None)):
+        before, after = (record(heads=heads, threshold=threshold) for heads in scores)
+        assert [one.state for one in compare(before, after).heads] == ([state] if state else [])
+
+
 def test_heads_of_one_sequence_are_not_told_dead():
     before, after = (record(heads=[(1, 0, score)]) for score in (0.4005, 0.3995))
     for one in (before, after):

@@ -98,5 +98,5 @@ def test_what_a_part_says_has_values_and_limit() -> None:
     assert line.endswith("paired, allowed 0.02 (default)")
     heads = compare(record(**HEAD), record(heads=[(1, 0, 0.1)]), parts=[HEADS])
     assert judge_part(HEADS, heads, record(**HEAD)).line == (
-        "induction head 1.0 died: 0.900 -> 0.100"
+        "mine/repeats: induction head 1.0 died: 0.900 in the baseline, 0.100 now, threshold 0.4"
     )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import types
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+import icl_bench
 from icl_bench.errors import MeasurementError, SettingsError
 from icl_bench.probes.prompts.corpus import (
     Corpus,
@@ -98,17 +102,39 @@ def test_what_is_wrong_with_a_data_set_is_said(monkeypatch):
         read_dataset(DatasetText(name="some/set"))
 
 
+def model_of(tokenizer, rows=10_000):
+    """As much of a model as texts need."""
+    return SimpleNamespace(tokenizer=tokenizer, embedding=range(rows))
+
+
+def test_a_token_without_a_row_in_the_embedding_is_named():
+    tokenizer = build_tokenizer()
+    last = max(tokenizer("the cat .")["input_ids"])
+    name = tokenizer.convert_ids_to_tokens(last)
+    told = f"token {name!r} has id {last}, but the model knows {last} ids"
+    with pytest.raises(MeasurementError, match=re.escape(told)):
+        encode_text(model_of(tokenizer, rows=last), "the cat .")
+    encode_text(model_of(tokenizer, rows=last + 1), "the cat .")
+
+
+@pytest.mark.parametrize("wrong", [-1, 10**6])
+def test_ids_of_ones_own_without_a_row_are_refused(wrong):
+    model = icl_bench.load_model("builtin:handwired")
+    with pytest.raises(MeasurementError, match=f"token id {wrong} is not among the"):
+        model.losses(torch.tensor([[3, 4, 5, wrong]]))
+
+
 def test_what_the_tokenizer_puts_first_is_told_from_the_text():
     tokenizer = build_tokenizer()
-    prefix, ids = encode_text(tokenizer, "the cat .")
+    prefix, ids = encode_text(model_of(tokenizer), "the cat .")
     assert prefix == [tokenizer.bos_token_id]
     assert [*prefix, *ids] == tokenizer("the cat .")["input_ids"]
 
 
 def test_long_documents_are_measured_and_short_ones_are_spare():
     texts = [("a", "the " * 9), ("b", "the " * 2), ("c", "the " * 10), ("d", "the " * 12)]
-    chosen = choose_documents(build_tokenizer(), texts, tokens=10, most=2, spare=3)
+    chosen = choose_documents(model_of(build_tokenizer()), texts, tokens=10, most=2, spare=3)
     assert [name for name, _ in chosen.documents] == ["a", "c"]
     assert (chosen.short, len(chosen.spare)) == (1, 14)
-    assert len(choose_documents(build_tokenizer(), texts, 10, 2, 0).spare) == 2
-    assert choose_documents(build_tokenizer(), texts, 99, 2, 0).short == 4
+    assert len(choose_documents(model_of(build_tokenizer()), texts, 10, 2, 0).spare) == 2
+    assert choose_documents(model_of(build_tokenizer()), texts, 99, 2, 0).short == 4

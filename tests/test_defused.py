@@ -73,6 +73,12 @@ def test_a_message_is_cut(tmp_path: Path) -> None:
     with pytest.raises(SuiteError) as refused:
         load_suite(path)
     assert max(map(len, str(refused.value).splitlines())) < LONGEST + 200
+    question = f"{{id: p, prompt: a, answer: a, choices: [{'x' * 100_000}, a]}}"
+    path.write_text(f"icl_suite: 1\nname: x\nquiz:\n  - {question}\n")
+    (warning,) = load_suite(path).warnings
+    assert len(warning) < LONGEST + 200
+    told = str(IclError("\u202e" * 5_000))
+    assert len(told) <= LONGEST and str(IclError(told)) == told
     told = str(IclError("a" * 100_000 + "\nthe end"))
     assert len(told) < LONGEST + 200 and "characters) ... aaa" in told and told.endswith("the end")
 

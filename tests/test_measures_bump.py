@@ -65,6 +65,12 @@ def test_scatter_is_that_of_the_noise_and_not_of_the_curve():
     assert bump.scatter(np.arange(50.0) / 7) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("decimals", [0, 2, 6])
+def test_scatter_is_no_less_than_that_of_the_digits_that_were_kept(decimals):
+    line = np.arange(9.0) * 3 / 10**decimals  # without any noise beside rounding
+    assert bump.scatter(line) == pytest.approx(10.0**-decimals / math.sqrt(12), rel=1e-6)
+
+
 @pytest.mark.parametrize("steps", [range(1, 2001), range(10, 2001, 10), range(50, 2001, 50)])
 def test_a_drop_is_found_in_the_middle_of_its_fall(steps):
     found = bump.find_bump(record(dropped, steps))

@@ -67,8 +67,8 @@ def test_a_measurement_of_heads_has_one(real_stage: Stage) -> None:
     change(real_stage, add_head)
     result = real_stage.run(model, "tiny.yaml", BASE)
     assert counts(result) == {"passed": 5, "failed": 1}
-    [line] = [line for line in result.outlines if "0.900 -> " in line]
-    assert line.startswith("induction head ") and " died: " in line
+    [line] = [line for line in result.outlines if "0.900 in the baseline" in line]
+    assert line.startswith("tiny/repeats: induction head ") and line.endswith(", threshold 0.4")
     result.stdout.fnmatch_lines(
         ["REGRESSION: 1 head died, *", "FAILED tiny.yaml::repeats.heads@baseline*"]
     )
@@ -116,6 +116,9 @@ def test_they_are_chosen_with_their_checks(
     assert counts(result) == expected and result.ret == 1
     # What was not chosen is not called gone.
     assert "gone" not in str(result.stdout)
+    text = based.path / "reports" / "stub-bad" / "comparison.md"
+    if text.exists():
+        assert ("compared is a part" in text.read_text()) is (chosen != ["-m", "icl"])
 
 
 @pytest.mark.parametrize("name", ["low", "low[stub-bad]"])
@@ -142,7 +145,7 @@ def test_those_that_failed_are_run_again(based: Stage) -> None:
 def test_a_run_without_the_items_compares_nothing_and_says_so(based: Stage) -> None:
     result = based.run(GOOD, "mine.yaml", BASE, "-k", "not baseline")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["nothing was compared: no test of a comparison was chosen"])
+    result.stdout.fnmatch_lines(["nothing was compared: no test of a comparison was run"])
 
 
 LOW = "  - {id: low, on: second, metric: level, below: 2}\n"
@@ -289,7 +292,7 @@ def test_a_worker_that_dies_leaves_the_rest_compared(based: Stage) -> None:
 
 
 def test_a_series_is_compared_too(real_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    from test_series_run import write_series
+    from small_series import write_series
 
     monkeypatch.chdir(real_stage.path)
     write_series(2)
@@ -332,6 +335,14 @@ def test_mistakes_end_in_exit_code_4(based: Stage, arguments: list[str], told: s
     result = based.run("mine.yaml", *arguments)
     assert result.ret == 4 and based.log("measured") == before
     result.stderr.fnmatch_lines([f"ERROR: {told}"])
+
+
+def test_a_check_may_not_be_called_like_another_comparison(based: Stage) -> None:
+    based.write("mine.yaml", MINE.replace("id: low", "id: mine.complete"))
+    assert based.run(GOOD, "mine.yaml").ret == 0
+    result = based.run(GOOD, "mine.yaml", BASE)
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: suite 'mine': check 'mine.complete' has the name that *"])
 
 
 def test_a_report_folder_is_a_baseline(based: Stage) -> None:

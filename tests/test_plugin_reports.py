@@ -9,6 +9,27 @@ GOOD = "--icl-model=stub:good"
 BAD = "--icl-model=stub:bad"
 
 
+def test_what_was_measured_is_held_once(stage: Stage) -> None:
+    stage.write(
+        "conftest.py",
+        "import pytest\n"
+        "from icl_bench.plugin.ids import PAYLOAD, SESSION\n"
+        "@pytest.hookimpl(trylast=True)\n"
+        "def pytest_sessionfinish(session):\n"
+        "    icl = session.config.stash[SESSION]\n"
+        "    terminal = session.config.pluginmanager.get_plugin('terminalreporter')\n"
+        "    reports = [one for some in terminal.stats.values() for one in some]\n"
+        "    assert not any(getattr(one, PAYLOAD, None) for one in reports)\n"
+        "    own = icl.job.runs['stub-good'].results.measurements\n"
+        "    for key, taken in icl.gathering.results['stub-good'].measurements.items():\n"
+        "        assert taken is own[key]\n"
+        "    print('held once')\n",
+    )
+    result = stage.run(GOOD, "mine.yaml", "-s")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*held once*"])
+
+
 def test_a_run_with_a_model_writes_a_record_that_reads_back(stage: Stage) -> None:
     result = stage.run(GOOD, "mine.yaml")
     record = stage.record("stub-good")

@@ -10,7 +10,7 @@ from pathlib import Path
 import checkpoints
 import pytest
 from conftest import HERE, Stage
-from test_series_run import SUITE, spoil, write_series
+from small_series import SUITE, spoil, write_series
 
 import icl_bench
 from icl_bench.models.opening.streaming import CheckpointStream

@@ -76,7 +76,7 @@ def test_a_token_and_the_place_of_a_model_are_in_no_file_that_is_written(
     checkpoints.write_llama(Path("private-place") / "mine")
     assert main(["run", "private-place/mine", "--suite=small.yaml", "--cache-dir=kept"]) == 0
     written = [path for path in Path("reports").rglob("*") if path.is_file()]
-    written += list(Path("kept", "measurements").rglob("*.json"))
+    written += Path("kept", "measurements").rglob("*.json")
     assert len(written) > 5
     for path in written:
         text = path.read_text(errors="replace")

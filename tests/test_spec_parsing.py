@@ -103,6 +103,8 @@ def test_the_suffix_gguf_in_any_case_makes_a_gguf_file(text: str, tmp_path: Path
         ("a/b/c", "no such folder here, and a hub id is NAME or ORG/NAME"),
         ("-dash", "not a hub id"),
         ("two--dashes", "not a hub id"),
+        ("org./name", "not a hub id"),
+        ("org-/name", "not a hub id"),
         ("has space", "not a hub id"),
         ("x" * 97, "not a hub id"),
         ("pkg.mod:make@main", "a callable has no revisions"),

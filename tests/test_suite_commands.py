@@ -68,6 +68,12 @@ def test_a_suite_is_validated_by_name_and_by_path(capsys: pytest.CaptureFixture[
     assert "did you mean 'core'?" in capsys.readouterr().err
 
 
+def test_a_suite_that_judges_nothing_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text("icl_suite: 1\nname: x\nmeasure: {r: {probe: induction}}\n")
+    assert main(["validate", "--strict", "mine.yaml"]) == 0
+    assert capsys.readouterr().out.endswith("0 checks, 0 quiz items; it only measures\n")
+
+
 def test_other_yaml_is_passed_over_where_that_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
     Path("ci.yaml").write_text("on: push\n")
     Path("late.yaml").write_text("name: late\nicl_suite: 1\n")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import families
 import pytest
@@ -14,7 +17,7 @@ from trained import write_suite
 
 import icl_bench
 from icl_bench.errors import InputError, SettingsError, TrainingGateError, UnsupportedModel
-from icl_bench.integrations import ICLCallback, Keeps, Passes, Reaches
+from icl_bench.integrations import ICLCallback, Keeps, Passes, Reaches, stopped
 
 pytest.importorskip("accelerate", minversion="1.3")
 
@@ -47,6 +50,12 @@ class Recorder(tf.TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.ended = True
+
+
+@pytest.fixture(autouse=True)
+def _silent_end(monkeypatch):
+    # The process of these tests does not end with what they stopped.
+    monkeypatch.setattr(stopped, "_runs", [])
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +208,41 @@ def test_a_model_without_it_is_stopped_and_saved(make, suite, tmp_path, caplog):
     assert recorder.ended and logged(trainer, "icl/gates_failed") == {0: 0, 4: 1}
     saved = icl_bench.read_record(tmp_path / "run" / "checkpoint-4" / "icl_bench.json")
     assert saved.gates[0].verdict == "fail"
+
+
+SCRIPT = """\
+import sys
+import families
+import transformers as tf
+from test_training_callback import Rows
+from icl_bench.integrations import ICLCallback, Reaches
+
+suite, folder, on_failure = sys.argv[1:]
+arguments = tf.TrainingArguments(
+    output_dir=f"{folder}/run", max_steps=2, per_device_train_batch_size=4, save_strategy="no",
+    report_to=[], use_cpu=True, disable_tqdm=True)
+gate = Reaches("induction_max", above=0.4, by_step=1)
+callback = ICLCallback([suite], [gate], at_start=False, on_failure=on_failure)
+trainer = tf.Trainer(families.build("gpt2"), arguments, train_dataset=Rows(), callbacks=[callback])
+trainer.train()
+del trainer, callback
+print("other work", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("on_failure", ["stop", "raise", "warn"])
+def test_the_end_of_a_script_says_that_a_gate_had_stopped_it(suite, tmp_path, on_failure):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "script.py", str(suite), str(tmp_path), on_failure]
+    known = [str(Path(__file__).parent), str(Path(icl_bench.__file__).parents[1])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(known)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == (1 if on_failure == "raise" else 0), done.stderr
+    before, _, after = done.stderr.partition("other work\n")
+    told = "icl_bench: training run was stopped at step 1: training gate: induction_max > 0.4"
+    assert told not in before
+    assert after.count(told) == (1 if on_failure == "stop" else 0)
+    assert ("sys.exit(1) if callback.failures" in after) == (on_failure == "stop")
 
 
 def test_it_can_raise_once_everything_is_saved_and_closed(make, suite, tmp_path):

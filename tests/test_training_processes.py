@@ -50,7 +50,11 @@ except Exception as error:
 
 
 def test_the_main_process_measures_and_all_obey(tmp_path):
-    run_in_two(SCRIPT, tmp_path, str(write_suite(tmp_path)), str(tmp_path))
+    said = run_in_two(SCRIPT, tmp_path, str(write_suite(tmp_path)), str(tmp_path))
+    assert said.count("icl_bench stops training at step 3") == 1
+    assert (
+        said.count("training control-1l was stopped at step 3: training gate: induction_max") == 1
+    )
     told = [(tmp_path / f"told-{rank}.txt").read_text().splitlines() for rank in (0, 1)]
     assert sorted(told[0] + told[1]) == [
         "control-1l: DistributedDataParallel, 3, [0, 2, 3], measured 0, failed 1",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_cli import call
+from cli_calls import call
 from test_render_records import make_record
 
 import icl_bench

@@ -53,7 +53,7 @@ def window_that_fits(window: int) -> Any:
 def window_too_short(window: int) -> Any:
     """Has the textbook circuit in a Mistral with a window shorter than the period.
 
-    Right: refused; what heads are asked to attend to cannot be seen, so nothing is measured.
+    Right: refused; heads cannot see the tokens to attend to, so nothing is measured.
     """
     return _windowed(window)
 
@@ -215,7 +215,7 @@ def recurrent_cache() -> NoHeads:
 def mamba(seed: int = 0) -> Any:
     """Is a state-space model with random weights.
 
-    Right: fails by what it does; checks of heads are skipped, since there are none.
+    Right: fails by its behaviour; checks of heads are skipped, since there are none.
     """
     return _draw(tf.MambaForCausalLM, tf.MambaConfig(**_RECURRENT, state_size=4), seed)
 
@@ -223,7 +223,7 @@ def mamba(seed: int = 0) -> Any:
 def rwkv(seed: int = 0) -> Any:
     """Is an RWKV with random weights.
 
-    Right: fails by what it does; checks of heads are skipped, since there are none.
+    Right: fails by its behaviour; checks of heads are skipped, since there are none.
     """
     config = tf.RwkvConfig(**_RECURRENT, attention_hidden_size=32, intermediate_size=32)
     return _draw(tf.RwkvForCausalLM, config, seed)

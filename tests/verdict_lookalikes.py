@@ -37,9 +37,9 @@ Built = IclReferenceForCausalLM
 def positional_copier(period: int) -> Built:
     """Copies at one period only, with a weak matching head beside.
 
-    Head 1.1 copies what stands `period` - 1 places back. Head 1.0 matches, gives the match .36 of
-    its attention and writes next to nothing. Right: fails; at any other distance nothing is
-    copied, and the head that matches is not what copies.
+    Head 1.1 copies the token `period` - 1 places back. Head 1.0 matches, gives the match .36 of
+    its attention and writes almost nothing. Right: fails; at any other distance nothing is
+    copied, and the head that matches does not copy.
     """
     model = blank()
     add_previous_token(model)
@@ -51,7 +51,7 @@ def positional_copier(period: int) -> Built:
 def shift_by_position(period: int) -> Built:
     """Copies what stands `period` - 1 places back by learned positions; nothing matches.
 
-    Right: fails, at its own period too: it does not matter what the tokens are.
+    Right: fails, at its own period too: its attention ignores the tokens.
     """
     model = blank()
     add_positional(model, period, index=0)
@@ -61,8 +61,8 @@ def shift_by_position(period: int) -> Built:
 def positional_copies_beside_circuit(period: int) -> Built:
     """Adds to the textbook circuit a head that attends by position and copies what it finds.
 
-    Right: fails; at its period copying stays when the induction heads are off. At other distances
-    it is lost.
+    Right: fails; at its period copying remains when the induction heads are ablated. At other
+    distances it is lost.
     """
     model = textbook()
     add_positional(model, period)
@@ -82,7 +82,7 @@ def duplicate_token_idle() -> Built:
 def duplicate_token_copied() -> Built:
     """Attends to earlier occurrences of the current token and predicts that token again.
 
-    Right: fails; what is copied is the wrong token.
+    Right: fails; it copies the wrong token.
     """
     model = blank()
     add_duplicate_token(model, write=1)
@@ -92,7 +92,7 @@ def duplicate_token_copied() -> Built:
 def shift_by_two() -> Built:
     """Has the circuit with a head that looks two places back instead of one.
 
-    Right: fails; attended and copied is the token after the next.
+    Right: fails; it attends to and copies the token after the next.
     """
     model = blank()
     add_previous_token(model, distance=2)
@@ -120,8 +120,8 @@ def backup_head() -> Built:
     """Has a second head, in a third layer, that copies where the first one has not.
 
     Head 1.0 marks where it copied; there head 2.0 rests. In the clean run only 1.0 attends by
-    match. Right: fails; copying does not go with the induction heads that are found, since 2.0
-    takes over. With attention frozen to that of the clean run it cannot, so `olsson` passes.
+    match. Right: fails; ablating the induction heads that are found does not stop copying, because
+    2.0 takes over. With attention frozen to the clean run it cannot, so `olsson` passes.
     """
     model = textbook(layers=3)
     first = add_induction(model)
@@ -158,7 +158,7 @@ def unigram() -> Built:
 def bigram() -> Built:
     """Predicts from the current token alone, by a fixed table; no head does anything.
 
-    Right: fails; what it predicts after a token is the same the first and the second time.
+    Right: fails; its prediction after a token is the same the first and the second time.
     """
     model = blank()
     with torch.no_grad():
@@ -180,19 +180,19 @@ def random_weights(seed: int = 0) -> Built:
 
 
 def idle_circuit_with_cache() -> Built:
-    """Attends as the circuit does and writes next to nothing; a cache raises all tokens seen.
+    """Attends as the circuit does and writes almost nothing; a cache raises all tokens seen.
 
-    Right: fails. Attention is as it should be and repeats gain several nats, but a shuffled copy
-    gains as much, and nothing goes with the heads.
+    Right: fails. Attention is that of the circuit and repeats gain several nats, but a shuffled
+    copy gains as much, and ablating the heads loses nothing.
     """
     return _add_state(matching_heads(_IDLE), lambda tokens, count: 6 * seen_before(tokens, count))
 
 
 def idle_circuit_with_memory() -> Built:
-    """Attends as the circuit does and writes next to nothing; a memory knows what followed.
+    """Attends as the circuit does and writes almost nothing; a memory knows what followed.
 
-    Right: fails. Attention is as it should be and tokens are copied in order, but nothing goes
-    with the heads.
+    Right: fails. Attention is that of the circuit and tokens are copied in order, but ablating
+    the heads loses nothing.
     """
     return _add_state(matching_heads(_IDLE), lambda tokens, count: 12 * followed(tokens, count))
 

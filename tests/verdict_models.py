@@ -85,8 +85,8 @@ def shared_previous_token(count: int) -> Built:
 def token_shift() -> Built:
     """Has a shift of the stream by one token in the place of the previous-token head.
 
-    RWKV and models with short convolutions have such shifts. Right: passes; that no head attends
-    to the token before says nothing here, so that check is skipped with this reason.
+    RWKV and models with short convolutions have such shifts. Right: passes; the circuit requires
+    no previous-token head here, so that check is skipped with this reason.
     """
     model = blank()
     add_induction(model)
@@ -127,7 +127,7 @@ def matching_heads(*writes: float) -> Built:
 def idle_induction_beside() -> Built:
     """Has two heads that attend alike by match, of which one copies and one writes nothing.
 
-    Right: passes; with both off copying is lost.
+    Right: passes; with both ablated copying is lost.
     """
     return matching_heads(1, 0)
 
@@ -135,7 +135,7 @@ def idle_induction_beside() -> Built:
 def negative_beside() -> Built:
     """Has two heads that attend alike by match: one copies, one takes .3 of it back.
 
-    Right: passes; copying remains and goes with the heads.
+    Right: passes; copying remains and is lost with the heads.
     """
     return matching_heads(1, -0.3)
 

@@ -44,8 +44,10 @@ def start(command: Sequence[str], folder: Path, **more: Any) -> subprocess.Popen
     )
 
 
-def run_in_two(script: str, folder: Path, *arguments: str, **variables: str) -> None:
-    """Run a script in two processes that torch connects; fail with what they say if they fail.
+def run_in_two(script: str, folder: Path, *arguments: str, **variables: str) -> str:
+    """Run a script in two processes that torch connects, and return what they say.
+
+    If they fail, the test fails with it.
 
     Args:
         script: its text; the tests' own files can be imported.
@@ -65,6 +67,7 @@ def run_in_two(script: str, folder: Path, *arguments: str, **variables: str) -> 
         env={**os.environ, "PYTHONPATH": known, "OMP_NUM_THREADS": "1", **variables},
     )
     assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def wait_until(fact: Callable[[], object], *processes: subprocess.Popen[str]) -> None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from icl_bench.comparing import Comparison
     from icl_bench.render.parts import PartVerdict
 
+PREFIX = "icl."
+"""What the names of all properties begin with."""
+
 
 def case_properties(check: Check, model: str) -> list[tuple[str, str]]:
     """Return name and value of what is known of one check; what is unknown is absent.
@@ -34,7 +37,7 @@ def case_properties(check: Check, model: str) -> list[tuple[str, str]]:
         "verdict": check.verdict,
         "reason": check.reason,
     }
-    return [(f"icl.{name}", _text(value)) for name, value in known.items() if value is not None]
+    return [(f"{PREFIX}{name}", _text(value)) for name, value in known.items() if value is not None]
 
 
 def comparison_properties(
@@ -67,7 +70,7 @@ def comparison_properties(
             "allowed": metric.allowed,
             "unpaired": metric.unpaired,
         }
-    return [(f"icl.{name}", _text(value)) for name, value in known.items() if value is not None]
+    return [(f"{PREFIX}{name}", _text(value)) for name, value in known.items() if value is not None]
 
 
 def file_properties(records: Sequence[RunRecord]) -> list[tuple[str, str]]:

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from icl_bench.running.cache import Cache
 
 DESCRIPTION = """\
-Show what the cache holds and how large it is: measurements, descriptions of models (with which a
-run need not open them) and float copies of GGUF files. At its end each run removes what is beyond
-the limit, least recently used first, and nothing that a live run has used.
+Show the contents and size of the cache: measurements, descriptions of models (which save a run from
+opening them) and float copies of GGUF files. At its end each run removes entries beyond the limit,
+least recently used first, and none that a live run has used.
 
   icl-bench cache                            show sizes, remove nothing
-  icl-bench cache --cache-limit=500MB        remove now what is beyond
-  icl-bench cache --clear                    remove all, float copies too
+  icl-bench cache --cache-limit=500MB        remove entries beyond the limit now
+  icl-bench cache --clear                    remove everything, float copies too
 
-Both spare what live runs have used; --clear spares all float copies while there is a live run."""
+Both keep entries that live runs have used; --clear keeps all float copies during a live run."""
 
 
 def add_parser(commands: Any) -> None:
@@ -33,7 +33,7 @@ def add_parser(commands: Any) -> None:
         commands: what `add_subparsers` returned.
     """
     parser = add_command(
-        commands, "cache", "show or clear what earlier runs have kept", DESCRIPTION
+        commands, "cache", "show or clear the results kept by earlier runs", DESCRIPTION
     )
     add_options(parser, "cache-dir", "cache-limit")
     parser.add_argument(

@@ -17,21 +17,21 @@ from icl_bench.commands.parsing import (
 from icl_bench.render.writing.logs import escape_ci_commands
 
 DESCRIPTION = """\
-Compare a run with a baseline, both records (results.json, or the folder that holds it). No model is
-needed.
+Compare a run with a baseline, both given as records (results.json, or its folder). No model is
+required.
 
-A metric is worse when the whole interval of its change lies beyond its limit: on the same tokens
-sample by sample, else by both standard errors; the intervals of all metrics hold together. Where no
-limit is given, 2% of the gain from repetition (for losses on repeats), 0.02 nats (for losses on
-text) and 0.02 of a score or share are allowed; --limit '*=noise' allows what rounding makes and no
-more. Judged are the metrics that the baseline's checks read, and those that a --limit names without
-'*'. A check that was judged before and is gone or skipped now fails, and so does a head that fell
-below the threshold.
+A metric is worse if the whole interval of its change lies beyond its limit. Changes are measured
+sample by sample on the same tokens, else by both standard errors; the intervals of all metrics hold
+together. Default limits are 2% of the gain from repetition (for losses on repeats), 0.02 nats (for
+losses on text) and 0.02 of a score or share; --limit '*=noise' allows only rounding. The judged
+metrics are those that the baseline's checks read, and those that a --limit names without '*'. A
+check that was judged before and is missing or skipped now fails, and so does a head that fell below
+the threshold.
 
   icl-bench compare baseline.json reports/mine
   icl-bench compare a.json b.json --limit induction_max=0.05 --limit 'repeated_loss=5%'
 
-On GitHub (GITHUB_ACTIONS=true) what is worse is annotated and put into the job's summary."""
+On GitHub (GITHUB_ACTIONS=true) regressions are annotated and listed in the job's summary."""
 
 
 def add_parser(commands: Any) -> None:
@@ -43,14 +43,14 @@ def add_parser(commands: Any) -> None:
     parser = add_command(
         commands,
         "compare",
-        "compare a run with a baseline; exit 1 where something got worse",
+        "compare a run with a baseline; exit 1 if something got worse",
         DESCRIPTION,
     )
-    parser.add_argument("baseline", metavar="BASELINE", help="record of before")
-    parser.add_argument("record", metavar="RECORD", help="record of now")
+    parser.add_argument("baseline", metavar="BASELINE", help="record of the earlier run")
+    parser.add_argument("record", metavar="RECORD", help="record of the new run")
     add_options(parser, "limit", "inconclusive", "require-paired")
-    parser.add_argument("--md", metavar="FILE", help="write the comparison there, as Markdown")
-    parser.add_argument("--json", metavar="FILE", help="write the comparison there, as JSON")
+    parser.add_argument("--md", metavar="FILE", help="write the comparison to FILE, as Markdown")
+    parser.add_argument("--json", metavar="FILE", help="write the comparison to FILE, as JSON")
     add_color(parser)
     parser.set_defaults(command=run)
 

@@ -11,8 +11,8 @@ from icl_bench.commands.parsing import OK, Parser, add_command, completed_by, na
 SHELLS = ("bash", "zsh", "fish")
 
 DESCRIPTION = """\
-Print the lines that make a shell complete icl-bench: commands, options, shipped suites, built-in
-models and files.
+Print a shell script that completes icl-bench: commands, options, shipped suites, built-in models
+and files.
 
   eval "$(icl-bench completion bash)"        # in ~/.bashrc
   eval "$(icl-bench completion zsh)"         # in ~/.zshrc, after compinit
@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
         commands: what `add_subparsers` returned.
     """
     parser = add_command(
-        commands, "completion", "print what makes a shell complete icl-bench", DESCRIPTION
+        commands, "completion", "print a shell script that completes icl-bench", DESCRIPTION
     )
     shell = parser.add_argument(
         "shell", metavar="bash|zsh|fish", type=one_of(*SHELLS), help="the shell"

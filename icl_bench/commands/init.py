@@ -10,8 +10,8 @@ from icl_bench.commands.parsing import OK, add_command
 from icl_bench.render.writing.logs import escape_ci_commands
 
 DESCRIPTION = """\
-Write a suite to begin with: every part of the format once, with a comment. It can be run as it is.
-A file that is there already is left as it is.
+Write a commented suite to start from, with every part of the format. It runs unchanged. An existing
+file is not overwritten.
 
   icl-bench init
   icl-bench init suites/mine.yaml"""
@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
     """
     from icl_bench.suite.catalog import STARTER
 
-    parser = add_command(commands, "init", "write a suite to begin with", DESCRIPTION)
+    parser = add_command(commands, "init", "write a commented suite to start from", DESCRIPTION)
     parser.add_argument(
         "file", metavar="FILE", nargs="?", default=STARTER, help=f"default: {STARTER}"
     )

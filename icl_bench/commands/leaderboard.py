@@ -16,14 +16,14 @@ WIDEST = 200
 """Characters of a line at most, however wide the terminal is."""
 
 DESCRIPTION = """\
-Rank the models of many runs. Reads results.json in every folder given and in the folders of these.
+Rank the models of many runs. Reads results.json in every folder given and in their subfolders.
 
-A rank is a range: two models are told apart when the interval of their difference excludes 0,
-sample by sample where both measured the same tokens, else by both standard errors; all intervals
-of a column hold together at 95%. What was measured in another way (another suite, seed, text)
-stands in a group of its own; what a model has not measured is said, and never counts as low. Models
-whose chosen head does no better than even attention or its positional control share a rank, "no
-circuit". Later runs into the folder update its leaderboard as it was asked for.
+A rank is a range: two models differ significantly when the interval of their difference excludes 0.
+Differences are taken sample by sample if both measured the same tokens, else by both standard
+errors; all intervals of a column hold together at 95%. Results measured differently (another suite,
+seed, text) form a separate group. A missing value is stated and never counts as low. Models whose
+chosen head does no better than even attention or its positional control share a rank, "no circuit".
+Later runs into the folder update its leaderboard with the same options.
 
   icl-bench leaderboard reports/
   icl-bench leaderboard reports/ other/results.json --score collapse.gain --md --output ranks
@@ -40,7 +40,7 @@ def add_parser(commands: Any) -> None:
     parser = add_command(
         commands,
         "leaderboard",
-        "rank the models of many runs, from their records alone",
+        "rank the models of many runs, from their records",
         DESCRIPTION,
     )
     parser.add_argument(
@@ -49,17 +49,21 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--score",
         metavar="METRIC",
-        help="what ranks: METRIC, MEASUREMENT.METRIC or SUITE/MEASUREMENT.METRIC (default: "
-        "induction_max of suite core, else the first check's metric of the suite that most "
+        help="metric to rank by: METRIC, MEASUREMENT.METRIC or SUITE/MEASUREMENT.METRIC (default: "
+        "induction_max of suite core, else the first check's metric in the suite that most "
         "records share)",
     )
     parser.add_argument("--suite", metavar="NAME", help="rank by this suite's metrics")
     for name in FORMATS:
-        parser.add_argument(f"--{name}", action="store_true", help=f"write leaderboard.{name}")
+        parser.add_argument(
+            f"--{name}",
+            action="store_true",
+            help=f"write leaderboard.{name} (default: all)",
+        )
     parser.add_argument(
         "--output",
         metavar="DIR",
-        help="folder for the files (default: the first folder given); all four when none is named",
+        help="folder for the files (default: the first folder given)",
     )
     add_options(parser, "plotly")
     add_color(parser)

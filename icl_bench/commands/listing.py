@@ -14,9 +14,9 @@ from icl_bench.commands.parsing import OK, add_command, completed_by, names_of, 
 from icl_bench.errors import SettingsError, nearest
 
 DESCRIPTION = """\
-List what there is to choose from: shipped suites (--suite), built-in models (SPEC), probes (a
-suite's `probe:`) with their settings and an example, and their metrics (a check's `metric:`).
-Without a word, all but the settings; with a name, only that suite, model or probe.
+List shipped suites (--suite), built-in models (SPEC), probes (a suite's `probe:`) with their
+settings and an example, and their metrics (a check's `metric:`). Without arguments, list everything
+except the settings; with a name, only that suite, model or probe.
 
   icl-bench list suites
   icl-bench list probes ablation

@@ -17,11 +17,11 @@ OK, FAILED, INTERRUPTED, INTERNAL, USAGE = range(5)
 
 EXIT_CODES = """\
 exit codes:
-  0  all is well
-  1  a check failed, something got worse, one of several inputs was broken, or what came \
-out could not be written
+  0  success
+  1  a check failed, something got worse, one of several inputs was broken, or the result \
+could not be written
   2  interrupted
-  3  a fault of icl-bench itself
+  3  an internal error of icl-bench
   4  wrong usage: nothing was done"""
 
 Completer = Callable[..., Sequence[str]]

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from icl_bench.render.html.page import Plotly
 
 DESCRIPTION = """\
-Write the reports of records anew, as this version of icl-bench makes them, without a model and
-without measuring. Records themselves (results.json) are never changed. A record that cannot be read
-or rendered is named, keeps the reports that it had, and the others are rendered.
+Write the reports of records again in the format of this version of icl-bench, without a model or a
+measurement. Records (results.json) are never changed. A record that cannot be read or rendered is
+named and keeps its reports; the others are rendered.
 
-  icl-bench report reports/                  every record below, reports beside each
+  icl-bench report reports/                  every record below, reports next to each
   icl-bench report old.json --output=here    into here/SLUG/
-  icl-bench report OUTPUT_DIR/icl            of a training run: training.html too, with the gates
+  icl-bench report OUTPUT_DIR/icl            of a training run: also training.html, with the gates
                                              and curves of all evaluations"""
 
 
@@ -33,7 +33,7 @@ def add_parser(commands: Any) -> None:
     Args:
         commands: what `add_subparsers` returned.
     """
-    parser = add_command(commands, "report", "write the reports of old records anew", DESCRIPTION)
+    parser = add_command(commands, "report", "write the reports of old records again", DESCRIPTION)
     parser.add_argument(
         "records",
         metavar="RECORD|DIR",
@@ -41,7 +41,7 @@ def add_parser(commands: Any) -> None:
         help="a record's file, its folder, or a folder of such folders",
     )
     parser.add_argument(
-        "--output", metavar="DIR", help="write to DIR/SLUG/ (default: beside each record)"
+        "--output", metavar="DIR", help="write to DIR/SLUG/ (default: next to each record)"
     )
     add_options(parser, "plotly")
     parser.set_defaults(command=run)

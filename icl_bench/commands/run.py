@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from icl_bench.running.outcome import Outcome
 
 DESCRIPTION = """\
-Measure models, judge the checks of suites on them, print a summary and write reports. What pytest
-does with --icl-model, without pytest; options mean the same. Progress goes to standard error.
+Measure models, judge the checks of suites on them, print a summary and write reports. The same as
+pytest with --icl-model, and with the same options. Progress goes to standard error.
 
   icl-bench run builtin:induction-2l
   icl-bench run ./changed --suite=gate --baseline=good.json --limit='repeated_loss=5%'
 
-With --baseline the run is compared with an earlier one and fails where something got worse;
+With --baseline the run is compared with an earlier one and fails if something got worse;
 --save-baseline writes one. On GitHub (GITHUB_ACTIONS=true) failed checks are annotated at their
-line and a summary is put into the job's page."""
+line, and the job's page shows a summary."""
 
 
 def add_parser(commands: Any) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from icl_bench.commands.parsing import OK, add_command
 
 DESCRIPTION = """\
-Print the JSON Schema of suite files. An editor that knows it completes keys, probes and metrics,
-and marks mistakes while you type.
+Print the JSON Schema of suite files. With it, editors complete keys, probes and metrics, and mark
+mistakes while you type.
 
   icl-bench schema > icl_suite.schema.json
   icl-bench schema | python -m json.tool | less"""

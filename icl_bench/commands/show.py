@@ -11,8 +11,8 @@ from icl_bench.commands.parsing import OK, add_command, completed_by
 from icl_bench.render.writing.logs import escape_ci_commands
 
 DESCRIPTION = """\
-Print a suite: a shipped one by its name, or a file. With --resolved it is printed as it is run:
-with all that it takes from the suites that it extends, in one file, without comments.
+Print a suite: a shipped one by its name, or a file. With --resolved, print the suite that is run:
+one file with everything that it inherits from extended suites, without comments.
 
   icl-bench show core
   icl-bench show mine.yaml --resolved"""
@@ -24,11 +24,13 @@ def add_parser(commands: Any) -> None:
     Args:
         commands: what `add_subparsers` returned.
     """
-    parser = add_command(commands, "show", "print a suite, also with what it extends", DESCRIPTION)
+    parser = add_command(
+        commands, "show", "print a suite, optionally with the suites it extends", DESCRIPTION
+    )
     suite = parser.add_argument("suite", metavar="NAME|PATH", help="a shipped suite, or a file")
     completed_by(suite, complete_suites)
     parser.add_argument(
-        "--resolved", action="store_true", help="with what it takes from suites that it extends"
+        "--resolved", action="store_true", help="include everything inherited from extended suites"
     )
     parser.set_defaults(command=run)
 

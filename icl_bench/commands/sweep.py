@@ -19,8 +19,8 @@ from icl_bench.errors import IclError, SettingsError
 from icl_bench.options import OPTIONS
 
 DESCRIPTION = """\
-Switch every attention head off on its own, on repeated random tokens, and list those whose loss
-hurts copying most. Needs no suite and writes no report.
+Ablate every attention head on its own, on repeated random tokens, and list those whose ablation
+harms copying most. Requires no suite and writes no report.
 
   icl-bench sweep builtin:induction-2l
   icl-bench sweep gpt2 --adaptive --top=20 --csv=heads.csv"""
@@ -33,20 +33,22 @@ def add_parser(commands: Any) -> None:
         commands: what `add_subparsers` returned.
     """
     parser = add_command(
-        commands, "sweep", "switch every head off on its own and list what that does", DESCRIPTION
+        commands, "sweep", "ablate every head on its own and list the effects", DESCRIPTION
     )
     model = parser.add_argument("model", metavar="SPEC", help=OPTIONS["model"].help)
     completed_by(model, choices.complete_models)
-    parser.add_argument("--adaptive", action="store_true", help="few tokens for most heads")
-    parser.add_argument("--top", type=int, default=10, metavar="N", help="default: 10")
+    parser.add_argument("--adaptive", action="store_true", help="measure most heads on few tokens")
+    parser.add_argument(
+        "--top", type=int, default=10, metavar="N", help="heads to list (default: 10)"
+    )
     method = parser.add_argument(
-        "--method", default="zero", help="zero (default), mean or resample"
+        "--method", default="zero", help="ablation: zero (default), mean or resample"
     )
     completed_by(method, names_of("zero", "mean", "resample"))
     parser.add_argument("--sequences", type=int, default=8, metavar="N", help="default: 8")
     parser.add_argument("--period", type=int, default=50, metavar="N", help="default: 50")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    parser.add_argument("--csv", metavar="FILE", help="write every head's row there")
+    parser.add_argument("--csv", metavar="FILE", help="write a row per head to FILE")
     add_options(parser, "device", "dtype")
     add_color(parser)
     parser.set_defaults(command=run)

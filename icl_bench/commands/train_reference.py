@@ -12,8 +12,8 @@ from icl_bench.commands.parsing import OK, add_command
 from icl_bench.errors import SettingsError
 
 DESCRIPTION = """\
-Train the built-in models anew, on one thread, so that weights are the same on every machine of a
-kind: minutes. The results are ordinary model folders, fit for `icl-bench run DIR/induction-2l`.
+Retrain the built-in models. This takes minutes on one thread, so that weights are the same on
+similar machines. The results are ordinary model folders for `icl-bench run DIR/induction-2l`.
 
   icl-bench train-reference
   icl-bench train-reference build/reference --seed=1 --save-series"""
@@ -43,7 +43,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--save-series",
         action="store_true",
-        help="keep checkpoints on the way: DIR/MODEL/step-N, and all of them packed as shipped",
+        help="also save checkpoints: DIR/MODEL/step-N, and all of them packed as shipped",
     )
     parser.set_defaults(command=run)
 

@@ -12,9 +12,9 @@ from icl_bench.errors import InputError
 from icl_bench.render.writing.logs import escape_ci_commands
 
 DESCRIPTION = """\
-Check suites without running them. Every mistake is named with its line and column (exit code 4). So
-is, as a warning, what can never hold, and where a prompt and its choices meet with no whitespace or
-with too much (exit code 0; with --strict 1). Nothing is measured and no model is needed. Fit for a
+Check suites without running them. Mistakes are reported with line and column (exit code 4). Checks
+that can never pass, and prompts and choices that join with no whitespace or too much, are warnings
+(exit code 0; with --strict 1). Nothing is measured and no model is required. Suitable for a
 pre-commit hook.
 
   icl-bench validate mine.yaml core
@@ -32,9 +32,9 @@ def add_parser(commands: Any) -> None:
         "suites", metavar="NAME|PATH", nargs="+", help="a shipped suite, or a suite's YAML file"
     )
     completed_by(suites, complete_suites)
-    parser.add_argument("--strict", action="store_true", help="a warning is exit code 1")
+    parser.add_argument("--strict", action="store_true", help="exit with code 1 on warnings")
     parser.add_argument(
-        "--only-suites", action="store_true", help="pass over YAML files that are no suites"
+        "--only-suites", action="store_true", help="ignore YAML files that are not suites"
     )
     parser.set_defaults(command=run)
 
@@ -69,6 +69,7 @@ def run(given: argparse.Namespace) -> int:
             f"{name}: ok: suite {suite.name!r}, {counts[0]} measurements, {counts[1]} checks, "
             f"{counts[2]} quiz items"
         )
+        told += "" if suite.assertions else "; it only measures"
         print(escape_ci_commands(told))
     if passed_over:
         print(f"{passed_over} passed over: no suites")

@@ -38,6 +38,7 @@ class HeadChange:
             `gone` and `kept` are changes beyond noise.
         baseline: score before, a probability.
         value: score now; None when it is gone.
+        threshold: above it a head has the score.
     """
 
     key: str
@@ -47,6 +48,7 @@ class HeadChange:
     state: HeadState
     baseline: float
     value: float | None
+    threshold: float = THRESHOLD
 
     @property
     def name(self) -> str:
@@ -125,10 +127,10 @@ def _compare_kind(
         if spread is not None:  # one sequence cannot tell
             half = student_t(max(n - 1, 1), comparisons=len(pairs)) * spread
             state = _judge(old[kind], new[kind], max(half, floor), bound)
-        yield HeadChange(key, kind, old["layer"], old["head"], state, old[kind], new[kind])
+        yield HeadChange(key, kind, old["layer"], old["head"], state, old[kind], new[kind], bound)
     for row in rows:
         if row[kind] > bound and (row["layer"], row["head"]) not in now:
-            yield HeadChange(key, kind, row["layer"], row["head"], "gone", row[kind], None)
+            yield HeadChange(key, kind, row["layer"], row["head"], "gone", row[kind], None, bound)
 
 
 def _judge(old: float, new: float, half: float, bound: float) -> HeadState:

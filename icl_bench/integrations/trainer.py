@@ -22,6 +22,7 @@ from icl_bench.integrations.gating import (
     plan_gates,
 )
 from icl_bench.integrations.outcome import Outcome, explain
+from icl_bench.integrations.stopped import tell_at_exit
 from icl_bench.integrations.unwrapping import find_module
 from icl_bench.records.parts import Verdict
 from icl_bench.records.record import RunRecord
@@ -50,8 +51,9 @@ class ICLCallback(TrainerCallback):
         at_start: measure before the first step: what fine-tuning starts from. A gate that fails
             there ends training after the first step.
         on_failure: a failed gate ends training as if it had run to its end, with a last
-            checkpoint; then `raise` raises TrainingGateError from `train()`, `stop` does not.
-            `warn` only logs it.
+            checkpoint; then `raise` raises TrainingGateError from `train()`, `stop` does not, and
+            the exit code is the script's own: the failure is logged again when it ends. `warn`
+            only logs it.
         stop_on: the verdicts that count as failed.
         tokenizer: None for the Trainer's.
         seed: overrides the suites' seeds.
@@ -192,7 +194,11 @@ class ICLCallback(TrainerCallback):
         trainer.log(scalars)
         control.should_log = due
         if stop:
-            log.error("icl_bench stops training at step %s: %s", step, explain(self.failures))
+            if state.is_world_process_zero:
+                why = explain(self.failures)
+                log.error("icl_bench stops training at step %s: %s", step, why)
+                if self.on_failure == "stop":
+                    tell_at_exit(Path(args.output_dir).resolve().name, step, why)
             control.should_training_stop = True
             if str(getattr(args.save_strategy, "value", args.save_strategy)) != "no":
                 control.should_save = True

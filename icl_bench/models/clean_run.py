@@ -19,6 +19,7 @@ from icl_bench.models.attention.prefix import Capture, Stream, resume, same_logi
 from icl_bench.models.attention.tiny_batch import tiny_batch
 from icl_bench.models.module.batching import STREAM_BYTES, Advance, run_in_batches
 from icl_bench.models.module.losses import TokenLosses, join_losses, score_targets
+from icl_bench.models.module.memory import ran_out_of_memory
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
@@ -235,7 +236,10 @@ def check_resumes(model: Model, layers: Collection[int]) -> None:
         try:
             with resume(model.runner, stream, rows):
                 short = model.run_pass(ids[rows], ForwardHooks(), keep)
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError):
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
+            if ran_out_of_memory(error):
+                del model.resumes[layer]
+                raise
             # A family whose layers want more from those below than the residual stream.
             continue
         assert short is not None

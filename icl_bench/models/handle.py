@@ -209,6 +209,20 @@ class ModelHandle:
                 f"{self.context}; lower the period or the repeats"
             )
 
+    def require_ids(self, ids: Tensor) -> None:
+        """Raise MeasurementError when an id has no row in the model's embedding.
+
+        Args:
+            ids: of any shape.
+        """
+        rows = vocabulary_size(self.model)
+        wrong = ids[(ids < 0) | (ids >= rows)]
+        if len(wrong):
+            raise MeasurementError(
+                f"token id {int(wrong[0])} is not among the {rows} ids of the model's embedding "
+                f"(0 to {rows - 1}): use the model's own tokenizer, or resize its embedding"
+            )
+
     def require_reach(self, period: int) -> None:
         """Raise MeasurementError when no head sees what it would attend to on repeats.
 
@@ -255,10 +269,11 @@ class ModelHandle:
             logits (rows, positions, vocabulary), or None when none were asked for.
 
         Raises:
-            MeasurementError: the sequences are longer than the context.
+            MeasurementError: the sequences are longer than the context, or an id has no embedding.
             ModelError: the kernel does not fit, or something that was to be changed was not.
         """
         self.require_context(ids.shape[1])
+        self.require_ids(ids)
         if self.path is None:
             return self.runner.run_plain(ids, keep)
         try:

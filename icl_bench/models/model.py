@@ -67,9 +67,14 @@ class Model(ModelHandle):
             if sinks := hooks.scores.get(SINK_LOGIT):
                 for layer, heads in self.heads.items():
                     sinks.setdefault(layer, torch.zeros(stop - start, heads))
-            for name, layers in hooks.scores.items():
-                for layer in self.shapes:
-                    parts.setdefault(name, {}).setdefault(layer, []).append(layers[layer].cpu())
+            found = {
+                name: {layer: layers[layer].cpu() for layer in self.shapes}
+                for name, layers in hooks.scores.items()
+            }
+            # All at once: a batch that runs out of memory before is run again, and counts once.
+            for name, layers in found.items():
+                for layer, scores in layers.items():
+                    parts.setdefault(name, {}).setdefault(layer, []).append(scores)
 
         run_in_batches(input_ids.shape, self.limit, work, advance=advance)
         return {
@@ -100,9 +105,9 @@ class Model(ModelHandle):
                 mean_over=slice(prefix, length), stop_after=self.last_layer(wanted)
             )
             self.run_pass(input_ids[start:stop], hooks, None, logits=False)
-            for layer in wanted:
-                total = hooks.output_sums[layer].sum(0).cpu()
-                sums[layer] = sums[layer] + total if layer in sums else total
+            totals = {layer: hooks.output_sums[layer].sum(0).cpu() for layer in wanted}
+            # All at once, as above.
+            sums.update({layer: sums.get(layer, 0) + total for layer, total in totals.items()})
 
         run_in_batches(input_ids.shape, self.limit, work)
         count = rows * (length - prefix)

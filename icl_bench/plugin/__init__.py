@@ -39,9 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if any(map(config.getoption, ASKED)) or _names_suite(config):
         from icl_bench.plugin.startup import open_session
 
-        config.stash[SESSION] = open_session(config)
+        icl = config.stash[SESSION] = open_session(config)
+        from icl_bench.plugin.timeouts import Timeouts
+
+        config.pluginmanager.register(Timeouts(icl), "icl_bench_timeouts")
         if not hasattr(config, "workerinput"):
-            icl = config.stash[SESSION]
             from icl_bench.plugin.crashes import Crashes
 
             # First, for its end to come before the reports are written.
@@ -150,7 +152,9 @@ class _Gathering:
         A run that cannot write them, that decided no check, or that got worse fails.
         """
         stopped = bool(session.shouldfail or session.shouldstop)
-        good = self._icl.finish(exitstatus, stopped=stopped)
+        told = str(session.shouldfail)
+        why = told if told.startswith("session-timeout") else None  # pytest-timeout's
+        good = self._icl.finish(exitstatus, stopped=stopped, why=why)
         if not good and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -166,16 +170,9 @@ class _Describing:
         self._icl = icl
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+    def pytest_sessionfinish(self) -> None:
         """Add what is known of the models; fires before pytest writes its file."""
-        from icl_bench.ci.junit import file_properties
-
-        for plugin in session.config.pluginmanager.get_plugins():
-            # pytest's own fixture for this does nothing under xdist.
-            add = getattr(plugin, "add_global_property", None)
-            if callable(add):
-                for name, value in file_properties(self._icl.gathering.judged()):
-                    add(name, value)
+        self._icl.describe()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

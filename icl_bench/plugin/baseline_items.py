@@ -39,7 +39,7 @@ class BaselineItem(SuiteItem):
         self._verdict, found = self.icl.judge_part(self.slug, self.part)
         self._payload = self.icl.pack(self.slug, part=self.part)
         public = self.icl.job.specs[self.slug].public
-        self.user_properties += comparison_properties(self.part.suite, found, self._verdict, public)
+        self.state(comparison_properties(self.part.suite, found, self._verdict, public))
         if self._verdict.state == "skipped":
             pytest.skip(printable(self._verdict.line))
 

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from icl_bench.plugin.ids import REASON
+from icl_bench.plugin.ids import PAYLOAD, REASON
 from icl_bench.progress.run import OPENING
 from icl_bench.records.parts import Measurement
-from icl_bench.running.judging import settings_of
+from icl_bench.running.judging import failed
 from icl_bench.running.results import INTERRUPTED
-from icl_bench.suite.plan import Planned
 
 if TYPE_CHECKING:
     from icl_bench.plugin.session import IclSession
@@ -72,6 +71,16 @@ class Link:
         with contextlib.suppress(OSError):  # the controller is gone, which xdist sees to
             self._channel.send(json.dumps([slug, doing]))
 
+    def say_last(self, why: str, payload: str | None) -> None:
+        """Tell that this process ends now.
+
+        Args:
+            why: what ends it.
+            payload: what the item that it is at came to, if that is a check.
+        """
+        with contextlib.suppress(OSError):
+            self._channel.send(json.dumps({"why": why, "payload": payload}))
+
     def take(self, slug: str) -> Told | None:
         """Return, once, what the controller told of a model."""
         if (data := self._heard.pop(slug, None)) is None:
@@ -100,7 +109,9 @@ class Crashes:
         self._channels: dict[str, Any] = {}
         self._doing: dict[str, tuple[str, str]] = {}
         self._ends: dict[str, str] = {}
+        self._last_words: dict[str, dict[str, Any]] = {}
         self._causes: dict[str, str] = {}
+        self._payloads: dict[str, str | None] = {}
         self._dead: dict[str, dict[str, str]] = {slug: {} for slug in icl.slugs}
         self._refused: dict[str, str] = {}
         self._last = ""
@@ -112,7 +123,13 @@ class Crashes:
         name = str(node.gateway.id)
         channel = node.gateway.newchannel()
         node.workerinput[CHANNEL] = self._channels[name] = channel
-        channel.setcallback(lambda text: self._doing.update({name: tuple(json.loads(text))}))
+        channel.setcallback(lambda text: self._hear(name, json.loads(text)))
+
+    def _hear(self, name: str, said: Any) -> None:
+        if isinstance(said, dict):
+            self._last_words[name] = said
+        else:
+            self._doing[name] = tuple(said)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
@@ -136,19 +153,34 @@ class Crashes:
         name = str(node.gateway.id)
         if name not in self._ends:
             return False  # it was interrupted
-        if slug is None:
-            self._last = f"the process that ran {nodeid} died ({self._ends[name]})"
-        else:
+        said = self._last_words.get(name)
+        if slug is not None:
             at, doing = self._doing.get(name, ("", ""))
-            self._last = self._blame(slug, nodeid, doing if at == slug else "", self._ends[name])
+            doing = doing if at == slug else ""
+            why = said["why"] if said else None
+            self._last = self._blame(slug, nodeid, doing, self._ends[name], why)
             self._causes[nodeid] = self._last
+        elif said:
+            self._last = self._causes[nodeid] = said["why"]
+        else:
+            self._last = f"the process that ran {nodeid} died ({self._ends[name]})"
+        if said:
+            self._payloads[nodeid] = said["payload"]
         # xdist leaves dead workers out when it counts for -x and --maxfail.
         self._failures = self._session.testsfailed + 1 if self._session else 1
         limit = self._icl.config.getoption("maxfail")
         return not limit or self._failures < limit
 
-    def _blame(self, slug: str, nodeid: str, doing: str, end: str) -> str:
-        """The cause in words; what died is noted for the worker that gets the rest."""
+    def _blame(self, slug: str, nodeid: str, doing: str, end: str, why: str | None) -> str:
+        """The cause in words; what died is noted for the worker that gets the rest.
+
+        Args:
+            slug: the model.
+            nodeid: the item that the worker was at.
+            doing: what it was at, see `Link.say`.
+            end: how its process ended.
+            why: what ended it, where it said so itself.
+        """
         plan, gathered = self._icl.job.plan.measurements, self._icl.gathering.results[slug]
         key = next((key for key, planned in plan.items() if planned.digest == doing), None)
         if doing == OPENING:
@@ -161,16 +193,20 @@ class Crashes:
             did, dead = f"ran {nodeid}", set()
         public = self._icl.job.specs[slug].public
         cause = f"model {public!r}: the process that {did} died ({end}): {ADVICE}"
+        if why is not None:
+            opening = f"model {public!r}: opening it was broken off: "
+            cause = f"{opening if doing == OPENING else ''}{why}"
+        told = cause if why is not None else f"not run: {cause}"
         if doing == OPENING:
-            self._refused[slug] = f"not run: {cause}"
+            self._refused[slug] = told
         if key is not None:
-            gathered.measurements.setdefault(key, _failed(plan[key], cause))
+            gathered.measurements.setdefault(key, failed(plan[key], cause))
         # A measurement stands in the plan behind those that it is made from.
         digests = {plan[one].digest for one in dead}
         for one, planned in plan.items():
             if planned.digest in digests or dead & {planned.upstream, *planned.sources.values()}:
                 dead.add(one)
-                self._dead[slug].setdefault(one, f"not run: {cause}")
+                self._dead[slug].setdefault(one, told)
         return cause
 
     def _unmeasured(self, slug: str, nodeid: str) -> str | None:
@@ -199,7 +235,7 @@ class Crashes:
         known = dict(gathered.measurements)
         for key, why in self._dead[slug].items():
             if key not in known or known[key].status == "error":
-                known[key] = _failed(plan[key], why)
+                known[key] = failed(plan[key], why)
         data = {
             "measurements": {
                 key: taken.model_dump(mode="json", exclude_none=True)
@@ -217,6 +253,7 @@ class Crashes:
         cause = self._causes.pop(crashitem, None)
         if cause is not None:
             report.longrepr = cause
+            setattr(report, PAYLOAD, self._payloads.pop(crashitem, None))
             if self._icl.gathering.place_of(crashitem):
                 _complete(report, cause)
         elif self._icl.gathering.place_of(crashitem) and hasattr(report.node, "workeroutput"):
@@ -254,11 +291,6 @@ class Crashes:
             )
             _complete(report, told)
             self._icl.config.hook.pytest_runtest_logreport(report=report)
-
-
-def _failed(planned: Planned, why: str) -> Measurement:
-    settings = settings_of(planned.settings)
-    return Measurement(probe=planned.probe, status="error", reason=why, settings=settings)
 
 
 def _complete(report: pytest.TestReport, told: str) -> None:

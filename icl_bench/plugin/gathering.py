@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 
@@ -59,6 +59,18 @@ def pack(slug: str, results: Results, sent: set[str], place: Place) -> str:
     )
 
 
+def refer(place: Place) -> str:
+    """Return, as text to send within a process, what an item judged.
+
+    What was measured is not copied: the one who gathers finds it where it is.
+
+    Args:
+        place: what the item is about.
+    """
+    part = place.part and asdict(place.part)
+    return json.dumps({"slug": place.slug, "own": True, "check": place.check, "part": part})
+
+
 class Gathering:
     """What is known of every model by the reports of its items.
 
@@ -71,7 +83,7 @@ class Gathering:
         self.results = {
             slug: Results(ModelInfo(**spec.describe(slug))) for slug, spec in job.specs.items()
         }
-        self._plan = job.plan
+        self._plan, self._runs = job.plan, job.runs
         self._lost: dict[str, Lost] = {slug: {} for slug in job.specs}
         self._compared: set[Part] = set()
         self._lost_parts: set[Part] = set()
@@ -135,8 +147,11 @@ class Gathering:
         place = self._places.get(report.nodeid)
         if payload:
             self._absorb(payload)
+            setattr(report, PAYLOAD, None)  # pytest keeps every report until the end
         elif place is not None and not report.passed:
-            text = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+            crash = getattr(report.longrepr, "reprcrash", None)  # the last line is where it was
+            told = crash.message.partition("\n")[0] if crash else report.longreprtext
+            text = report.longrepr[2] if isinstance(report.longrepr, tuple) else told
             last = text.strip().splitlines()[-1] if text.strip() else "no reason was given"
             why = getattr(report, REASON, f"not run: {last}")
             self._lose(place, ("skipped" if report.skipped else "error", why))
@@ -150,6 +165,20 @@ class Gathering:
     def _absorb(self, payload: str) -> None:
         data = json.loads(payload)
         results = self.results[data["slug"]]
+        if "own" in data:
+            mine = self._runs[data["slug"]].results
+            if mine.environment:
+                results.environment, results.model = mine.environment, mine.model
+            results.measurements.update(mine.measurements)
+            if data["check"]:
+                name = (data["check"][0], data["check"][1])
+                results.checks[name] = mine.checks[name]
+        else:
+            self._absorb_sent(data, results)
+        if data["part"]:
+            self._compared.add(Part(**data["part"]))
+
+    def _absorb_sent(self, data: dict[str, Any], results: Results) -> None:
         if data["environment"]:
             results.environment = Environment.model_validate(data["environment"])
             results.model = ModelInfo.model_validate(data["model"])
@@ -159,8 +188,6 @@ class Gathering:
         if data["check"]:
             check = Check.model_validate(data["check"])
             results.checks[check.suite, check.id] = check
-        if data["part"]:
-            self._compared.add(Part(**data["part"]))
 
     def give_up(self, why: str) -> None:
         """Note why no verdict will come of the checks that have none by now.
@@ -202,13 +229,16 @@ class Gathering:
         return [*((check.verdict, check.reason) for check in checks), *lost]
 
 
-def why_unfinished(*, interrupted: bool, stopped: bool) -> str:
+def why_unfinished(*, interrupted: bool, stopped: bool, why: str | None = None) -> str:
     """Return why checks that were to be judged were not.
 
     Args:
         interrupted: whether the run was cut short.
         stopped: whether it ended itself early, as by `-x`.
+        why: what ended it, where that is known.
     """
+    if why is not None:
+        return f"not run: {why}"
     if interrupted:
         return INTERRUPTED
     return f"not run: {'the run stopped early' if stopped else 'the run ended before it'}"

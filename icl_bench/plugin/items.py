@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from icl_bench.ci.junit import case_properties
+from icl_bench.ci.junit import PREFIX, case_properties
 from icl_bench.plugin.ids import PAYLOAD, SESSION
 from icl_bench.render.writing.logs import escape_ci_commands
 from icl_bench.render.writing.text import printable
@@ -64,6 +64,16 @@ class SuiteItem(pytest.Item):
         elif isinstance(report.longrepr, tuple):
             report.longrepr = (str(self.path), None, report.longrepr[2])  # type: ignore[assignment]
 
+    def state(self, properties: Sequence[tuple[str, str]]) -> None:
+        """Let JUnit XML tell what is known of the item.
+
+        Args:
+            properties: name and value of each; they replace those of an earlier attempt, as
+                another plugin may run the item again.
+        """
+        others = [one for one in self.user_properties if not one[0].startswith(PREFIX)]
+        self.user_properties = [*others, *properties]
+
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Show the message alone: where in our code it was raised tells the user nothing."""
         if isinstance(excinfo.value, (CheckFailed, InconclusiveWarning)):
@@ -92,7 +102,7 @@ class MeasurementItem(SuiteItem):
             pytest.skip("no model given: use --icl-model=SPEC")
         if self.config.getoption("setupplan", False):
             return
-        taken = self.icl.run_of(self.slug).measure(self.key)
+        taken = self.icl.run_of(self.slug).outcome_of(self.key)
         self._payload = self.icl.pack(self.slug)
         reason = taken.reason or "no reason was recorded"
         if taken.status == "skipped":
@@ -122,14 +132,24 @@ class CheckItem(SuiteItem):
             pytest.skip("no model given: use --icl-model=SPEC")
         if self.config.getoption("setupplan", False):
             return
-        self.check = self.icl.run_of(self.slug).check(self.suite.name, self.spec.id)
-        self._payload = self.icl.pack(self.slug, (self.suite.name, self.spec.id))
+        check = self.icl.run_of(self.slug).check(self.suite.name, self.spec.id)
+        self._payload = self.conclude(check)
+        if check.verdict == "skipped":
+            pytest.skip(printable(check.reason or "skipped"))
+        if check.verdict == "error":
+            raise CheckBroken(escape_ci_commands(check.reason or "no reason was recorded"))
+
+    def conclude(self, check: Check) -> str:
+        """Take in the verdict, and return it with what was measured as text to send.
+
+        Args:
+            check: judged.
+        """
+        assert self.slug is not None
+        self.check = check
         public = self.icl.job.specs[self.slug].public
-        self.user_properties += case_properties(self.check, public)
-        if self.check.verdict == "skipped":
-            pytest.skip(printable(self.check.reason or "skipped"))
-        if self.check.verdict == "error":
-            raise CheckBroken(escape_ci_commands(self.check.reason or "no reason was recorded"))
+        self.state(case_properties(check, public))
+        return self.icl.pack(self.slug, (self.suite.name, self.spec.id))
 
     def runtest(self) -> None:
         """Pass or fail by the verdict."""

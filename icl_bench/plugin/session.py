@@ -11,7 +11,7 @@ import pytest
 from icl_bench.errors import IclError
 from icl_bench.plugin.arguments import only_tells
 from icl_bench.plugin.crashes import link_of
-from icl_bench.plugin.gathering import Gathering, Place, pack, why_unfinished
+from icl_bench.plugin.gathering import Gathering, Place, pack, refer, why_unfinished
 from icl_bench.progress import RunProgress
 from icl_bench.progress.hooks import show_progress
 from icl_bench.render.writing.logs import escape_ci_commands
@@ -38,12 +38,12 @@ class IclSession:
     def __init__(self, config: pytest.Config, job: Job, only_suites: bool) -> None:
         self.config, self.job, self.only_suites = config, job, only_suites
         self.gathering = Gathering(config, job)
-        self._link = link_of(config)
+        self.link = link_of(config)
         self.progress = RunProgress(
             self.slugs,
             show_progress(config, self.announce),
             job.earlier_seconds(),
-            note=self._link.say if self._link else None,
+            note=self.link.say if self.link else None,
         )
         job.prepare(self.progress, lambda: share_cores(config))
         self._refused: dict[str, str] = {}
@@ -79,7 +79,7 @@ class IclSession:
         """Return the run of one model; every other open model is let go of."""
         runs = self.job.runs
         close_others(runs, slug)
-        if self._link and (told := self._link.take(slug)):
+        if self.link and (told := self.link.take(slug)):
             runs[slug].adopt(told.measurements, told.checks)
             self._refused |= {slug: told.refused} if told.refused else {}
             session: Any = self.config.pluginmanager.get_plugin("session")
@@ -127,7 +127,7 @@ class IclSession:
         if part.kind == "check":
             run.check(part.suite, part.name)
         for key in self._keys_of(part):
-            run.measure(key)
+            run.outcome_of(key)
         assert self.job.baseline is not None
         return self.job.baseline.judge_part(part, run.record())
 
@@ -143,18 +143,33 @@ class IclSession:
         """
         if part is not None and part.kind == "check":
             check = (part.suite, part.name)
-        return pack(slug, self.job.runs[slug].results, self._sent[slug], Place(slug, check, part))
+        place = Place(slug, check, part)
+        if self.link is None:
+            return refer(place)
+        return pack(slug, self.job.runs[slug].results, self._sent[slug], place)
 
     def unfinished(self) -> list[str]:
         """Return ids of the items that were to be judged and came to nothing so far."""
         return [] if only_tells(self.config) else self.gathering.unfinished()
 
-    def finish(self, exitstatus: int, *, stopped: bool) -> bool:
+    def describe(self) -> None:
+        """Add what is known of the models to the properties of a JUnit XML file."""
+        from icl_bench.ci.junit import file_properties
+
+        for plugin in self.config.pluginmanager.get_plugins():
+            # pytest's own fixture for this does nothing under xdist.
+            add = getattr(plugin, "add_global_property", None)
+            if callable(add):
+                for name, value in file_properties(self.gathering.judged()):
+                    add(name, value)
+
+    def finish(self, exitstatus: int, *, stopped: bool, why: str | None = None) -> bool:
         """Write the reports of every model that was measured, finished or not.
 
         Args:
             exitstatus: pytest's.
             stopped: whether the run ended itself early, as by `-x`.
+            why: what ended it, where that is known.
 
         Returns:
             False when they could not be written, when no check was decided, or when the run is
@@ -164,7 +179,8 @@ class IclSession:
         # Under xdist, -x ends in the exit code of an interruption.
         interrupted = exitstatus in broken_off and not stopped
         if not only_tells(self.config):
-            self.gathering.give_up(why_unfinished(interrupted=interrupted, stopped=stopped))
+            told = why_unfinished(interrupted=interrupted, stopped=stopped, why=why)
+            self.gathering.give_up(told)
         own = {slug: run.results for slug, run in self.job.runs.items()}
         self.job.outcome.interrupted = interrupted
         self.job.write(self.gathering.records(own, interrupted=interrupted))

@@ -76,6 +76,11 @@ class RunProgress:
         """Name of the model that was entered last; empty before the first."""
         return self._now.model
 
+    @property
+    def measured(self) -> str | None:
+        """Digest of the measurement that is being taken; None for none."""
+        return self._key
+
     def announce(self, model: str, measurements: Collection[str], steps: int = 0) -> None:
         """Write the line with which a model begins, where there is one.
 

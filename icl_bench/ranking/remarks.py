@@ -61,7 +61,7 @@ def describe_group(group: Group, column: Column, score: int) -> Iterator[str]:
     for name, values in facts.items():
         shown = sorted(str(value) for value in values if value is not None)
         if len(shown) > 1:
-            yield f"Models differ in {name}: {', '.join(shown)}. This is shown, not parted."
+            yield f"Models differ in {name}: {', '.join(shown)}. They are in one group."
 
 
 def _describe_pairs(group: Group, column: Column, score: int) -> Iterator[str]:

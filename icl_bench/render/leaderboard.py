@@ -29,8 +29,8 @@ _NARROWEST = 16
 """Characters that a model's name has in the terminal at least."""
 
 RANGES = (
-    "A rank is a range: 1 + the number of models that are surely better, to the number of models "
-    "less those that are surely worse. All ranges of a column hold the true ranks together at 95%."
+    "A rank is a range: best rank = 1 + models significantly better; worst rank = total - models "
+    "significantly worse. All ranges of a column hold the true ranks together at 95%."
 )
 """What a rank is."""
 

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from icl_bench.records.parts import Verdict
 from icl_bench.records.record import RunRecord
-from icl_bench.render.comparison import describe_heads
 from icl_bench.render.writing import numbers
 from icl_bench.render.writing.text import WORDS, one_line
 
 if TYPE_CHECKING:
-    from icl_bench.comparing import Comparison, MetricChange, Part, VerdictChange
+    from icl_bench.comparing import Comparison, HeadChange, MetricChange, Part, VerdictChange
 
 
 class PartVerdict(NamedTuple):
@@ -63,7 +62,15 @@ def _failures(found: Comparison, strict: bool) -> Iterator[str]:
             yield f"check {change.suite}::{change.id} is gone"
         else:
             yield _verdicts(change) + ("" if metrics else _because(change.reason))
-    yield from describe_heads(found.died)
+    yield from map(_died, found.died)
+
+
+def _died(head: HeadChange) -> str:
+    now = "no score now" if head.value is None else f"{head.value:.3f} now"
+    return (
+        f"{head.key}: {head.kind.replace('_', '-')} head {head.name} died: {head.baseline:.3f} in "
+        f"the baseline, {now}, threshold {numbers.number(head.threshold)}"
+    )
 
 
 def describe_metric(change: MetricChange) -> str:

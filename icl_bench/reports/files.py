@@ -5,6 +5,7 @@ A series of checkpoints has steps.csv beside them.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from icl_bench.naming import RECORD, clean, further_names, is_of_another
 from icl_bench.options import refuse_url
 from icl_bench.records.reading import read_record
 from icl_bench.records.record import RunRecord
-from icl_bench.records.writing import write_atomically
+from icl_bench.records.writing import Writer, write_atomically
 from icl_bench.render import badge, csv, markdown
 from icl_bench.render.html.page import Plotly, plotly_name, share_plotly
 from icl_bench.render.html.report import report_page
@@ -54,16 +55,18 @@ def write_reports(
         records: one record per model.
         report_dir: folder that gets one folder per model; made if it is not there.
         plotly: whether each HTML page carries the charting script, or the report folder does once.
-        troubles: gets why a report of another package could not be made; all others are written.
+        troubles: gets why a report of another package could not be made, or a file not be written;
+            all others are written.
 
     Raises:
-        SettingsError: the folder cannot be written, or what another package adds is no report.
+        SettingsError: no file can be written, or what another package adds is no report; without
+            `troubles` also, if some file cannot be written.
     """
-    added = added_reports()
+    added, given = added_reports(), troubles
     troubles = [] if troubles is None else troubles
     records = _own_names(records, Path(report_dir))
     folders = [Path(report_dir) / folder_name(record.model.slug) for record in records]
-    written: list[Path] = []
+    writer = Writer()
     folder = Path(report_dir)
     try:
         places = []
@@ -72,10 +75,17 @@ def write_reports(
             _keep_unknown(record, folder)
             aside = record.status != "complete" and _holds_complete(record, folder / RECORD)
             places.append(_partial_name if aside else str)
-            record.write(folder / places[-1](RECORD))
+            writer.attempt(folder / places[-1](RECORD), record.write)
+        # In each folder the record first.
+        kept, writer.written = set(writer.written), []
         for record, folder, place in zip(records, folders, places):
-            written.append(folder / place(RECORD))
-            written += _render(record, folder, place, plotly, added, troubles)
+            if folder / place(RECORD) in kept:
+                writer.written.append(folder / place(RECORD))
+                _render(record, folder, place, plotly, added, troubles, writer)
+            else:  # old reports stay beside the old record
+                for name in (*REPORTS, *PAGES):
+                    writer.give_up(folder / place(name))
+                continue
             if record.status == "complete" and _is_same(record, folder / _partial_name(RECORD)):
                 more = [report.file for report in added]
                 for name in (RECORD, *REPORTS, *PAGES, *SERIES_REPORTS, *more):
@@ -84,7 +94,18 @@ def write_reports(
         raise SettingsError(
             f"report folder {folder}: cannot be written ({error.strerror or error})"
         ) from None
-    return written
+    _tell(writer, Path(report_dir), given)
+    return writer.written
+
+
+def _tell(writer: Writer, folder: Path, troubles: list[str] | None) -> None:
+    """Say which files could not be written: among the troubles, or as an error."""
+    told = writer.explain()
+    if told is None:
+        return
+    if troubles is None or not writer.written:
+        raise SettingsError(f"report folder {folder}: cannot be written ({told})")
+    troubles.append(f"reports: {told}")
 
 
 def write_record(record: RunRecord, path: Path) -> list[Path]:
@@ -147,7 +168,8 @@ def _render(
     plotly: Plotly,
     added: Sequence[AddedReport],
     troubles: list[str],
-) -> list[Path]:
+    writer: Writer,
+) -> None:
     reports = REPORTS | (SERIES_REPORTS if record.model.steps else {})
     # All texts first: a report that cannot be made must not leave old ones beside new ones.
     texts = {name: make(record) for name, make in reports.items()}
@@ -161,7 +183,11 @@ def _render(
             texts[report.file] = text
     if plotly == "shared":
         share_plotly(folder.parent)
-    return [write_atomically(folder / place(name), text) for name, text in texts.items()]
+    for name, text in texts.items():
+        path = folder / place(name)
+        if not writer.attempt(path, functools.partial(write_atomically, text=text)):
+            # An old one beside a new record would tell of another run.
+            path.unlink(missing_ok=True)
 
 
 def render_again(
@@ -187,20 +213,24 @@ def render_again(
     Raises:
         SettingsError: the folder cannot be written, or what another package adds is no report.
     """
+    writer = Writer()
     try:
         # The folder above of "." is known only by its whole path.
-        return _render(
+        _render(
             record,
             folder.resolve(),
             lambda name: _named_after(source, name),
             plotly,
             added_reports(),
             [] if troubles is None else troubles,
+            writer,
         )
     except OSError as error:
         raise SettingsError(
             f"report folder {folder}: cannot be written ({error.strerror or error})"
         ) from None
+    _tell(writer, folder, None)
+    return writer.written
 
 
 TRAINING = "training.html"

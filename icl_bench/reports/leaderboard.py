@@ -37,7 +37,7 @@ def write_leaderboard(
     Raises:
         SettingsError: the folder cannot be written.
     """
-    from icl_bench.records.writing import write_atomically
+    from icl_bench.records.writing import Writer, write_atomically
     from icl_bench.render.html.leaderboard import leaderboard_page
     from icl_bench.render.html.page import share_plotly
     from icl_bench.render.leaderboard import leaderboard_markdown
@@ -53,10 +53,12 @@ def write_leaderboard(
         "csv": lambda path: write_csv(board, path),
         "json": lambda path: write_atomically(path, leaderboard_json(board)),
     }
-    try:
-        return [writers[name](Path(folder) / f"leaderboard.{name}") for name in formats or FORMATS]
-    except OSError as error:
-        raise _unwritable(folder, error) from None
+    writer = Writer()
+    for name in formats or FORMATS:
+        writer.attempt(Path(folder) / f"leaderboard.{name}", writers[name])
+    if told := writer.explain():
+        raise SettingsError(f"{folder}: the leaderboard cannot be written there ({told})")
+    return writer.written
 
 
 def keep_request(folder: Path, paths: Sequence[str], score: str | None, suite: str | None) -> None:

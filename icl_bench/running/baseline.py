@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,21 +107,19 @@ class Baseline:
         Args:
             records: of the run; one, or none where nothing was measured.
             folder: the model's report folder, for the comparison; None to write none.
-            parts: the parts whose tests have run; None where all of it is compared.
+            parts: the parts whose tests have run, where not all have; None where all of it is
+                compared.
         """
         if not records or records[0].status == "interrupted":
             why = "nothing was measured" if not records else "the run was interrupted"
             self._trouble = f"not compared and not saved: {why}"
             return False
-        try:
-            if self._record is not None:
-                self._write(records[0], folder, parts)
-            if self._target is not None:
-                self._save(records[0])
-        except IclError as error:
-            self._trouble = str(error)
-        except OSError as error:
-            self._trouble = f"{error.filename}: cannot be written ({error.strerror or error})"
+        troubles = []
+        if self._record is not None:
+            troubles.append(_trouble_of(lambda: self._write(records[0], folder, parts)))
+        if self._target is not None and (self._record is None or self.comparison is not None):
+            troubles.append(_trouble_of(lambda: self._save(records[0])))
+        self._trouble = "; ".join(filter(None, troubles)) or None
         if self._trouble:
             return False
         return self.comparison is None or self.comparison.passes(self._strict)
@@ -132,9 +130,11 @@ class Baseline:
         from icl_bench.render.comparison import comparison_markdown
 
         if parts is not None and not parts:
-            self._lines.append("nothing was compared: no test of a comparison was chosen")
+            self._lines.append("nothing was compared: no test of a comparison was run")
             return
         self.comparison = self._compare(record, parts)
+        if parts is not None:
+            self.comparison.remarks.insert(0, "compared is a part: other tests were not run")
         if folder is not None:
             path = write_atomically(
                 folder / REPORT, comparison_markdown(self.comparison, self._strict)
@@ -183,11 +183,25 @@ class Baseline:
         return self._trouble
 
 
+def _trouble_of(work: Callable[[], None]) -> str | None:
+    """Do something; return in words what went wrong."""
+    try:
+        work()
+    except IclError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename}: cannot be written ({error.strerror or error})"
+    return None
+
+
 def list_parts(plan: Plan) -> list[Part]:
     """Return every part of a comparison with a baseline, suite by suite.
 
     Args:
         plan: the run's.
+
+    Raises:
+        SettingsError: two of a suite have one name.
     """
     parts = []
     for suite in plan.suites:
@@ -195,6 +209,14 @@ def list_parts(plan: Plan) -> list[Part]:
         parts += [Part(suite.name, "check", spec.id) for spec in suite.assertions]
         parts += [Part(suite.name, "heads", name) for name in scored]
         parts.append(Part(suite.name, "complete", suite.name))
+    named: dict[tuple[str, str], Part] = {}
+    for part in parts:
+        other = named.setdefault((part.suite, part.label), part)
+        if other != part:
+            raise SettingsError(
+                f"suite {part.suite!r}: check {other.name!r} has the name that the comparison of "
+                f"{part.name!r} has, {part.label}: with a baseline it needs another one"
+            )
     return parts
 
 

@@ -34,7 +34,7 @@ from icl_bench.running.request import Request
 from icl_bench.running.results import explain_undecided, explain_unmeasured
 from icl_bench.running.series_run import start_run
 from icl_bench.running.setup import Setup
-from icl_bench.running.termination import terminable
+from icl_bench.running.termination import breaks_off, terminable
 from icl_bench.suite.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -210,16 +210,22 @@ class Job:
             self.prepare(progress)
             for name, run in self.runs.items():
                 progress.announce(name, run.to_measure(), self.steps_of(name))
-                record = None
+                record, broken_off = None, None
                 try:
                     record = run.run()
-                except KeyboardInterrupt:
+                except BaseException as error:
+                    if not isinstance(error, KeyboardInterrupt):
+                        if not breaks_off(error):
+                            raise
+                        broken_off = error
                     self.outcome.interrupted = True
                     if run.results.measurements:
                         record = run.record(interrupted=True)
                 run.close()
                 if record is not None:
                     self.write([record])
+                if broken_off is not None:
+                    raise broken_off  # the test that the run is part of took too long
                 if self.outcome.interrupted:
                     break
             checks = (check for record in self.outcome.records for check in record.checks)
@@ -252,7 +258,7 @@ class Job:
 
         Args:
             outcomes: verdict and reason of each check that was asked for, on each model.
-            parts: what is compared with a baseline, where tests were chosen; None for everything.
+            parts: what tests have compared with a baseline; None for everything.
         """
         request, outcome = self.request, self.outcome
         folder = outcome.paths[0].parent if outcome.paths else None
@@ -265,7 +271,8 @@ class Job:
             except IclError as error:
                 outcome.troubles.append(str(error))
         if self.baseline is not None:
-            outcome.no_worse = self.baseline.judge(outcome.records, folder, parts)
+            chosen = None if parts is None or set(parts) >= set(self.parts) else parts
+            outcome.no_worse = self.baseline.judge(outcome.records, folder, chosen)
         if request.tells_ci:
             published = publish(
                 outcome.records,

@@ -53,6 +53,15 @@ class CheckedRun(ABC):
         """
 
     @abstractmethod
+    def break_off(self, key: str, why: str) -> None:
+        """Let a measurement that has not been taken be an error, which is not tried again.
+
+        Args:
+            key: `SUITE/NAME`.
+            why: what ended it, as pytest-timeout does.
+        """
+
+    @abstractmethod
     def open_for_caller(self) -> Model:
         """Return an open model to a test, which may change it."""
 
@@ -142,22 +151,50 @@ class CheckedRun(ABC):
     def check(self, suite_name: str, check_id: str) -> Check:
         """Return the verdict of one check, measuring what it needs.
 
-        After the last one of a suite, what no check reads is measured too, for the report.
+        After the last one of a suite, what no check reads is measured too, for the report. What
+        something from outside broke off, as pytest-timeout does, is an error with that reason.
         """
+        try:
+            return self._judge(suite_name, check_id)
+        except BaseException as error:
+            if not breaks_off(error):
+                raise
+        # Nothing more is measured: nobody watches the time that it would take.
+        return self._judge(suite_name, check_id, for_report=False)
+
+    def outcome_of(self, key: str) -> Measurement:
+        """Return a measurement as `measure` does; one that was broken off is an error with why.
+
+        Args:
+            key: `SUITE/NAME`.
+        """
+        try:
+            return self.measure(key)
+        except BaseException as error:
+            if not breaks_off(error):
+                raise
+        return self.results.measurements[key]
+
+    def end_check(self, suite_name: str, check_id: str, why: str) -> Check:
+        """Judge a check of which no more will be measured, and return the verdict.
+
+        Args:
+            suite_name: name of its suite.
+            check_id: its id.
+            why: what ended it.
+        """
+        suite, spec = self.plan.find(suite_name, check_id)
+        if (suite_name, check_id) not in self.results.checks:
+            self.break_off(suite.key(spec.on), why)
+        return self._judge(suite_name, check_id, for_report=False)
+
+    def _judge(self, suite_name: str, check_id: str, *, for_report: bool = True) -> Check:
         name = (suite_name, check_id)
         if name not in self.results.checks:
             suite, spec = self.plan.find(suite_name, check_id)
             key = suite.key(spec.on)
-            taken, broken_off = None, False
             # A check that is not for this model costs nothing.
-            if applies(spec, self.results.model.names):
-                try:
-                    taken = self.measure(key)
-                except BaseException as error:
-                    if not breaks_off(error):
-                        raise
-                    taken, broken_off = failed(self.plan.measurements[key], error), True
-                    self.results.measurements.setdefault(key, taken)
+            taken = self.measure(key) if applies(spec, self.results.model.names) else None
             self.results.checks[name] = evaluate(
                 spec,
                 suite.name,
@@ -166,16 +203,15 @@ class CheckedRun(ABC):
                 get_probe(suite.measure[spec.on].probe).metrics[spec.metric],
                 *self.results.model.names,
             )
-            if broken_off:
-                return self.results.checks[name]  # nobody watches the time of what would follow
-            for unread in self._for_report(suite, {*self.results.checks, *self._judged_elsewhere}):
+            asked = {*self.results.checks, *self._judged_elsewhere}
+            for unread in self._for_report(suite, asked) if for_report else ():
                 self.measure(unread)
         return self.results.checks[name]
 
     def run(self) -> RunRecord:
         """Judge every check of the plan, measure suites without any, and return the record."""
         for suite, spec in self.plan.assertions():
-            self.check(suite.name, spec.id)
+            self._judge(suite.name, spec.id)
         for key in self.plan.only_measured():
             self.measure(key)
         return self.record()
@@ -214,16 +250,15 @@ def attempt(probe: str, settings: BaseModel, measure: Callable[[], Measurement])
     return Measurement(probe=probe, status=status, reason=reason, settings=settings_of(settings))
 
 
-def failed(planned: Planned, error: BaseException) -> Measurement:
-    """Return the measurement that something from outside broke off.
+def failed(planned: Planned, why: str) -> Measurement:
+    """Return a measurement that could not be taken.
 
     Args:
         planned: the measurement.
-        error: what broke it off; its first line is the reason.
+        why: the reason.
     """
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     settings = settings_of(planned.settings)
-    return Measurement(probe=planned.probe, status="error", reason=reason, settings=settings)
+    return Measurement(probe=planned.probe, status="error", reason=why, settings=settings)
 
 
 def timed(probe: Probe, measure: Callable[[], Measurement]) -> Measurement:

@@ -9,7 +9,7 @@ from icl_bench.errors import IclError, ModelError
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.running.judging import name_place
 from icl_bench.running.setup import Setup
-from icl_bench.running.termination import breaks_off
+from icl_bench.running.termination import breaks_off, reason_of
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
@@ -67,12 +67,12 @@ class LazyModel:
             raise ModelError(self.failure)
         if self._model is not None:
             return self._model
-        if self._setup.before_opening:
-            self._setup.before_opening()
-        from icl_bench.models.opening import opening
-
-        opener = self._opener or opening.open_model
         try:
+            if self._setup.before_opening:
+                self._setup.before_opening()
+            from icl_bench.models.opening import opening
+
+            opener = self._opener or opening.open_model
             with self._setup.progress.opening(self.slug, self.spec.public):
                 self._model = opener(self.spec, self.slug, self._setup.options, self.found)
         except IclError as error:
@@ -82,11 +82,11 @@ class LazyModel:
             reason = f"model {self.spec.text!r}: opening it broke: {name_place(error)}"
             raise self.give_up(reason) from error
         except BaseException as error:
-            if not breaks_off(error):
-                raise
-            # Not again: libraries that are imported in part may take the process down.
-            reason = f"model {self.spec.text!r}: opening it was broken off: {error}"
-            raise self.give_up(reason) from None
+            if breaks_off(error):
+                # Not again: libraries that are imported in part may take the process down.
+                told = f"opening it was broken off: {reason_of(error)}"
+                self.give_up(f"model {self.spec.text!r}: {told}")
+            raise
         return self._model
 
     def give_up(self, why: str) -> ModelError:

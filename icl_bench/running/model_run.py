@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from icl_bench.running.judging import CheckedRun, attempt, failed, settings_of, 
 from icl_bench.running.lazy_model import LazyModel
 from icl_bench.running.model_cache import ModelCache
 from icl_bench.running.setup import Setup
-from icl_bench.running.termination import breaks_off
+from icl_bench.running.termination import breaks_off, reason_of
 from icl_bench.suite.plan import Planned
 
 if TYPE_CHECKING:
@@ -168,8 +169,33 @@ class ModelRun(CheckedRun):
         Failures do not raise: they come back as a measurement with status and reason.
         """
         known = self.results.measurements
-        if key in known:
-            return known[key]
+        if key not in known:
+            try:
+                self._measure(key)
+            except BaseException as error:
+                if breaks_off(error):
+                    self.break_off(key, reason_of(error))
+                raise
+        return known[key]
+
+    def break_off(self, key: str, why: str) -> None:
+        """Let a measurement that has not been taken be an error, which is not tried again.
+
+        The model is let go of: it may have been left in the middle of a change.
+
+        Args:
+            key: `SUITE/NAME`.
+            why: what ended it.
+        """
+        for one, planned in self.plan.measurements.items():
+            if one == key or planned.digest == self.progress.measured:
+                taken = failed(planned, self.lazy.failure or why)
+                self.results.measurements.setdefault(one, taken)
+                self._by_digest.setdefault(planned.digest, taken)
+        self.close()
+
+    def _measure(self, key: str) -> None:
+        known = self.results.measurements
         planned = self.plan.measurements[key]
         if planned.series:
             for source in planned.sources.values():
@@ -180,7 +206,7 @@ class ModelRun(CheckedRun):
                 reason=NEEDS_SERIES,
                 settings=settings_of(planned.settings),
             )
-            return known[key]
+            return
         if planned.digest not in self._by_digest:
             self._announce()
             self._look_back()
@@ -190,20 +216,14 @@ class ModelRun(CheckedRun):
             if lacking is not None:
                 taken = lacking
             else:
-                try:
-                    with self.progress.measuring(planned.digest) as finish:
-                        taken = self._obtain(planned, upstream)
-                        finish(taken)
-                except BaseException as error:
-                    if breaks_off(error):  # the next check on it does not try again
-                        self._by_digest[planned.digest] = known[key] = failed(planned, error)
-                    raise
+                with self.progress.measuring(planned.digest) as finish:
+                    taken = self._obtain(planned, upstream)
+                    finish(taken)
             self._by_digest[planned.digest] = taken
         taken = known[key] = _named_as(planned, self._by_digest[planned.digest])
         # At once, for an interruption to lose nothing.
         if self._model_cache and not shared and not taken.cached and not planned.looks:
             self._model_cache.keep(planned, taken)
-        return taken
 
     def _measure_upstream(self, planned: Planned) -> tuple[Measurement | None, Measurement | None]:
         """What heads are chosen from; and, where that was not measured, what is handed down."""
@@ -247,7 +267,11 @@ class ModelRun(CheckedRun):
             if self._model_cache and (kept := self._model_cache.find(planned)):
                 return kept
             context = Context(upstream, self.progress.task, self._runs)
-            return timed(probe, lambda: take(model, planned.settings, context))
+            # Not before a model is open: it brings torch.
+            from icl_bench.models.module.batching import run_within_memory
+
+            work = functools.partial(take, model, planned.settings, context)
+            return timed(probe, lambda: run_within_memory(model, work))
 
         return attempt(planned.probe, planned.settings, measure)
 

@@ -14,11 +14,12 @@ from icl_bench.provenance import code_version, digest, library_versions
 from icl_bench.records.keys import Key
 from icl_bench.records.parts import Measurement
 from icl_bench.records.steps import Series, align, explain_broken, explain_too_few, summarize
-from icl_bench.running.judging import CheckedRun, attempt, settings_of, timed
+from icl_bench.running.judging import CheckedRun, attempt, failed, settings_of, timed
 from icl_bench.running.lazy_model import LazyModel
 from icl_bench.running.model_run import ModelRun
 from icl_bench.running.series_steps import StepMeasurer, StepResult
 from icl_bench.running.setup import Setup
+from icl_bench.running.termination import breaks_off, reason_of
 from icl_bench.suite.plan import Planned
 
 if TYPE_CHECKING:
@@ -109,26 +110,56 @@ class SeriesRun(CheckedRun):
             key: `SUITE/NAME`.
         """
         if key not in self._done:
-            planned = self.plan.measurements[key]
             try:
-                self.checkpoints  # noqa: B018
-            except IclError as error:
-                reason = f"model {self.spec.text!r}: {error}"
-                failed = Measurement(probe=planned.probe, status="error", reason=reason)
-                return self.results.measurements.setdefault(key, failed)
-            self.close()
-            wanted = {key, *self.wanted()} - self._done
-            try:
-                self._go_through(self.plan.on_each_model(wanted))
-            except BaseException:
+                self._measure(key)
+            except BaseException as error:
                 self._gather(needed=1)  # what there is by now is to be in the record
+                if breaks_off(error):
+                    self.break_off(key, reason_of(error))
                 raise
-            self._gather()
-            for one in sorted(wanted):
-                if self.plan.measurements[one].series:
-                    self.results.measurements[one] = self._over_series(self.plan.measurements[one])
-            self._done |= wanted
         return self.results.measurements[key]
+
+    def _measure(self, key: str) -> None:
+        planned = self.plan.measurements[key]
+        try:
+            self.checkpoints  # noqa: B018
+        except IclError as error:
+            reason = f"model {self.spec.text!r}: {error}"
+            broken = Measurement(probe=planned.probe, status="error", reason=reason)
+            self.results.measurements.setdefault(key, broken)
+            return
+        self.close()
+        wanted = {key, *self.wanted()} - self._done
+        self._go_through(self.plan.on_each_model(wanted))
+        self._gather()
+        for one in sorted(wanted):
+            if self.plan.measurements[one].series:
+                self.results.measurements[one] = self._over_series(self.plan.measurements[one])
+        self._done |= wanted
+
+    def break_off(self, key: str, why: str) -> None:
+        """Let what was not measured at every checkpoint be an error, which is not tried again.
+
+        Steps that were measured stay in the tables of each measurement.
+
+        Args:
+            key: `SUITE/NAME`.
+            why: what ended it.
+        """
+        wanted = {key, *self.wanted()} - self._done
+        steps = len(self._checkpoints or ())
+        self._gather()
+        for one in {*wanted, *self.plan.on_each_model(wanted)}:
+            planned, taken = self.plan.measurements[one], self._by_step(one)
+            if planned.series:
+                self.results.measurements.setdefault(one, failed(planned, why))
+            elif len(taken) < steps or any(why in (step.reason or "") for step in taken.values()):
+                good = sum(step.status == "measured" for step in taken.values())
+                so_far = summarize(taken, needed=1).tables if taken else {}
+                broken = failed(planned, f"{why} ({good} of {steps} checkpoints were measured)")
+                broken.tables = {n: so_far[n] for n in ("steps", "broken_steps") if n in so_far}
+                self.results.measurements[one] = broken
+        self._done |= wanted
 
     def missing(self, keys: Sequence[str]) -> list[tuple[Checkpoint, tuple[str, ...]]]:
         """Return what is left to be measured: checkpoints, with what is missing of `keys` at each.
@@ -207,8 +238,7 @@ class SeriesRun(CheckedRun):
         )
         if len(series.steps) < 2:
             reason = explain_too_few(series.broken, len(self.checkpoints))
-            failed = Measurement(probe=planned.probe, status="error", reason=reason)
-            return self._not_taken(planned, failed)
+            return self._not_taken(planned, failed(planned, reason))
         return self._ask(planned, series)
 
     def _ask(self, planned: Planned, series: Series) -> Measurement:

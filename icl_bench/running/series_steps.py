@@ -72,16 +72,16 @@ def measure_steps(part: Part) -> list[StepResult]:
     """
     cache = open_cache(part.options)
     steps = StepMeasurer(part.slug, Setup(part.plan, part.options, cache=cache))
-    results: list[StepResult] = []
+    results: dict[int, StepResult] = {}
     if cache:
         cache.begin()
     try:
-        steps.measure(part.steps, part.keys, results.append)
+        steps.measure(part.steps, part.keys, lambda result: results.update({result.step: result}))
     finally:
         steps.close()
         if cache:
             cache.end()
-    return results
+    return list(results.values())
 
 
 class StepMeasurer:
@@ -107,26 +107,16 @@ class StepMeasurer:
         Args:
             steps: the checkpoints, in the order in which they are opened.
             keys: `SUITE/NAME` of the measurements.
-            keep: gets each checkpoint's result as soon as it is there; of one that is interrupted
-                what was measured by then.
+            keep: gets each checkpoint's result so far, after every measurement.
         """
         for checkpoint in steps:
             run = self.make_run(checkpoint, keys)
             try:
                 for key in keys:
                     run.measure(key)
+                    keep(_result_of(run, checkpoint))
             finally:
-                keep(
-                    StepResult(
-                        checkpoint.step,
-                        {
-                            key: _without_name(measurement, checkpoint)
-                            for key, measurement in run.results.measurements.items()
-                        },
-                        run.results.model,
-                        run.results.environment,
-                    )
-                )
+                keep(_result_of(run, checkpoint))
                 run.close()
 
     def make_run(
@@ -161,6 +151,16 @@ class StepMeasurer:
 
             self._stream = CheckpointStream()
         return self._stream.open(spec, slug, options, found)
+
+
+def _result_of(run: ModelRun, checkpoint: Checkpoint) -> StepResult:
+    taken = run.results.measurements
+    return StepResult(
+        checkpoint.step,
+        {key: _without_name(measurement, checkpoint) for key, measurement in taken.items()},
+        run.results.model,
+        run.results.environment,
+    )
 
 
 def _without_name(measurement: Measurement, checkpoint: Checkpoint) -> Measurement:

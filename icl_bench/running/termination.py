@@ -49,3 +49,12 @@ def breaks_off(error: BaseException) -> bool:
     """
     whole = (Exception, KeyboardInterrupt, SystemExit, GeneratorExit)
     return not isinstance(error, whole)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why something was broken off, in one line.
+
+    Args:
+        error: what broke it off.
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from icl_bench.models.attention.call import AttentionCall
+from icl_bench.models.module.memory import ran_out_of_memory
 
 Kernel = Callable[[Tensor, Tensor, Tensor, "Tensor | None", bool, float], tuple[Tensor, Tensor]]
 
@@ -106,6 +107,6 @@ def attend(call: AttentionCall) -> tuple[Tensor, Tensor]:
         output, lse = kernel(q, k, v, mask, call.causal, call.scale)
         return output[..., :value_width], lse
     except (RuntimeError, NotImplementedError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if ran_out_of_memory(error):
             raise
         raise KernelMisfit(f"the fused kernel refused: {error}") from None

@@ -10,6 +10,7 @@ from torch import Tensor
 from icl_bench.errors import ModelError, NotMeasurable
 from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.prefix import Stream, resume
+from icl_bench.models.module.memory import ran_out_of_memory
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
@@ -37,9 +38,9 @@ def enter_layer(model: Model, ids: Tensor, stream: Stream, hooks: ForwardHooks) 
             model.run_pass(ids, hooks, logits=False)
     except Left:
         return
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, ValueError, LookupError, AttributeError, TypeError) as error:
+        if ran_out_of_memory(error):
+            raise
         raise NotMeasurable(
             f"the model cannot be run from layer {stream.layer} on: {type(error).__name__}: {error}"
         ) from None

@@ -18,6 +18,7 @@ from icl_bench.models.attention.forward_hooks import ROUNDING, ForwardHooks
 from icl_bench.models.attention.kernels import KernelMisfit
 from icl_bench.models.attention.paths import PATHS, Run, Runner
 from icl_bench.models.attention.tiny_batch import LOGITS_WITHIN_HALF, TinyRun, run_tiny_batch
+from icl_bench.models.module.memory import ran_out_of_memory
 
 SCORES_WITHIN = {torch.float32: 1e-5, torch.float64: 1e-5}
 SCORES_WITHIN_HALF = 2e-2
@@ -65,9 +66,9 @@ def choose_path(
         except (Mismatch, KernelMisfit, ModelError) as error:
             tried.setdefault(str(error), []).append(name)
             continue
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # whatever the model's own code raises on an unusual path
+            if ran_out_of_memory(error):
+                raise
             tried.setdefault(f"{type(error).__name__}: {error}", []).append(name)
             continue
         return name, shapes, None if label == "fused" else _list_failures(tried) or None

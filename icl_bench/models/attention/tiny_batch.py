@@ -13,6 +13,7 @@ from torch import Tensor
 
 from icl_bench.errors import ModelError, UnsupportedModel
 from icl_bench.models.attention.paths import Runner
+from icl_bench.models.module.memory import ran_out_of_memory
 from icl_bench.models.module.vocabulary import context_length, embedding_weight
 
 LENGTH = 12
@@ -54,7 +55,7 @@ def run_tiny_batch(runner: Runner, vocabulary: list[int]) -> TinyRun:
     try:
         logits = runner.run_plain(ids).float()
     except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if ran_out_of_memory(error):
             raise
         message = f"a forward pass on {ids.shape[1]} tokens failed: {type(error).__name__}: {error}"
         raise ModelError(message) from None

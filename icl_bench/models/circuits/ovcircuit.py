@@ -150,6 +150,7 @@ def ov_behaviour(
         sample = unembedding.directions(rows[:, tokens.prefix : tokens.prefix + n])
         if unembedding.norm is not None:
             sample = fold_norm(unembedding.norm, sample)
+        found = {}
         for layer in parts:
             outputs = clean.outputs[layer].float()
             outputs = outputs[:, later.to(outputs.device)]
@@ -161,7 +162,9 @@ def ov_behaviour(
             onto = onto.reshape(raised.shape)
             onto = onto / onto.sum(-1, keepdim=True).clamp_min(1e-30)
             share = (onto.to(raised.device) * raised).sum((-1, -2)) / raised.sum((-1, -2))
-            parts[layer].append((2 * share - 1).cpu())
+            found[layer] = (2 * share - 1).cpu()
+        for layer, shares in found.items():
+            parts[layer].append(shares)
 
     run_in_batches(ids.shape, model.limit, work, advance=advance)
-    return {layer: torch.cat(shares) for layer, shares in parts.items()}
+    return {layer: torch.cat(some) for layer, some in parts.items()}

@@ -2,17 +2,21 @@
 
 A batch is bounded by its tokens and by the memory of its logits. When memory runs out all the
 same, the bound is halved for the rest of the model's life and the batch is run again in parts;
-batches that were done stay done.
+batches that were done stay done. Where it runs out outside of such batches, the whole measurement
+is taken again with smaller ones.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 
 from icl_bench.errors import ModelError
+from icl_bench.models.module.memory import ran_out_of_memory
+from icl_bench.models.module.weights import explain_failure
 
 TOKENS = {"cpu": 2048, "cuda": 16384}
 """Tokens in one forward pass when the batch size is found automatically, by kind of device."""
@@ -21,7 +25,11 @@ LOGIT_BYTES = 256 * 2**20
 STREAM_BYTES = 512 * 2**20
 """Memory that stored residual streams may take."""
 
+LEAST_TOKENS = 64
+"""Tokens of a batch below which smaller ones are not tried for a whole measurement."""
+
 Advance = Callable[[int], None]
+Result = TypeVar("Result")
 
 
 class BatchLimit:
@@ -52,6 +60,55 @@ class BatchLimit:
         self._tokens = max(1, rows * length // 2)
         if self.fixed is not None:
             self.fixed = max(1, min(self.fixed, rows) // 2)
+
+    def shrink(self) -> bool:
+        """Take a quarter from now on; return whether batches had more than a row or so.
+
+        For memory that ran out somewhere in a measurement: which batch was too large is not known.
+        """
+        if self._tokens <= LEAST_TOKENS or self.fixed == 1:
+            return False
+        self._tokens //= 4
+        if self.fixed is not None:
+            self.fixed = max(1, self.fixed // 4)
+        return True
+
+
+class _Limited(Protocol):
+    @property
+    def limit(self) -> BatchLimit: ...
+
+
+def run_within_memory(model: _Limited, work: Callable[[], Result]) -> Result:
+    """Return what `work` returns; where memory runs out, it is done again in smaller batches.
+
+    Args:
+        model: whose largest batch is then a smaller one.
+        work: something whose result does not depend on how rows are batched.
+
+    Raises:
+        ModelError: memory runs out in the smallest batches too.
+    """
+    while True:
+        try:
+            return work()
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            told = explain_failure(error)
+        free_memory()
+        if not model.limit.shrink():
+            raise ModelError(
+                f"memory ran out, with batches of one row too ({told}); use fewer or shorter "
+                "sequences, a smaller dtype or another device"
+            )
+
+
+def free_memory() -> None:
+    """Give back what failed batches held; it is free only when their frames are gone."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def run_in_batches(
@@ -86,10 +143,7 @@ def run_in_batches(
                     "a smaller dtype or another device"
                 )
             limit.halve(size, length)
-            # The failed batch's tensors are free only now that its frames are gone.
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            free_memory()
             continue
         start += size
         if advance:
@@ -104,13 +158,3 @@ def _fits(work: Callable[[int, int], None], start: int, stop: int) -> bool:
             raise
         return False
     return True
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left, on whatever device."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "not enough memory" in text
-    )

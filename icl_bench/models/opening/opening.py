@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from icl_bench.errors import ModelError
 from icl_bench.models.handle import ModelName
 from icl_bench.models.model import Model
+from icl_bench.models.module.memory import opening_within_memory
 from icl_bench.models.opening.loading import load_parts
 from icl_bench.models.sources.source import Found, LoadedParts
 from icl_bench.models.sources.spec import ModelSpec
@@ -28,8 +30,23 @@ def open_model(
         ModelError: it cannot be loaded or run.
     """
     spec.require_one()
-    parts = load(spec, options, found)
-    return make_model(parts, spec, slug, options)
+    with opening_within_memory(spec.text, size_on_disk(spec)):
+        parts = load(spec, options, found)
+        return make_model(parts, spec, slug, options)
+
+
+def size_on_disk(spec: ModelSpec) -> int | None:
+    """Return bytes of the weights that a spec names; None where they are not local files.
+
+    Args:
+        spec: which model.
+    """
+    path = Path(spec.target)
+    try:
+        files = [path] if path.is_file() else [*path.glob("*.safetensors"), *path.glob("*.bin")]
+        return sum(file.stat().st_size for file in files) or None
+    except (OSError, ValueError):
+        return None
 
 
 def load(spec: ModelSpec, options: RunOptions, found: Found | None = None) -> LoadedParts:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from icl_bench.errors import IclError, ModelError, SpecError
 from icl_bench.models.model import Model
 from icl_bench.models.module.leftovers import explain_leftovers, is_harmless
+from icl_bench.models.module.memory import opening_within_memory, ran_out_of_memory
 from icl_bench.models.module.placement import is_spread
 from icl_bench.models.module.weights import check_finite
-from icl_bench.models.opening.opening import load, make_model
+from icl_bench.models.opening.opening import load, make_model, size_on_disk
 from icl_bench.models.sources.checking import check_one
 from icl_bench.models.sources.source import Found, LoadedParts, Opening
 from icl_bench.models.sources.spec import ModelSpec
@@ -75,6 +76,15 @@ class CheckpointStream:
             ModelError: its weights are incomplete, do not fit or are not finite, or it cannot be
                 run; the next one can be opened.
         """
+        try:
+            with opening_within_memory(spec.text, size_on_disk(spec)):
+                return self._open(spec, slug, options, found)
+        except ModelError as error:
+            if ran_out_of_memory(error.__cause__ or error):
+                self.close()  # it may be filled in part
+            raise
+
+    def _open(self, spec: ModelSpec, slug: str, options: RunOptions, found: Found | None) -> Model:
         if found is None:
             found = check_one(spec, allow_pickle=options.allow_pickle)
         try:

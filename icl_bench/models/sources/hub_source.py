@@ -49,7 +49,11 @@ class Hub(Source):
                 "there is no such folder here, and a hub id is NAME or "
                 f"ORG/NAME{suggest_local(text)}"
             )
-        if not HUB_ID.fullmatch(repo) or re.search(r"--|\.\.|[.-]$|\.git$", repo) or len(repo) > 96:
+        if (
+            not HUB_ID.fullmatch(repo)
+            or re.search(r"--|\.\.|[.-](?:/|$)|\.git$", repo)
+            or len(repo) > 96
+        ):
             raise SpecError(
                 f"not a hub id, and no such file or folder; {FORMS}{suggest_local(text)}"
             )

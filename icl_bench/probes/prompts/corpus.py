@@ -8,12 +8,16 @@ import importlib.util
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from icl_bench.errors import MeasurementError, SettingsError
 from icl_bench.probes.design.settings import StrictSettings
+from icl_bench.probes.prompts.encoding import require_rows
+
+if TYPE_CHECKING:
+    from icl_bench.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -141,11 +145,11 @@ def read_dataset(chosen: DatasetText) -> Corpus:
     return Corpus(chosen.name, tuple((f"row {i}", text) for i, text in enumerate(texts)))
 
 
-def encode_text(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
+def encode_text(model: Model, text: str) -> tuple[list[int], list[int]]:
     """Tokenize text as the tokenizer's default does.
 
     Args:
-        tokenizer: a tokenizer of transformers.
+        model: for its tokenizer, which it has.
         text: the text.
 
     Returns:
@@ -153,10 +157,13 @@ def encode_text(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
         without what it may put at the end.
 
     Raises:
-        MeasurementError: the text cannot be told from what is put around it.
+        MeasurementError: the text cannot be told from what is put around it, or a token of it has
+            no row in the model's embedding.
     """
+    tokenizer: Any = model.tokenizer
     whole = list(tokenizer(text, verbose=False)["input_ids"])
     plain = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    require_rows(model, whole)
     for start in range(len(whole) - len(plain) + 1):
         if whole[start : start + len(plain)] == plain:
             return whole[:start], plain
@@ -181,12 +188,12 @@ class Chosen:
 
 
 def choose_documents(
-    tokenizer: Any, documents: Sequence[tuple[str, str]], tokens: int, most: int, spare: int
+    model: Model, documents: Sequence[tuple[str, str]], tokens: int, most: int, spare: int
 ) -> Chosen:
     """Return the first documents that fill a window.
 
     Args:
-        tokenizer: a tokenizer of transformers.
+        model: for its tokenizer, which it has.
         documents: (name, text) of each.
         tokens: tokens of a window.
         most: how many documents are wanted.
@@ -197,7 +204,7 @@ def choose_documents(
         full = len(chosen.documents) == most
         if full and len(chosen.spare) >= spare:
             break
-        chosen.prefix, ids = encode_text(tokenizer, text)
+        chosen.prefix, ids = encode_text(model, text)
         long = len(chosen.prefix) + len(ids) >= tokens
         if long and not full:
             chosen.documents.append((name, ids))

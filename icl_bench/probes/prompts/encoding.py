@@ -57,6 +57,17 @@ def _refuse_unknown(model: Model, ids: Sequence[int], text: str) -> None:
     unknown = tokenizer.unk_token_id
     if unknown is not None and unknown in ids:
         raise NotMeasurable(f"the tokenizer does not know every word of {text!r}")
+    require_rows(model, ids)
+
+
+def require_rows(model: Model, ids: Sequence[int]) -> None:
+    """Raise MeasurementError where a token of a text has no row in the model's embedding.
+
+    Args:
+        model: for its tokenizer and embedding.
+        ids: of the text.
+    """
+    tokenizer: Any = model.tokenizer
     rows = len(model.embedding)
     if past := [token for token in ids if token >= rows]:
         name = tokenizer.convert_ids_to_tokens(past[0])

@@ -150,7 +150,7 @@ def _choose_text(model: Model, settings: Settings) -> tuple[Corpus, Chosen]:
             f"{corpus.sha256}, not {settings.text_sha256}"
         )
     chosen = choose_documents(
-        model.tokenizer,
+        model,
         settings.arrange(corpus.documents, settings.seed),
         settings.window,
         settings.documents,
