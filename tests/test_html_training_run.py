@@ -100,6 +100,10 @@ def test_curves_are_drawn_with_the_changes_of_their_gates(
     )
     known = {step: score for step, score in SCORES.items() if step != 100}
     assert drawn == [list(known), list(known.values()), [200, 100, 400]]
+    ranges = page.page.locator("#training-panels .chart").evaluate_all(
+        "(all) => all.map((box) => box._fullLayout.xaxis.range)"
+    )
+    assert len(ranges) > 1 and all(one == pytest.approx([-16, 416]) for one in ranges)
     assert page.page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.page.evaluate("window.hacked") is None
     links = page.page.locator("#steps a").evaluate_all("(all) => all.map((a) => a.href)")

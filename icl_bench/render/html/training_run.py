@@ -10,6 +10,7 @@ from icl_bench.records.parts import Check, GateVerdict
 from icl_bench.records.record import RunRecord
 from icl_bench.records.steps import summarize
 from icl_bench.render import steps, tables
+from icl_bench.render.content import read_rows
 from icl_bench.render.html.checks import verdict_cell
 from icl_bench.render.html.page import make_page
 from icl_bench.render.html.panels import panel, series
@@ -126,6 +127,8 @@ def _panels(
     whole: RunRecord, changes: Mapping[str, list[tuple[int, GateVerdict]]]
 ) -> list[dict[str, Any]]:
     """A panel per metric that a gate or a check reads, those of gates first, with their changes."""
+    known = {row["step"] for one in whole.measurements.values() for row in read_rows(one, "steps")}
+    margin = 0.04 * (max(known, default=0) - min(known, default=0))
     gated: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     for key, one in steps.series_measurements(whole).items():
@@ -140,6 +143,7 @@ def _panels(
             ]
             line = series(name, one.tables["steps"], "step", name)
             if made := panel(f"{name} ({key})", "optimizer step", name, [line], marks=marks):
+                made["range"] = [min(known) - margin, max(known) + margin]
                 (gated if name in asked.values() else others).append(made)
     return gated + others
 
