@@ -254,17 +254,21 @@ def main() -> int:
     load_model(MODEL)
     assert transformers.__version__  # imported once, for all that are forked
     draw = random.Random(given.seed)
-    found = {
-        "SIGTERM": end_runs(given.terminate, MODEL, signal.SIGTERM, draw),
-        "kill -9": end_runs(given.cold, MODEL, signal.SIGKILL, draw),
-        "kill -9, a series": end_runs(given.series, SERIES, signal.SIGKILL, draw),
+    kinds = {
+        "SIGTERM": (given.terminate, MODEL, signal.SIGTERM),
+        "kill -9": (given.cold, MODEL, signal.SIGKILL),
+        "kill -9, a series": (given.series, SERIES, signal.SIGKILL),
     }
     print("| ended by | runs | finished by then | kept | lost |")
-    print("|---|---|---|---|---|")
-    for name, one in found.items():
-        print(f"| {name} | {one.ended} | {one.finished} | {one.kept} | {len(one.lost)} |")
-    lost = [line for one in found.values() for line in one.lost]
-    print(*lost, sep="\n", file=sys.stderr)
+    print("|---|---|---|---|---|", flush=True)
+    lost: list[str] = []
+    for name, kind in kinds.items():
+        one = end_runs(*kind, draw)
+        print(
+            f"| {name} | {one.ended} | {one.finished} | {one.kept} | {len(one.lost)} |", flush=True
+        )
+        print(*one.lost, sep="\n", end="", file=sys.stderr)
+        lost += one.lost
     return 1 if lost else 0
 
 

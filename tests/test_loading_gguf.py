@@ -58,6 +58,20 @@ def test_a_copy_holds_the_weights_in_float32(file: Path, tmp_path: Path) -> None
     assert torch.equal(weights["model.layers.1.mlp.up_proj.weight"], tensors["blk.1.ffn_up.weight"])
 
 
+def test_a_conversion_makes_the_table_of_names_once(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gguf as library
+
+    made = []
+    original = library.get_tensor_name_map
+    counted = lambda *given: made.append(given) or original(*given)  # noqa: E731
+    monkeypatch.setattr(library, "get_tensor_name_map", counted)
+    gguf.float_copy(file, tmp_path / "cache")
+    assert len(made) == 1
+    assert library.get_tensor_name_map is counted
+
+
 def test_a_copy_is_made_once_per_content(
     file: Path, tmp_path: Path, conversions: list[Path]
 ) -> None:

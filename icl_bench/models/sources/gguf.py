@@ -5,12 +5,14 @@ Dequantizing takes many seconds even for a small model, so it is done once per c
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +130,7 @@ def _is_complete(copy: Path) -> bool:
 def _write_copy(path: Path, copy: Path) -> None:
     part = Path(tempfile.mkdtemp(prefix=f"{copy.name}.part-", dir=copy.parent))
     try:
-        with silenced():
+        with silenced(), _names_made_once():
             _convert(path, part)
         part.chmod(0o755)
         if copy.exists():
@@ -161,7 +163,9 @@ def _convert(path: Path, folder: Path) -> None:
     check_loading_info(info)
     header = read_header(path)
     refuse_ignored(header.metadata, header.tensors, model)
-    apply_rope(header.metadata, _rope_factors(path), model)
+    # Reading a file with gguf's own reader takes seconds, and few have this tensor.
+    factors = _rope_factors(path) if ROPE_FACTORS in header.tensors else None
+    apply_rope(header.metadata, factors, model)
     # Both would keep transformers from saving the model, or from reading it as what it now is.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -172,12 +176,27 @@ def _convert(path: Path, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def _rope_factors(path: Path) -> Any | None:
-    """What the file divides the rotary frequencies by, one number each; None for nothing."""
+def _rope_factors(path: Path) -> Any:
+    """What the file divides the rotary frequencies by, one number each."""
     from gguf import GGUFReader
 
-    found = [t.data for t in GGUFReader(path).tensors if t.name == ROPE_FACTORS]
-    return found[0].tolist() if found else None
+    return next(t.data for t in GGUFReader(path).tensors if t.name == ROPE_FACTORS).tolist()
+
+
+@contextmanager
+def _names_made_once() -> Iterator[None]:
+    """Keep gguf's table of tensor names: transformers makes the same one for every module."""
+    try:
+        import gguf
+    except ImportError:  # what needs it says so in its own words
+        yield
+        return
+    original = gguf.get_tensor_name_map
+    gguf.get_tensor_name_map = functools.cache(original)
+    try:
+        yield
+    finally:
+        gguf.get_tensor_name_map = original
 
 
 def load_gguf_tokenizer(path: Path) -> tuple[PreTrainedTokenizerBase | None, str | None]:
