@@ -28,7 +28,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Where the developer's environment is not there, one with what a user needs: half as large.
 DEMO := $(if $(wildcard $(READY)),$(VENV),.venv-demo)
 demo: $(DEMO)/.ready
-	$(DEMO)/bin/python -m pytest --icl-model='$(MODEL)'
+	$(DEMO)/bin/python -m pytest --icl-model='$(MODEL)' --icl-suite=core --icl-suite=circuit
 
 # Lint, types, and the tests of files that neither open real weights nor start many processes
 # (tests/conftest.py lists the others).

@@ -35,7 +35,15 @@ def test_after_the_demo_its_passes_are_explained_and_a_failing_model_named(
     assert words[-1].strip() == command
 
 
-@pytest.mark.parametrize("record", [passed(), passed(DEMO, suite="quiz")])
+def test_the_demo_has_a_suite_beside_core_that_changes_nothing_of_that() -> None:
+    record = passed(DEMO)
+    record.suites.append(record.suites[0].model_copy(update={"name": "circuit"}))
+    assert advise([record], "--", compared=False) == advise([passed(DEMO)], "--", compared=False)
+
+
+@pytest.mark.parametrize(
+    "record", [passed(), passed(DEMO, suite="quiz"), passed(DEMO, suite="circuit")]
+)
 def test_after_passes_of_another_model_or_suite_a_baseline_is_next(record: RunRecord) -> None:
     [line] = advise([record], "--", compared=False)
     assert "--save-baseline=good.json" in line and "--baseline=good.json" in line

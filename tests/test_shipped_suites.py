@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
+from pathlib import Path
 
 import pytest
 
 import icl_bench
 from icl_bench.records.record import RunRecord
+from icl_bench.render.html import circuit
 
 WITH = ("builtin:handwired", "builtin:induction-2l")
 WITHOUT = "builtin:control-1l"
@@ -61,3 +64,12 @@ def test_a_model_that_matches_by_identity_passes_for_the_word_and_fails_for_its_
     assert found["by-a-tenth-of-the-way"] == "fail"
     # Of 12 items that fit its tokenizer, a share of a quarter may have gone unseen.
     assert found["the-heads-attend-to-it"] != "pass"
+
+
+def test_the_demo_passes_every_check_and_draws_the_circuit_with_its_edges():
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    command = makefile.partition("\ndemo: ")[2].partition("\n\n")[0]
+    record = icl_bench.run(re.findall(r"--icl-suite=(\S+)", command) or ["core"], WITH[1])
+    assert {check.verdict for check in record.checks} == {"pass"}
+    drawn = circuit.section(record)
+    assert drawn is not None and 'class="edge key"' in drawn["drawing"]

@@ -6,11 +6,15 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icl_bench.commands.parsing import FAILED, OK, USAGE, add_command, add_options
 from icl_bench.errors import IclError, RecordError
 from icl_bench.render.writing.logs import escape_ci_commands
+
+if TYPE_CHECKING:
+    from icl_bench.records.record import RunRecord
+    from icl_bench.render.html.page import Plotly
 
 DESCRIPTION = """\
 Write the reports of records again in the format of this version of icl-bench, without a model or a
@@ -18,7 +22,9 @@ measurement. Records (results.json) are never changed. A record that cannot be r
 named and keeps its reports; the others are rendered.
 
   icl-bench report reports/                  every record below, reports next to each
-  icl-bench report old.json --output=here    into here/SLUG/"""
+  icl-bench report old.json --output=here    into here/SLUG/
+  icl-bench report OUTPUT_DIR/icl            of a training run: also training.html, with the gates
+                                             and curves of all evaluations"""
 
 
 def add_parser(commands: Any) -> None:
@@ -61,6 +67,7 @@ def run(given: argparse.Namespace) -> int:
     added_reports()
     rendered = broken = 0
     taken: set[Path] = set()
+    runs: dict[tuple[Path, Path], dict[Path, RunRecord]] = {}
     for path in dict.fromkeys(found for text in given.records for found in find_records(text)):
         try:
             record = read_record(path)
@@ -89,6 +96,13 @@ def run(given: argparse.Namespace) -> int:
             print(escape_ci_commands(one_line(f"icl-bench: {trouble}")), file=sys.stderr)
         rendered += 1
         broken += bool(troubles)
+        if record.step is not None:
+            runs.setdefault((path.parent, folder), {})[path] = _without_rows(record)
+    for (source, folder), evaluations in runs.items():
+        why = _write_run(source, folder, evaluations, given.plotly)
+        if why:
+            print(escape_ci_commands(one_line(f"icl-bench: {source}: {why}")), file=sys.stderr)
+            broken += 1
     if not rendered:
         return USAGE
     return FAILED if broken else OK
@@ -106,6 +120,36 @@ def find_records(text: str) -> list[Path]:
         return [path]
     found = sorted(path.glob("results*.json")) or sorted(path.glob("*/results*.json"))
     return found or [path / "results.json"]
+
+
+def _write_run(
+    source: Path, folder: Path, evaluations: dict[Path, RunRecord], plotly: Plotly
+) -> str | None:
+    """Write the page of a training run where there are several evaluations; else say why not."""
+    from icl_bench.render.writing.text import one_line
+    from icl_bench.reports.files import TRAINING, write_training_run
+
+    if len(evaluations) < 2:
+        return None
+    if len({record.step for record in evaluations.values()}) < len(evaluations):
+        return f"several records of one step, so no {TRAINING} is written"
+    try:
+        write_training_run(evaluations, folder, plotly)
+    except IclError:
+        raise
+    except Exception as error:  # As above.
+        return f"{TRAINING} cannot be rendered ({type(error).__name__}: {error})"
+    print(f"{one_line(source)}: {TRAINING} in {one_line(folder)}{os.sep}")
+    return None
+
+
+def _without_rows(record: RunRecord) -> RunRecord:
+    """The record without rows of heads and tables: of a long run they would fill the memory."""
+    slim = {
+        key: one.model_copy(update={"heads": [], "tables": {}})
+        for key, one in record.measurements.items()
+    }
+    return record.model_copy(update={"measurements": slim})
 
 
 def _free(folder: Path, name: str, taken: set[Path]) -> Path:

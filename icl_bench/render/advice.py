@@ -11,6 +11,8 @@ CONTROL = "builtin:control-1l"
 """A model of one layer, which cannot form the circuit."""
 CIRCUIT = frozenset({"core", "gate"})
 """Suites that ask whether the circuit is there."""
+PARTS = frozenset({"circuit"})
+"""Suites that take it apart, which add nothing to what the passes of the others mean."""
 
 
 def advise(records: Sequence[RunRecord], prefix: str, *, compared: bool) -> list[str]:
@@ -28,14 +30,15 @@ def advise(records: Sequence[RunRecord], prefix: str, *, compared: bool) -> list
     if verdicts - {"pass", "skipped"} or "pass" not in verdicts:
         return []
     names = [suite.name for suite in record.suites]
-    if record.model.spec == DEMO and CIRCUIT.issuperset(names):
+    asked = [name for name in names if name in CIRCUIT]
+    if record.model.spec == DEMO and asked and (CIRCUIT | PARTS).issuperset(names):
         command = "pytest --icl-model=" if prefix == "--icl-" else "icl-bench run "
         return [
             "What these passes mean: a head attends to the token after an earlier occurrence, "
             "wherever that is; an earlier head attends to the previous token; with such heads "
             "ablated the model no longer copies, with other heads ablated it still does. A model "
             "of one layer fails:",
-            f"  {command}{CONTROL} {' '.join(f'{prefix}suite={name}' for name in names)}",
+            f"  {command}{CONTROL} {' '.join(f'{prefix}suite={name}' for name in asked)}",
         ]
     if compared:
         return []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from icl_bench.errors import RecordError, SettingsError
@@ -20,6 +20,7 @@ from icl_bench.records.writing import Writer, write_atomically
 from icl_bench.render import badge, csv, markdown
 from icl_bench.render.html.page import Plotly, plotly_name, share_plotly
 from icl_bench.render.html.report import report_page
+from icl_bench.render.html.training_run import training_run_page
 from icl_bench.reports.added import AddedReport, added_reports
 
 REPORTS: dict[str, Callable[[RunRecord], str]] = {
@@ -230,6 +231,38 @@ def render_again(
         ) from None
     _tell(writer, folder, None)
     return writer.written
+
+
+TRAINING = "training.html"
+"""The page of a training run, beside the records of its evaluations."""
+
+
+def write_training_run(
+    records: Mapping[Path, RunRecord], folder: Path, plotly: Plotly = "inline"
+) -> Path:
+    """Write the page of a training run into the folder of its evaluations' reports.
+
+    Args:
+        records: file that an evaluation was read from -> its record, each of another step.
+        folder: where the reports of `render_again` are.
+        plotly: whether the page carries the charting script, or the folder above does once.
+
+    Raises:
+        SettingsError: the folder cannot be written.
+    """
+    pages = {
+        record.step: _named_after(path, "report.html")
+        for path, record in records.items()
+        if record.step is not None
+    }
+    script = f"../{plotly_name()}" if plotly == "shared" else None
+    text = training_run_page(list(records.values()), pages, script)
+    try:
+        return write_atomically(folder / TRAINING, text)
+    except OSError as error:
+        raise SettingsError(
+            f"report folder {folder}: cannot be written ({error.strerror or error})"
+        ) from None
 
 
 def _named_after(source: Path, name: str) -> str:

@@ -28,12 +28,13 @@
         hovertemplate: `%{x}: %{y:.4g}${line.low ? " [%{customdata[0]:.4g}, %{customdata[1]:.4g}]" : ""}<extra>%{fullData.name}</extra>` });
     });
     const tall = window.innerWidth < 640 ? 60 : 0;
+    const middle = Math.max(...panel.series.flatMap((line) => line.x)) / 2;
     return { traces, layout: {
-      height: 330 + tall,
+      height: 330 + tall, showlegend: panel.series.length > 1 || !panel.title.startsWith(panel.series[0].name),
       xaxis: { title: { text: panel.x }, type: panel.log ? "log" : "linear" }, yaxis: { title: { text: panel.y } },
       shapes: panel.marks.map((mark) => ({ type: "line", x0: mark.x, x1: mark.x, yref: "paper", y0: 0, y1: 1, line: { color: icl.color("line-strong"), dash: "dot" } })),
       annotations: panel.marks.map((mark, index) => ({ x: panel.log ? Math.log10(mark.x) : mark.x, yref: "paper", y: 0.98 - 0.08 * index, text: icl.plain(mark.label), showarrow: false,
-        xanchor: panel.log ? "right" : "left", font: { size: 11, color: icl.color("soft") } })),
+        xanchor: panel.log || mark.x > middle ? "right" : "left", font: { size: 11, color: icl.color("soft") } })),
     } };
   }
 
