@@ -1,4 +1,4 @@
-"""Probe `ablation`: switch heads off and see what copying loses, beyond random heads."""
+"""Probe `ablation`: ablate heads and measure how much copying is lost, beyond random heads."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class Settings(SequentialSettings):
     """What a suite may set for the `ablation` probe."""
 
     heads: HeadSelection | HeadList | None = None
-    """Which heads to switch off."""
+    """Which heads to ablate."""
     mlps: list[int] = Field(default_factory=list)
-    """Layers whose MLP blocks are switched off; -1 is the last layer, -2 the one before it."""
+    """Layers whose MLP blocks are ablated; -1 is the last layer, -2 the one before it."""
     layers: list[int] = Field(default_factory=list)
-    """Layers that are switched off whole, counted in the same way."""
+    """Layers that are ablated whole, counted in the same way."""
     method: Method = "mean"
     """What replaces a head's output."""
     patterns: Patterns = "free"
     """Whether every head attends as in the clean run (`frozen`)."""
     keep_only: bool = False
-    """Switch every head off except the chosen ones."""
+    """Ablate every head except the chosen ones."""
     repeats: Annotated[int, Field(ge=2)] = 2
     """Copies of the block in a sequence."""
     varied: bool = True
@@ -55,7 +55,7 @@ class Settings(SequentialSettings):
     null_sequences: Annotated[int, Field(ge=1)] = 8
     """Sequences that `null_draws` and `uniform_draws` are measured on (at most `sequences`)."""
     uniform_draws: Annotated[int, Field(ge=0)] = 0
-    """Random sets from any layer, reported and never gated on."""
+    """Random sets from any layer, reported and never used in a verdict."""
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Level that the null must be able to reach for its p-value to count."""
 

@@ -1,4 +1,4 @@
-"""Probe `losses`: the loss on random tokens, the first time and when they come again."""
+"""Probe `losses`: the loss on random tokens, the first time and when they are repeated."""
 
 from __future__ import annotations
 

@@ -31,11 +31,11 @@ class Settings(TokenSettings):
     sequences: Annotated[int, Field(ge=1)] = 16
     """Held-out sequences that the curve is measured on."""
     choose_sequences: Annotated[int, Field(ge=1)] = 4
-    """Sequences that heads are eliminated on."""
+    """Sequences for the elimination."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.9
-    """Share of the gain that has to be kept."""
+    """Share of the gain to keep."""
     method: Writing = "mean"
-    """What replaces the output of heads that are off."""
+    """What replaces the output of ablated heads."""
     random_orders: Annotated[int, Field(ge=0)] = 8
     """Random sets of the same size to compare with."""
 

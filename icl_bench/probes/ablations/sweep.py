@@ -32,7 +32,7 @@ class Settings(SequentialSettings):
     exact: bool = True
     """Measure every head on every sequence; otherwise only the undecided ones on more."""
     top: Annotated[int, Field(ge=1)] = 10
-    """How many heads an adaptive sweep looks for."""
+    """How many heads an adaptive sweep searches for."""
     threshold: Annotated[float, Field(gt=0)] = 0.5
     """Rise of the loss, in nats, above which a head counts."""
 

@@ -69,7 +69,7 @@ class LookSettings(StrictSettings):
     until: Literal["decided"] | None = None
     """`decided`: draw more until no check on this measurement is inconclusive."""
     looks: Annotated[int, Field(ge=1)] = 1
-    """Looks that the intervals have to hold for together; set by `until` where it is given."""
+    """Interim analyses for which the intervals hold together; set by `until` if it is given."""
 
     @property
     def budget(self) -> str:
@@ -130,7 +130,7 @@ class SequentialSettings(LookSettings, TokenSettings):
     """Token settings of a probe that may draw more sequences until its checks are decided."""
 
     max_sequences: Annotated[int, Field(ge=1)] | None = None
-    """With `until`: sequences at the last look; `sequences` are those of the first."""
+    """With `until`: sequences at the last interim analysis; `sequences` are those at the first."""
 
 
 class PoolSettings(LookSettings):

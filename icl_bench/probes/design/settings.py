@@ -221,7 +221,7 @@ class TokenSettings(StrictSettings):
     bos: Literal["auto", "always", "never"] = "auto"
     """Whether a beginning-of-sequence token is put first."""
     token_pool: TokenPool = "uniform"
-    """Which ids are drawn: all usable ones, or the quarter that stands first in the vocabulary."""
+    """Which ids are drawn: all usable ones, or the first quarter of the vocabulary."""
 
     @property
     def independent_samples(self) -> tuple[str, int] | None:

@@ -1,4 +1,4 @@
-"""Probe `example`: one text step by step, and what every setting of a few switches does to it."""
+"""Probe `example`: one text step by step, and the effect of every combination of switches."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Settings(TokenSettings):
     switches: Annotated[int, Field(ge=0, le=6)] = 4
     """Switches that the heads are divided among; each of their 2^k settings is measured."""
     method: Writing = "mean"
-    """What replaces the output of heads that are off."""
+    """What replaces the output of ablated heads."""
     sequences: Annotated[int, Field(ge=1)] = 4
     """Number of sequences of random tokens, repeated once."""
     period: Annotated[int, Field(ge=3)] = 25

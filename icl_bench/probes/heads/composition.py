@@ -40,15 +40,15 @@ class Settings(SequentialSettings):
     heads: HeadSelection | HeadList
     """The receivers: heads whose input is patched."""
     senders: HeadList | None = None
-    """Heads that are taken out, one at a time; every head below a receiver when not given."""
+    """Heads that are removed, one at a time; every head below a receiver when not given."""
     sides: Annotated[list[Side], Field(min_length=1)] = Field(default_factory=lambda: list(SIDES))
     """Sides of the receivers' input that are patched, each on its own."""
     method: Literal["zero", "mean"] = "zero"
-    """What stands in for a sender's output: nothing, or its mean."""
+    """Replacement for a sender's output: zero, or its mean."""
     repeats: Annotated[int, Field(ge=2)] = 2
     """Copies of the block in a sequence."""
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Induction score that receivers need for their drops to be shares of something."""
+    """Minimum induction score of receivers, so that drops as shares of it are meaningful."""
 
     @property
     def absent(self) -> dict[str, str]:

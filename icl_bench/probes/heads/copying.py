@@ -32,7 +32,7 @@ class Settings(SequentialSettings):
     repeats: Annotated[int, Field(ge=2)] = 2
     """Copies of the block in a sequence."""
     states: Literal["token", "embedding"] = "token"
-    """What stands for a token in the weights."""
+    """Vector that represents a token in the weights."""
 
 
 METRICS: dict[str, MetricInfo] = {

@@ -29,11 +29,11 @@ class Settings(SequentialSettings):
     """What a suite may set for the `logit_attribution` probe."""
 
     heads: HeadSelection | HeadList
-    """The heads whose writing is looked at; all are measured."""
+    """The heads whose output the metrics describe; all are measured."""
     repeats: Annotated[int, Field(ge=2)] = 2
     """Copies of the block in a sequence."""
     threshold: Annotated[float, Field(gt=0)] = 0.1
-    """Logits below which a head is silent: it attends, maybe, and writes next to nothing."""
+    """Logits below which a head is silent: it may attend, but writes almost nothing."""
 
 
 METRICS: dict[str, MetricInfo] = {

@@ -35,7 +35,7 @@ class Settings(SequentialSettings):
     offsets: Annotated[list[int], Field(min_length=2)] = Field(
         default_factory=lambda: list(range(-3, 6))
     )
-    """Places k to look at: 0 is the earlier occurrence, 1 the token after it."""
+    """Places k: 0 is the earlier occurrence, 1 the token after it."""
     repeats: Annotated[int, Field(ge=2)] = 2
     """Copies of the block in a sequence."""
 

@@ -24,7 +24,7 @@ class Settings(StrictSettings):
     """What a suite may set for the `weight_composition` probe."""
 
     heads: HeadSelection | HeadList
-    """The later heads, whose queries, keys and values are looked at."""
+    """The later heads, whose queries, keys and values are measured."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the random matrices, and of heads chosen at random."""
 

@@ -1,4 +1,4 @@
-"""Probe `choice`: questions answered by the likelihood of each choice, with heads on and off."""
+"""Probe `choice`: questions answered by the likelihood of each choice, clean and ablated."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class Settings(StrictSettings):
     items: Annotated[list[Item], Field(min_length=1)]
     """The questions."""
     score: Score = "sum"
-    """Log-likelihood of a choice: summed over its tokens, per token, or summed and less what it is
-    after nothing."""
+    """Log-likelihood of a choice: summed over its tokens, per token, or the sum minus the
+    log-likelihood without a prompt."""
     group: Annotated[int, Field(ge=1)] = 1
     """Questions in a row that share a text; margins are averaged over them before anything else."""
     heads: HeadSelection | HeadList | None = None
-    """Heads to switch off; none when not given."""
+    """Heads to ablate; none when not given."""
     method: Literal["zero", "mean"] = "mean"
     """What replaces their outputs: nothing, or their mean over the questions' positions."""
     seed: Annotated[int, Field(ge=0)] = 0

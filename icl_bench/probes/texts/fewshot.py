@@ -1,4 +1,4 @@
-"""Probe `fewshot`: accuracy on small tasks with examples in the prompt, and without."""
+"""Probe `fewshot`: accuracy on small tasks with and without examples in the prompt."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class Settings(StrictSettings):
     choices: Annotated[int, Field(ge=2)] = 4
     """Choices of a query: the right output, and outputs of other items of the task."""
     score: Score = "sum"
-    """What the likelihood of a choice is: summed over its tokens, per token, or summed and less
-    what it is after nothing."""
+    """Log-likelihood of a choice: summed over its tokens, per token, or the sum minus the
+    log-likelihood without a prompt."""
     template: Template = "Q: {input}\nA: {output}"
-    """How an example is written."""
+    """Format of an example."""
     separator: Annotated[str, Field(min_length=1)] = "\n\n"
-    """What stands between examples."""
+    """Separator between examples."""
     heads: HeadSelection | HeadList | None = None
-    """Heads to switch off; none when not given."""
+    """Heads to ablate; none when not given."""
     method: Literal["zero", "mean"] = "mean"
     """What replaces their outputs: nothing, or their mean over other prompts of the tasks."""
     null_draws: Annotated[int, Field(ge=0)] = 20
@@ -69,7 +69,7 @@ class Settings(StrictSettings):
     null_queries: Annotated[int, Field(ge=1)] = 2
     """Queries of each task that random sets are measured on (at most `queries`)."""
     uniform_draws: Annotated[int, Field(ge=0)] = 0
-    """Random sets from any layer, reported and never gated on."""
+    """Random sets from any layer, reported and never used in a verdict."""
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Level that the null must be able to reach for its p-value to count."""
     seed: Annotated[int, Field(ge=0)] = 0

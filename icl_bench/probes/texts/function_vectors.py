@@ -45,9 +45,9 @@ class Settings(StrictSettings):
     clean_prompts: Annotated[int, Field(ge=1)] = 8
     """Prompts of each task that mean outputs are taken over; no more than its items."""
     template: Template = "Q: {input}\nA: {output}"
-    """How an example is written."""
+    """Format of an example."""
     separator: Annotated[str, Field(min_length=1)] = "\n\n"
-    """What stands between examples."""
+    """Separator between examples."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of all draws."""
 

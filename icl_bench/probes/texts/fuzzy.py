@@ -1,4 +1,4 @@
-"""Probe `fuzzy`: whether a word finds what followed its near-synonym earlier."""
+"""Probe `fuzzy`: whether a word finds the token that followed its near-synonym."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Settings(PoolSettings):
     items: Annotated[int, Field(ge=2)] | None = None
     """Items to use, the first ones; all when not given."""
     max_items: Annotated[int, Field(ge=2)] | None = None
-    """With `until`: items at the last look; `items` are those of the first."""
+    """With `until`: items at the last interim analysis; `items` are those at the first."""
     template: Annotated[str, AfterValidator(_check_template)] = "Here: {a} {b}. {c} {d}. {query}"
-    """How a context is written."""
+    """Format of a context."""
     heads: HeadSelection | HeadList | None = None
-    """Heads whose attention is read and which are switched off; none when not given."""
+    """Heads to ablate, and whose attention is read; none when not given."""
     method: Literal["zero", "mean"] = "mean"
     """What replaces their outputs: nothing, or their mean over all positions of the contexts."""
     seed: Annotated[int, Field(ge=0)] = 0

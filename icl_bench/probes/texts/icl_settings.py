@@ -31,17 +31,17 @@ class Settings(PoolSettings):
     text_sha256: str | None = None
     """SHA-256 that the text must have; that of a file, or of Python's reference, when not given."""
     documents: Annotated[int, Field(ge=1)] = 32
-    """Documents that are measured, the first that are long enough."""
+    """Number of documents: the first that are long enough."""
     max_documents: Annotated[int, Field(ge=1)] | None = None
-    """With `until`: documents at the last look; `documents` are those of the first."""
+    """With `until`: documents at the last interim analysis; `documents` are those at the first."""
     windows_per_document: Annotated[int, Field(ge=1)] = 2
-    """Windows of a document at most."""
+    """Maximum number of windows per document."""
     window: Annotated[int, Field(ge=64, multiple_of=16)] = 512
     """Tokens of a window, with what the tokenizer puts first."""
     previous_token: bool = False
     """Score every head's attention to the previous token on this text, as Olsson et al. do."""
     heads: HeadSelection | HeadList | None = None
-    """Heads that are switched off; None to measure the model as it is."""
+    """Heads to ablate; None to measure the unchanged model."""
     method: Literal["zero", "mean", "resample", "pattern_preserving"] = "mean"
     """What replaces a head's output; means and samples are those on held-out documents."""
     null_draws: Annotated[int, Field(ge=0)] = 0

@@ -43,7 +43,7 @@ class Settings(StrictSettings):
     text: Annotated[str, Field(min_length=1)] | None = None
     """Name of an `icl_score` measurement of the suite, for the ICL score on text."""
     by_step: Annotated[int, Field(ge=1)] | None = None
-    """Step that `size_by_step` counts until; the last checkpoint when not given."""
+    """Last step that `size_by_step` counts; the last checkpoint when not given."""
     minimum_score: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Rise of an attention score below which there is no change to locate."""
     minimum_loss: Annotated[float, Field(gt=0)] = 0.5
