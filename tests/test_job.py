@@ -150,13 +150,13 @@ def test_interrupted_in_python_leaves_what_was_measured(
 ) -> None:
     from icl_bench.running.judging import CheckedRun
 
-    original = CheckedRun.check
+    original = CheckedRun._judge
 
-    def check(run: CheckedRun, *name: str) -> Any:
+    def judge(run: CheckedRun, *name: str) -> Any:
         original(run, *name)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(CheckedRun, "check", check)
+    monkeypatch.setattr(CheckedRun, "_judge", judge)
     with pytest.raises(KeyboardInterrupt):
         icl_bench.run([small], MODEL, report_dir="out", cache=False)
     left = icl_bench.read_record("out/builtin-handwired/results.json")
