@@ -35,7 +35,7 @@ COVER = {
     "measures/bounds.py": "measures_intervals suite_reach",
     "measures/bump.py": "measures_bump",
     "measures/composition.py": "weight_composition",
-    "measures/copying.py": "ov_copying",
+    "measures/copying.py": "ov_copying losses probe_losses",
     "measures/cross_fitting.py": "measures_statistics chosen_heads",
     "measures/draws.py": "measures_tokens measures_gradual sequential",
     "measures/eigenvalues.py": "ov_copying",
@@ -59,12 +59,14 @@ COVER = {
     "comparing/settings.py": COMPARING,
     "comparing/versions.py": COMPARING,
     "running/checks.py": "checks",
-    "suite/asserting.py": "suite_loading suite_messages",
+    "suite/asserting.py": "suite_loading suite_mistakes suite_messages",
     "suite/reach.py": "suite_reach",
 }
 """File of icl_bench -> names of the test files that cover it."""
 EQUIVALENT = {
     "measures/null.py: for attempt in range(50 * draws): -> 51": "one try more before giving up",
+    "measures/eigenvalues.py: return torch.where(total > NOTHING * size, score.clamp(-1, 1), "
+    "torch.nan) -> total >= NOTHING * size": "where both are 0 the score is 0 / 0 as well",
     "measures/bump.py: (10.0**-k for k in range(7) if np.allclose(values, np.round(values, k), "
     "rtol=0, atol=1e-9)), -> 2e-09": "a tolerance for the last bits of floats",
 }

@@ -66,6 +66,7 @@ def measured(metric: Metric) -> Measurement:
         ("between", [1, 2], None, 0.9, "fail"),
         ("equals", 5, None, 5, "pass"),
         ("equals", 5, None, 5.1, "fail"),
+        ("equals", 5, None, 4.9, "fail"),
         ("equals", 5, 1, 6, "pass"),
         ("equals", 5, 1, 4, "pass"),
         ("equals", 5, 1, 6.1, "fail"),
@@ -206,6 +207,13 @@ def test_a_check_carries_the_metric_and_what_the_suite_says() -> None:
         verdict="pass",
         description="It matches.",
     )
+
+
+def test_what_is_said_of_a_metric_is_not_said_where_there_is_none() -> None:
+    taken = Measurement(probe="p", metrics={}, unmeasured={"score": "it has no heads"})
+    taken.remarks["score"] = "others stand in"
+    found = run(check(), taken)
+    assert found.verdict == "skipped" and found.reason == "it has no heads"
 
 
 def test_a_tolerance_is_kept_with_its_threshold() -> None:

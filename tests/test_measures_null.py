@@ -8,6 +8,7 @@ from math import comb
 import numpy as np
 import pytest
 
+from icl_bench.measures import null
 from icl_bench.measures.null import matched_sets, uniform_sets
 
 MANY = dict.fromkeys(range(30), 9)
@@ -128,3 +129,12 @@ def test_an_innocent_set_has_any_rank():
     for level in (0.05, 0.25, 0.5):
         share = np.mean([p <= level for p in p_values])
         assert share == pytest.approx(level, abs=4 * (level * (1 - level) / 2000) ** 0.5)
+
+
+def test_a_draw_that_fails_or_gives_the_chosen_heads_is_no_set(monkeypatch):
+    chosen = [(0, 1), (0, 2)]
+    drawn = [None, tuple(chosen), ((0, 3), (0, 4)), ((0, 5), (0, 6))]
+    monkeypatch.setattr(null, "ENUMERABLE", 0)
+    monkeypatch.setattr(null, "_draw_one", lambda *_: drawn.pop(0))
+    found = null.matched_sets(chosen, {0: 12}, draws=2, alpha=0.5, seed=0)
+    assert found.sets == [((0, 3), (0, 4)), ((0, 5), (0, 6))]

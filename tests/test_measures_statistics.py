@@ -30,6 +30,7 @@ def test_one_sample_has_no_standard_error():
         st.proportion_lost_metric([True], [False]),
     ):
         assert metric.stderr is None and metric.ci_low is None and metric.ci_high is None
+        assert metric.n == 1
 
 
 def test_no_sample_is_an_error():
