@@ -5,9 +5,7 @@ from __future__ import annotations
 from icl_bench.measures.tokens import draw_repeated
 from icl_bench.probes.design.context import Context
 from icl_bench.probes.design.settings import HeadSelection, Threshold
-from icl_bench.probes.heads import (
-    induction,
-)
+from icl_bench.probes.heads import induction
 
 PERIOD = 20
 SMALL = {"sequences": 4, "period": PERIOD}

@@ -7,9 +7,7 @@ from circuit_probes import ABOVE, BEST, PERIOD, RECEIVER, held_out, run, scores,
 
 import icl_bench
 from icl_bench.errors import MeasurementError
-from icl_bench.probes.heads import (
-    composition,
-)
+from icl_bench.probes.heads import composition
 from icl_bench.reference.handwired import handwired
 
 
