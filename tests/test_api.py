@@ -32,6 +32,7 @@ def test_the_public_names_are_these():
         "load_model",
         "logit_attribution",
         "minimal_set",
+        "mutate",
         "ov_copying",
         "path_patching",
         "read_record",

@@ -73,7 +73,7 @@ def test_each_measurement_speaks_for_itself():
 
 def test_a_head_that_moved_in_both_is_told_of_in_both():
     other = [(0, 0, 0.02), (1, 0, 0.75), (1, 5, 0.03)]
-    found = compare(two(HEADS, other), two(swapped(0.78), swapped(0.75)))
+    found = compare(two(HEADS, other), two(swapped(0.75), swapped(0.78)))
     for text in both_texts(found):
         for key in ("mine/repeats", "mine/others"):
             assert f"{key}: the induction head moved from 1.0 to 1.5" in text
@@ -83,6 +83,18 @@ def test_a_head_that_moved_in_both_is_told_of_in_both():
         "mine/repeats: induction head 1.0",
         "mine/others: induction head 1.0",
     ]
+
+
+def test_heads_of_a_layer_in_another_order_are_the_same_model():
+    found = compare(record(heads=HEADS), record(heads=swapped(0.78)))
+    assert {one.name: one.state for one in found.heads} == {"1.0": "moved", "1.5": "moved"}
+    assert found.passes()
+    told = "induction head 1.0 has exchanged its score with another head of its layer"
+    for text in both_texts(found):
+        assert told in text and "died" not in text and "head moved from" not in text
+    # Another score, or another layer, is another model.
+    for heads in (swapped(0.79), [(0, 0, 0.78), (1, 0, 0.02), (1, 5, 0.03)]):
+        assert not compare(record(heads=HEADS), record(heads=heads)).passes()
 
 
 def test_one_measurement_is_not_named():

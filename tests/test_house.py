@@ -61,14 +61,19 @@ FLOORS: dict[str, str] = {
         "options probes probes.design progress provenance records render render.writing "
         "reports suite"
     ),
+    "mutating": (
+        "comparing errors measures models models.attention models.module models.opening "
+        "models.residual models.sources probes probes.ablations probes.design probes.prompts "
+        "provenance records render render.html render.writing reports running"
+    ),
     "api": (
         "errors measures models models.attention models.circuits models.module models.opening "
-        "models.sources naming options probes.ablations probes.design probes.heads progress "
-        "records running suite"
+        "models.sources mutating naming options probes.ablations probes.design probes.heads "
+        "progress records running suite"
     ),
     "commands": (
-        "__init__ ci comparing errors models.sources options probes progress ranking records "
-        "reference render render.writing reports running suite"
+        "__init__ ci comparing errors models.sources mutating options probes progress ranking "
+        "records reference render render.writing reports running suite"
     ),
     "integrations": (
         "errors measures models.module models.opening models.sources naming options probes "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from icl_bench.comparing.parts import Owners, Part, is_asked
@@ -22,7 +22,7 @@ KINDS = ("induction", "previous_token")
 THRESHOLD = 0.4
 """Where the settings name none."""
 
-HeadState = Literal["died", "gone", "weaker", "kept", "stronger", "appeared"]
+HeadState = Literal["died", "gone", "moved", "weaker", "kept", "stronger", "appeared"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class HeadChange:
         layer: the head's layer.
         head: its number in the layer.
         state: `died` (fell below the threshold) and `gone` (has no score now) fail a gate; all but
-            `gone` and `kept` are changes beyond noise.
+            `gone` and `kept` are changes beyond noise. `moved` has exchanged its score with another
+            head of its layer: heads of a layer have no order, and the model may be the same.
         baseline: score before, a probability.
         value: score now; None when it is gone.
         threshold: above it a head has the score.
@@ -93,7 +94,7 @@ def compare_heads(
             left_out[key] = why or ""
             continue
         for kind in KINDS:
-            changes += _compare_kind(key, kind, before, after, floor)
+            changes += _without_moves(list(_compare_kind(key, kind, before, after, floor)), floor)
     return changes, left_out
 
 
@@ -131,6 +132,22 @@ def _compare_kind(
     for row in rows:
         if row[kind] > bound and (row["layer"], row["head"]) not in now:
             yield HeadChange(key, kind, row["layer"], row["head"], "gone", row[kind], None, bound)
+
+
+def _without_moves(changes: list[HeadChange], floor: float) -> list[HeadChange]:
+    """The changes with `moved` in place of a head that died and one that has its score now."""
+    changes = list(changes)
+    for place, lost in enumerate(changes):
+        for other, new in enumerate(changes):
+            if (lost.state, new.state, lost.layer) != ("died", "appeared", new.layer):
+                continue
+            assert lost.value is not None and new.value is not None
+            if max(abs(new.value - lost.baseline), abs(lost.value - new.baseline)) <= floor:
+                changes[place], changes[other] = (
+                    replace(one, state="moved") for one in (lost, new)
+                )
+                break
+    return changes
 
 
 def _judge(old: float, new: float, half: float, bound: float) -> HeadState:

@@ -30,6 +30,7 @@ STREAMS = {
     "varied_test": 47,  # repeats at random distances, on which ablations are tested
     "varied_order": 48,  # their second copies in another order
     "disjoint": 49,  # sets of other heads that an ablation is compared with
+    "mutation": 50,  # repeats at random distances, by which edits of a model are judged
     "gradual": 30,  # residuals of gradual curves that a phase change is compared with
 }
 """Independent streams of one seed. The numbers are part of every result: never reuse one."""

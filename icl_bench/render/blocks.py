@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from icl_bench.probes import PROBES, kind_of, report_of
 from icl_bench.records.blocks import Block, Cell, Curve, HeadGrid, Quantity, Table, Text
@@ -41,16 +41,38 @@ def show_blocks(record: RunRecord) -> Iterator[str]:
             yield f"## {escape(heading)}: {escape(key)}" + (
                 f" ({escape(block.method)})" if block.method else ""
             )
-        made = as_table(block)
-        for words in (block.text if isinstance(block, Text) else "", block.note):
-            if words:
-                yield from ("", escape(words))
-        if made is not None:
-            if made is not block and made.title:
-                yield from ("", escape(made.title)) if not block.note else (escape(made.title),)
-            yield ""
-            header, rows = shown(made)
-            yield from table(header, rows, right=header[made.named :])
+        yield from show_block(block)
+
+
+def show_block(block: Block) -> Iterator[str]:
+    """Lines of one block in Markdown, without its heading.
+
+    Args:
+        block: the block.
+    """
+    made = as_table(block)
+    for words in (block.text if isinstance(block, Text) else "", block.note):
+        if words:
+            yield from ("", escape(words))
+    if made is not None:
+        if made is not block and made.title:
+            yield from ("", escape(made.title)) if not block.note else (escape(made.title),)
+        yield ""
+        header, rows = shown(made)
+        yield from table(header, rows, right=header[made.named :])
+
+
+def blocks_markdown(title: str, blocks: Sequence[Block]) -> str:
+    """Return a page of blocks as Markdown.
+
+    Args:
+        title: its first line.
+        blocks: what stands on it, each under its own title.
+    """
+    lines = [f"# {escape(title)}"]
+    for block in blocks:
+        lines += ["", f"## {escape(block.title)}", *show_block(block)]
+    return "\n".join(lines) + "\n"
 
 
 def as_table(block: Block) -> Table | None:

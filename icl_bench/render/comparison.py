@@ -40,6 +40,7 @@ _COLORS: dict[str, Verdict] = {
 
 _HEAD_WORDS = {
     "died": "died",
+    "moved": "has exchanged its score with another head of its layer",
     "gone": "is gone",
     "appeared": "appeared",
     "weaker": "is weaker",

@@ -60,5 +60,5 @@ def report_page(record: RunRecord, plotly: str | None = None) -> str:
         plotly=plotly,
         nav=[(name, SECTIONS[name][0]) for name in parts],
         glance=overview.overview(record),
-        **{name: parts.get(name) for name in SECTIONS},
+        **dict[str, Any]((name, parts.get(name)) for name in SECTIONS),
     )
