@@ -50,7 +50,7 @@ def advised(needed, n):
 )
 def test_so_many_samples_are_advised_as_make_the_interval_short_enough(value, low, high, n, ending):
     shown = told(value, low, high, n)
-    assert shown.endswith(f"reaches across 0.5{ending}")
+    assert shown.endswith(f"straddles 0.5{ending}")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_bounds_at_the_ends_of_an_interval_are_reached(
     rule, threshold, value, low, high, across, needed
 ):
     shown = told(value, low, high, 4, rule, threshold)
-    assert shown.endswith(f"reaches across {across}{advised(needed, 4)}")
+    assert shown.endswith(f"straddles {across}{advised(needed, 4)}")
 
 
 @pytest.mark.parametrize("n", [None, 1, 2])
@@ -113,7 +113,7 @@ def test_what_is_in_doubt_for_one_reason_is_said_once():
     assert found.reason is not None and found.reason.startswith("0.75: one sequence")
     single = quiz(supports=(Support("a", "above", 0.5),))
     failed = run(single, measured(Metric(value=0.25, ci_low=0.125, ci_high=0.375, n=4)))
-    assert failed.reason is not None and failed.reason.startswith("needed > 0.5, measured 0.25")
+    assert failed.reason is not None and failed.reason.startswith("required > 0.5, measured 0.25")
     tolerant = quiz(supports=(Support("a", "equals", 0.5, 0.25), Support("b", "below", 0.25)))
     assert run(tolerant, measured(exact(0.75))).verdict == "pass"
     assert run(tolerant, measured(exact(0.125))).supports == "b"
