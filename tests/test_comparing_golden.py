@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from scipy import stats
 from test_comparing import BEFORE, NOISE, of, record
 from test_comparing_defaults import exact
 
-from icl_bench.comparing import compare, parse_limit
+from icl_bench.comparing import Part, compare, parse_limit
 from icl_bench.comparing.limits import Limit, allowances
-from icl_bench.comparing.metrics import compare_metrics
+from icl_bench.comparing.metrics import compare_metrics, keys_of
+from icl_bench.comparing.parts import Owners
+from icl_bench.errors import SettingsError
 from icl_bench.records.parts import Metric
 
 NAME = "induction_max"
@@ -277,6 +280,38 @@ def test_each_way_that_is_judged_has_its_last_limit(better, texts, expected):
     assert list(found) == list(expected)
     assert {way: rule.removeprefix("given: ") for way, (_, rule) in found.items()} == expected
     assert [limit.is_exact for limit in limits] == [not set(text) & set("*?[") for text in texts]
+
+
+def test_what_is_gone_has_its_value_of_before_and_a_reason_alone():
+    after = record()
+    del after.measurements["mine/repeats"].metrics[NAME]
+    absent = ("value", "difference", "ci_low", "ci_high", "limit", "unpaired")
+    for now, why in (
+        (after, "not measured"),
+        (record(period=3), "settings differ (period None, now 3): make a new baseline"),
+    ):
+        assert asdict(of(compare(record(), now), NAME)) == {
+            **{"key": "mine/repeats", "metric": NAME, "state": "vanished", "reason": why},
+            **{"baseline": float(BEFORE.mean()), "paired": False, "allowed": 0.0},
+            **dict.fromkeys(absent),
+        }
+    unpaired = compare_metrics(record(), record(tokens="other"))
+    assert {(change.state, change.reason) for change in unpaired} == {("same", None)}
+
+
+def test_a_part_reads_the_measurements_of_its_metrics_and_no_others():
+    before = record()
+    before.measurements["mine/more"] = record().measurements["mine/repeats"]
+    before.checks[1] = before.checks[1].model_copy(update={"measurement": "mine/more"})
+    owners = Owners.of_records(before, before)
+    for name, keys in (("high", ["mine/repeats"]), ("low", ["mine/more"]), ("none", [])):
+        assert keys_of(before, [], owners, Part("mine", "check", name)) == keys
+    whole = keys_of(
+        before, [parse_limit("first_token_mean=1")], owners, Part("mine", "complete", "mine")
+    )
+    assert whole == ["mine/repeats", "mine/more"]
+    with pytest.raises(SettingsError, match="did you mean 'mine/repeats.induction_max'"):
+        compare(before, before, [parse_limit("mine/repeats/induction_max=1")])
 
 
 def test_values_of_a_record_do_not_change_with_the_comparison():

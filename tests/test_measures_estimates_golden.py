@@ -78,6 +78,7 @@ def test_a_share_may_be_of_a_negative_whole_and_of_one_sample():
     assert st.share_metric([1.0, 3.0], [-1.0, -3.0]).value == -1
     assert (st.share_metric([3.0], [-2.0]).samples, st.ratio_metric([3.0], [2.0]).n) == ([-1.5], 1)
     assert st.ratio_metric([3.0], [2.0]).samples == [1.5]
+    assert st.ratio_metric([0.25, 0.25], [0.5, 0.5]).value == 0.5
 
 
 def test_a_mean_keeps_its_samples_unless_it_is_told_not_to():
