@@ -8,6 +8,7 @@ import os
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -235,3 +236,15 @@ def test_runs_that_are_killed_lose_nothing() -> None:
     rows = [line.split("|")[1:-1] for line in done.stdout.splitlines()[2:]]
     assert [int(row[1]) for row in rows] == [2, 2, 1]
     assert all(int(row[3]) >= int(row[2]) and int(row[4]) == 0 for row in rows)
+
+
+def test_the_cost_of_edits_is_told_by_what_became_of_them(monkeypatch, capsys, tmp_path) -> None:
+    clock = time.perf_counter
+    arguments = ["--edits", "head-zero,batch-size", "--report-dir", str(tmp_path)]
+    rows = run(monkeypatch, capsys, "circuit_edits.py", "builtin:induction-2l", *arguments)
+    assert [row[:2] for row in rows] == [
+        *(["killed", "2"], ["survived", "0"], ["neutral", "1"], ["all", "3"])
+    ]
+    assert all(float(row[2]) > 0 for row in (rows[0], rows[2], rows[3])) and rows[1][2] == ""
+    assert (tmp_path / "builtin-induction-2l" / "mutation.json").is_file()
+    assert time.perf_counter is clock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from cli_calls import call
 import icl_bench
 from icl_bench.api import mutations
 from icl_bench.errors import InputError, ModelError, SettingsError
+from icl_bench.models.attention.forward_hooks import ForwardHooks
+from icl_bench.models.attention.prefix import Stream
 from icl_bench.models.model import Model
 from icl_bench.mutating import behaviour, judging
 from icl_bench.mutating.behaviour import Difference, state_of, watch
@@ -21,7 +24,12 @@ from icl_bench.mutating.circuit import find_circuit
 from icl_bench.mutating.edits import EDITS
 from icl_bench.mutating.outcome import Moved, Mutation, Outcome
 from icl_bench.mutating.planting import Ground, planted
+from icl_bench.mutating.prefixes import Prefixes
 from icl_bench.mutating.report import blocks, mutation_text, write_mutation
+from icl_bench.running.job import Job
+from icl_bench.running.request import Request
+from icl_bench.running.setup import Setup
+from icl_bench.suite import find_suite
 
 SPEC = "builtin:induction-2l"
 INDUCTION, PREVIOUS = "1.4", "0.9"
@@ -97,6 +105,18 @@ def test_an_edit_that_the_family_does_not_have_is_listed_or_refused(
     assert set(absent.edit) == set(some[:-1])
     assert all(absent.reason) and absent.change.isna().all()
     assert list(frame[frame.edit == "batch-size"].verdict) == ["passed"]
+
+
+def test_what_must_change_nothing_and_does_is_damage(
+    model: Model, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    false = replace(EDITS["head-zero"], neutral=True)
+    broken = replace(EDITS["batch-size"], home="heads:zero")  # has no place to do that
+    monkeypatch.setattr(mutations, "choose_edits", lambda names: [false, broken])
+    frame = icl_bench.mutate(model, [suite])
+    assert list(frame.verdict) == ["killed", "killed", "not planted"]
+    assert frame.attrs["neutral"] == 0 and frame.attrs["changed"] == 2
+    assert frame.reason[2].startswith("AssertionError")
 
 
 def test_the_command_writes_a_page_and_fails_below_a_share(
@@ -340,7 +360,9 @@ def test_figures_count_what_changed_and_what_is_neutral(tmp_path: Path) -> None:
     assert "False alarms: 1 of 2 neutral edits (int8 1.4)" in text
     assert "survived: head-half 1.4; would have caught it: a check on x" in text
     assert "not clear whether they changed behaviour: 1" in text
-    assert "a, b, c and 1 more" in text and "not in this family" in text
+    assert "a, b, c and 1 more" in text and "Not in this family: shift" in text
+    assert "Text" not in text.splitlines()[2]
+    assert max(map(len, mutation_text(mutation, width=80).splitlines())) <= 80
     assert [block.title for block in blocks(mutation)] == [
         *("Verdict", "Survivors", "Edits", "What noticed", "Not in this family"),
         "What the edits do",
@@ -350,3 +372,52 @@ def test_figures_count_what_changed_and_what_is_neutral(tmp_path: Path) -> None:
     assert "-1.000 [-1.200, -0.800]" in written[1].read_text()
     for one in mutation.outcomes:
         assert Outcome.read(json.loads(json.dumps(one.as_data()))) == one
+
+
+def test_what_lies_below_an_edit_is_not_computed_again(model: Model, suite: Path) -> None:
+    """The same record with and without, to rounding; only the edit above layer 0 starts later."""
+    job = Job(Request(models=[model], suites=[find_suite(suite)], prefix=""))
+    job.check()
+    job.prepare()
+    [run] = job.runs.values()
+    baseline, ground = run.run(), Ground(model, 12)
+    [spec] = job.specs.values()
+    judges = [judging.Judge(baseline, spec, Setup(job.plan)) for _ in range(2)]
+    watch(model, 12, 0, [1])
+    prefixes = judges[1].remember(model, {0, 1})
+    assert prefixes.layers == (1,) and prefixes.used == 0
+    for name, head, reused in (("head-90", (1, 4), True), ("head-90", (0, 9), False)):
+        before, records = prefixes.used, []
+        with planted(EDITS[name], ground, head) as site:
+            for judge in judges:
+                edited = judging._open(site, judge._prefixes)
+                records.append(judge._run(edited, "x"))
+            plain, short = (one.run() for one in records)
+        assert (prefixes.used > before) is reused
+        for key, measured in plain.measurements.items():
+            for metric, value in measured.metrics.items():
+                other = short.measurements[key].metrics[metric]
+                assert other.value == pytest.approx(value.value, abs=1e-5)
+            assert len(measured.heads) == len(short.measurements[key].heads) or not measured.heads
+            for row, same in zip(measured.heads, short.measurements[key].heads):
+                assert row == pytest.approx(same, abs=1e-5)
+
+
+def test_a_pass_that_changes_something_or_is_watched_runs_whole(model: Model) -> None:
+    ids = torch.arange(4, 24)[None]
+    prefixes = Prefixes(model.anatomy.modules, (1,))
+    hooks = ForwardHooks()
+    assert prefixes.find(ids, hooks, 1) is None  # never seen
+    stream = Stream(1, torch.zeros(1, 20, 8), False)
+    prefixes.remember(ids, hooks, {1: stream})
+    assert prefixes.find(ids, hooks, 1) is not None
+    assert prefixes.find(ids + 1, hooks, 1) is None
+    assert prefixes.find(ids, ForwardHooks(stop_after=0), 1) is None
+    assert prefixes.find(ids, ForwardHooks(keep_outputs=[1]), 1) is None
+    assert prefixes.find(ids, ForwardHooks(swap=lambda *given: given), 1) is None
+    handle = model.anatomy.modules[1].register_forward_pre_hook(lambda *_: None)
+    assert prefixes.find(ids, hooks, 1) is None
+    handle.remove()
+    small = Prefixes(model.anatomy.modules, (1,), room=10)
+    small.remember(ids, hooks, {1: stream})
+    assert small.find(ids, hooks, 1) is None

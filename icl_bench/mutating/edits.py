@@ -29,7 +29,8 @@ class Edit:
         change: what it does, in one line.
         home: `module:function` that plants it, below this package.
         at: where it is planted.
-        neutral: whether it changes nothing by algebra, so that a suite must pass.
+        neutral: whether it changes nothing, by algebra or but for rounding, so that a suite must
+            pass.
     """
 
     name: str

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from icl_bench.comparing import Comparison, Limit, Part, compare
 from icl_bench.comparing.defaults import default_limit
@@ -14,6 +14,7 @@ from icl_bench.models.handle import ModelName
 from icl_bench.models.model import Model
 from icl_bench.models.module.weights import check_finite
 from icl_bench.models.sources.spec import ModelSpec
+from icl_bench.mutating.prefixes import Edited, Prefixes, Remembering
 from icl_bench.probes import get_probe
 from icl_bench.records.keys import Key
 from icl_bench.records.record import RunRecord
@@ -55,6 +56,36 @@ class Judge:
 
     def __init__(self, baseline: RunRecord, spec: ModelSpec, setup: Setup) -> None:
         self._baseline, self._spec, self._setup = baseline, spec, setup
+        self._prefixes: Prefixes | None = None
+
+    def remember(self, model: Model, layers: Collection[int]) -> Prefixes:
+        """Run what the suites measure without an ablation on the unedited model, and keep it.
+
+        Passes of edited models then start at the layer of the edit.
+
+        Args:
+            model: the unedited model.
+            layers: layers of edits to come, at which a pass may start.
+        """
+        known = _wrap(Remembering, model)
+        may = tuple(sorted(layer for layer in layers if layer and model.resumes.get(layer)))
+        prefixes = known.prefixes = Prefixes(model.anatomy.modules, may)
+        run = self._run(known, model.slug)
+        plan = self._setup.plan.measurements
+        for key in run.wanted() if may else ():
+            if plan[key].upstream is None:
+                run.measure(key)
+        self._prefixes = prefixes
+        return prefixes
+
+    def _run(self, model: Model, label: str) -> ModelRun:
+        run = ModelRun(LazyModel(self._spec, label, self._setup, model=model), self._setup)
+        # Not described anew: the digest of its weights would take as long as a measurement.
+        info = self._baseline.model.model_copy(update={"fingerprint": None})
+        run.record_identity(
+            KnownModel(conditions=None, model=info, environment=self._baseline.environment)
+        )
+        return run
 
     def judge(self, site: Site, label: str) -> Judgement:
         """Open the edited module as a changed model is opened, run the suites, and compare.
@@ -64,15 +95,10 @@ class Judge:
             label: what progress calls it.
         """
         try:
-            edited = _open(site)
+            edited = _open(site, self._prefixes)
         except ModelError as error:
             return Judgement((f"{OPENING}: {error}",))
-        run = ModelRun(LazyModel(self._spec, label, self._setup, model=edited), self._setup)
-        # Not described anew: the digest of its weights would take as long as a measurement.
-        info = self._baseline.model.model_copy(update={"fingerprint": None})
-        run.record_identity(
-            KnownModel(conditions=None, model=info, environment=self._baseline.environment)
-        )
+        run = self._run(edited, label)
         self._setup.progress.announce(label, run.to_measure())
         for key in self._in_order(run):
             run.measure(key)
@@ -133,14 +159,25 @@ class Judge:
                 yield f"a check on {Key(metric.key).name}.{metric.metric}"
 
 
-def _open(site: Site) -> Model:
+def _open(site: Site, prefixes: Prefixes | None) -> Model:
     """Make the checks of loading, and return the edited module ready to be measured."""
-    known = site.model
-    check_finite(known.model)
-    name = ModelName(known.spec, known.slug, known.origin, known.revision, known.adapter)
-    rows = site.batch_size or known.batch_size
-    return Model(
-        known.model, known.tokenizer, name, batch_size=rows, tokenizer_note=known.tokenizer_note
+    check_finite(site.model.model)
+    edited = _wrap(Edited, site.model, site.batch_size)
+    edited.prefixes, edited.lowest = prefixes, site.lowest
+    return edited
+
+
+Kind = TypeVar("Kind", bound=Model)
+
+
+def _wrap(kind: type[Kind], known: Model, batch_size: int | None = None) -> Kind:
+    """The module of an open model as a model of another kind; its heads are looked for again."""
+    return kind(
+        known.model,
+        known.tokenizer,
+        ModelName(known.spec, known.slug, known.origin, known.revision, known.adapter),
+        batch_size=batch_size or known.batch_size,
+        tokenizer_note=known.tokenizer_note,
     )
 
 

@@ -189,6 +189,7 @@ class _Campaign:
 
         if self._behaviour is None:
             self._behaviour = watch(ground.model, self.period, self.seed, sorted(layers))
+            judge.remember(ground.model, layers)
         started = time.perf_counter()
         reached = False
         try:
@@ -206,7 +207,8 @@ class _Campaign:
                 raise
             told = str(error) if isinstance(error, IclError) else name_place(error)
             return mutant.outcome("not planted", reason=told)
-        harmless = mutant.edit.neutral or change == "neutral"
+        # What must change nothing, and was measured to change something, is damage.
+        harmless = change == "neutral" or (mutant.edit.neutral and change == "unclear")
         killed = bool(found.killed_by)
         verdict: Verdict = "killed" if killed else "survived"
         if harmless:

@@ -108,7 +108,7 @@ class Mutation:
     @property
     def changed(self) -> list[Outcome]:
         """Edits that changed behaviour."""
-        return [one for one in self.outcomes if one.change == "changed" and not one.neutral]
+        return [one for one in self.outcomes if one.change == "changed"]
 
     @property
     def killed(self) -> list[Outcome]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from icl_bench.errors import SettingsError
 from icl_bench.mutating.outcome import Moved, Mutation, Outcome
 from icl_bench.records.blocks import Block, Table, Text
+from icl_bench.records.parts import Verdict
 from icl_bench.records.writing import write_atomically
 from icl_bench.render.blocks import blocks_markdown
 from icl_bench.render.html.sheet import blocks_page
@@ -20,7 +20,6 @@ from icl_bench.render.writing.text import one_line
 NAME = "mutation"
 """The report's files are called so."""
 _HEADER = ("Edit", "Place", "Change", "Gain (nats)", "Text (nats)", "Verdict", "Killed by")
-_WORDS = {"absent": "not in this family"}
 MOST_NAMED = 3
 """Checks that killed an edit that the table names."""
 
@@ -41,7 +40,7 @@ def verdict_lines(mutation: Mutation) -> Iterator[str]:
     yield f"False alarms: {len(alarms)} of {len(mutation.harmless)} neutral edits" + (
         f" ({', '.join(one.name for one in alarms)})" if alarms else ""
     )
-    unclear = [one for one in mutation.outcomes if one.change == "unclear" and not one.neutral]
+    unclear = [one for one in mutation.of("killed", "survived") if one.change == "unclear"]
     if unclear:
         yield f"Not counted, because it is not clear whether they changed behaviour: {len(unclear)}"
     if mutation.passing < mutation.checks:
@@ -81,7 +80,8 @@ def blocks(mutation: Mutation) -> list[Block]:
             columns=_HEADER,
             rows=[_row(one) for one in tried],
             note="Change of the gain on varied repeats and of the loss on text, paired, with 95% "
-            "intervals. An edit's suites end at the first measurement in which something is worse.",
+            "intervals. Text is left out where the gain decides; an edit's suites end at the first "
+            "measurement in which something is worse.",
         )
     )
     kills = _count_killers(tried)
@@ -123,15 +123,15 @@ def _short(name: str) -> str:
 
 
 def _row(one: Outcome) -> list[str]:
-    killers = [_short(name) for name in one.killed_by]
-    more = f" and {len(killers) - MOST_NAMED} more" if len(killers) > MOST_NAMED else ""
-    change = f"{one.change} (neutral by algebra)" if one.neutral else one.change or ""
-    told = ", ".join(killers[:MOST_NAMED]) + more
-    return [one.edit, one.place, change, _show(one.gain), _show(one.text), _word(one), told]
+    change = f"{one.change} (must change nothing)" if one.neutral else one.change or ""
+    moved = [_show(one.gain), _show(one.text)]
+    return [one.edit, one.place, change, *moved, one.verdict, _killers(one)]
 
 
-def _word(one: Outcome) -> str:
-    return _WORDS.get(one.verdict, one.verdict)
+def _killers(one: Outcome) -> str:
+    names = [_short(name) for name in one.killed_by]
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _show(moved: Moved | None) -> str:
@@ -157,20 +157,13 @@ def mutation_text(
     suites = ", ".join(mutation.suites)
     page.wrap("", one_line(f"Planted edits of {mutation.model}, suites {suites}"), 0)
     page.add()
-    header = ("Edit", "Place", "Change", "Gain", "Text", "Verdict", "Killed by")
-    rows = []
-    for one in mutation.outcomes:
-        row = _row(one)
-        row[2] = (one.change or "") + ("*" if one.neutral else "")
-        row[3], row[4] = (_brief(moved) for moved in (one.gain, one.text))
-        rows.append(row)
-    bad = {"survived", "false alarm", "not planted"}
-    painted: list[Any] = ["fail" if one.verdict in bad else None for one in mutation.outcomes]
-    align = ("left", "left", "left", "right", "right", "left", "left")
-    page.table(header, rows, align, (2,) * 6, {5: painted}, shrink={6: 12})
+    _add_table(page, [one for one in mutation.outcomes if one.verdict != "absent"])
     if any(one.neutral for one in mutation.outcomes):
-        page.wrap("", "* neutral by algebra; gain and text in nats, after minus before", 0)
+        page.wrap("", "* must change nothing; gain and text in nats, after minus before", 0)
     page.add()
+    absent = dict.fromkeys(one.edit for one in mutation.of("absent"))
+    if absent:
+        page.wrap("", f"Not in this family: {', '.join(absent)}", 0)
     for one in mutation.survivors:
         page.wrap("", one_line(f"survived: {one.name}; would have caught it: {one.reason}"), 2)
     for one in mutation.of("false alarm"):
@@ -178,6 +171,23 @@ def mutation_text(
     for line in verdict_lines(mutation):
         page.wrap("", one_line(line), 0)
     return page.text()
+
+
+def _add_table(page: Page, outcomes: Sequence[Outcome]) -> None:
+    header = ["Edit", "Place", "Change", "Gain", "Text", "Verdict", "Killed by"]
+    rows = []
+    for one in outcomes:
+        change = (one.change or "") + ("*" if one.neutral else "")
+        moved = [_brief(one.gain), _brief(one.text)]
+        rows.append([one.edit, one.place, change, *moved, one.verdict, _killers(one)])
+    align = ["left", "left", "left", "right", "right", "left", "left"]
+    if not any(row[4] for row in rows):
+        for cells in (header, align, *rows):
+            del cells[4]
+    bad = {"survived", "false alarm", "not planted"}
+    painted: list[Verdict | None] = ["fail" if one.verdict in bad else None for one in outcomes]
+    last = len(header) - 1
+    page.table(header, rows, align, (2,) * last, {last - 1: painted}, shrink={last: 12})
 
 
 def _brief(moved: Moved | None) -> str:
