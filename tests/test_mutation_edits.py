@@ -337,6 +337,33 @@ def test_an_edit_that_is_neutral_by_algebra_leaves_the_logits(
     assert float((edited(ground, name) - before).abs().max()) < 1e-5 * max(1.0, scale)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "qwen3", "gemma2", "falcon", "gptj"])
+def test_neutral_edits_leave_the_logits_of_every_family(family: str) -> None:
+    """Fused and interleaved matrices, norms of queries, chunks, no interface, no projections."""
+    torch.manual_seed(6)
+    model = icl_bench.wrap(build(family))
+    ground, told = Ground(model, PERIOD), {}
+    before = model.run_pass(IDS, ForwardHooks())
+    assert before is not None
+    for name in ("positions-shifted", "heads-swapped-in-group", "value-scaled", "value-turned",
+                 "key-bias"):  # fmt: skip
+        head = None if EDITS[name].at == "model" else HEAD
+        try:
+            with planted(EDITS[name], ground, head):
+                after = model.run_pass(IDS, ForwardHooks())
+        except NotMeasurable as error:
+            told[name] = str(error)
+            continue
+        assert after is not None
+        assert float((after - before).abs().max()) < 1e-5 * max(1.0, float(before.abs().max()))
+    absent = {
+        "gpt2": {"positions-shifted"},
+        "gptj": {"positions-shifted", "heads-swapped-in-group", "value-scaled", "value-turned",
+                 "key-bias"},
+    }  # fmt: skip
+    assert told.keys() == absent.get(family, {"key-bias"})
+
+
 def test_a_constant_in_the_keys_is_neutral_without_rotary_positions(
     reference: Model, ground: Ground
 ) -> None:
