@@ -38,7 +38,7 @@ kept in the cache, so an interrupted run continues. Weights are put back to the 
 
 RUN_OPTIONS = (
     *("suite", "report-dir", "device", "dtype", "batch-size", "seed"),
-    *("cache-dir", "cache-limit", "no-cache", "trust-remote-code", "allow-pickle"),
+    *("cache-dir", "no-cache", "trust-remote-code", "allow-pickle"),
 )
 
 
@@ -70,8 +70,11 @@ def add_parser(commands: Any) -> None:
         help="exit 1 if the kill rate is below SHARE, from 0 to 1 or as 90%%",
     )
     add_options(parser, *RUN_OPTIONS)
+    for action in parser._actions:
+        if action.dest == "suite" and action.help:
+            action.help = action.help.replace("default: core", "default: gate")
     add_color(parser)
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, cache_limit=None)
 
 
 def run(given: argparse.Namespace) -> int:

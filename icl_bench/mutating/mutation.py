@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import IclError, ModelError, NotMeasurable, SettingsError
 from icl_bench.mutating.edits import Edit
 from icl_bench.mutating.outcome import Moved, Mutation, Outcome, Verdict
-from icl_bench.provenance import digest, digest_files
-from icl_bench.records.parts import Measurement
 from icl_bench.records.record import RunRecord
 from icl_bench.reports.files import folder_name
 from icl_bench.running.job import Job
@@ -23,7 +21,6 @@ from icl_bench.running.termination import terminable
 
 if TYPE_CHECKING:
     from icl_bench.models.attention.ablation import Head
-    from icl_bench.models.model import Model
     from icl_bench.mutating.behaviour import Behaviour, Difference
     from icl_bench.mutating.circuit import Circuit
     from icl_bench.mutating.judging import Judge
@@ -34,8 +31,6 @@ Watch = Callable[[Sequence[str], "Callable[[str], Mapping[str, float]] | None"],
 """Makes a progress: (names of models, their earlier seconds) -> progress."""
 PERIOD = 25
 """Tokens in a block where no measurement of the suites has blocks."""
-FORMAT = 1
-"""Changes when kept outcomes come to mean something else."""
 MOST_CATCHERS = 3
 """Metrics that are named for a survivor."""
 WHOLE = "model"
@@ -161,6 +156,7 @@ class _Campaign:
         mutation: Mutation,
     ) -> None:
         from icl_bench.mutating.judging import Judge
+        from icl_bench.mutating.kept import Kept
 
         seconds = {
             self.job.plan.measurements[key].digest: taken.seconds
@@ -171,14 +167,14 @@ class _Campaign:
         progress = self.watch(names, lambda name: seconds)
         setup = Setup(self.job.plan, self.job.request.options, progress)
         judge = Judge(baseline, self.job.specs[self.name], setup)
-        kept = _Kept(self.job, ground.model)
+        kept = Kept(self.job, ground.model, self.period, self.seed)
         layers = {head[0] for head in (circuit.induction, circuit.previous) if head}
         layers |= {layer for layer, _ in circuit.idle}
         for mutant in mutants:
-            outcome = kept.find(mutant, self.period, self.seed)
+            outcome = kept.find(mutant.edit.name, mutant.place)
             if outcome is None:
                 outcome = self._try(mutant, ground, judge, layers)
-                kept.keep(mutant, self.period, self.seed, outcome)
+                kept.keep(outcome)
             mutation.outcomes.append(outcome)
             if self._behaviour is not None:
                 mutation.no_text = self._behaviour.no_text
@@ -265,55 +261,6 @@ def _require_family(mutants: Sequence[_Mutant], ground: Ground) -> None:
             raise SettingsError(
                 f"edit {mutant.edit.name!r} is not in this family: {error}"
             ) from None
-
-
-class _Kept:
-    """Outcomes in the cache, for an interrupted run to go on.
-
-    Args:
-        job: the suites, and the cache.
-        model: the unedited model.
-    """
-
-    def __init__(self, job: Job, model: Model) -> None:
-        from icl_bench.models.opening.conditions import describe_conditions
-
-        self._cache, self._plan = job.cache, job.plan
-        self._conditions: dict[str, Any] | None = None
-        if self._cache is not None:
-            try:
-                self._conditions = describe_conditions(model)
-            except ValueError:  # it has hooks whose doing cannot be told
-                self._cache = None
-
-    def _key(self, mutant: _Mutant, period: int, seed: int) -> str:
-        package = Path(__file__).parent
-        files = [*package.glob("*.py"), *(package.parent / "comparing").glob("*.py")]
-        return digest(
-            {
-                "format": FORMAT,
-                "conditions": self._conditions,
-                "suites": [suite.sha256 for suite in self._plan.suites],
-                "measurements": [one.digest for one in self._plan.measurements.values()],
-                "edit": [mutant.edit.name, mutant.place, period, seed],
-                "code": digest_files(files, package.parent),
-            }
-        )
-
-    def find(self, mutant: _Mutant, period: int, seed: int) -> Outcome | None:
-        """Return what an earlier run found, or None."""
-        if self._cache is None:
-            return None
-        taken = self._cache.find(self._key(mutant, period, seed))
-        if taken is None:
-            return None
-        return replace(Outcome.read(taken.settings), cached=True)
-
-    def keep(self, mutant: _Mutant, period: int, seed: int, outcome: Outcome) -> None:
-        """Keep what was found."""
-        if self._cache is not None:
-            entry = Measurement(probe="mutation", settings=outcome.as_data())
-            self._cache.keep(self._key(mutant, period, seed), entry)
 
 
 def folder_of(job: Job) -> Path:
