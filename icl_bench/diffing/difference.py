@@ -48,7 +48,8 @@ class Diff:
     @property
     def names(self) -> tuple[str, str]:
         """What A and B are called."""
-        return self.comparison.baseline, self.comparison.model
+        a, b = self.comparison.baseline, self.comparison.model
+        return (f"{a} (A)", f"{b} (B)") if a == b else (a, b)
 
     @property
     def passes(self) -> bool:
@@ -100,8 +101,11 @@ class Diff:
 
         columns = ["place", "kind", "layer", "head", "share", "ci_low", "ci_high", "differs"]
         rows = [
-            (one.place.name, *asdict(one.place).values(), one.share, one.ci_low, one.ci_high)
-            + (one.differs,)
+            [
+                one.place.name,
+                *asdict(one.place).values(),
+                *(getattr(one, name) for name in columns[4:]),
+            ]
             for one in self.restored
         ]
         return pd.DataFrame(rows, columns=columns).astype({"layer": "Int64", "head": "Int64"})
@@ -133,7 +137,7 @@ class Diff:
         changed = [one for one in self.comparison.metrics if one.state != "same"]
         heads = [one for one in self.comparison.heads if one.state != "kept"]
         parts = [f"<p><b>{escape(self.verdict)}</b></p>"]
-        rows = [
+        rows: list[tuple[str, str, str, str]] = [
             (one.state, f"{one.key}.{one.metric}", _show(one.baseline), _show(one.value))
             for one in changed
         ]

@@ -132,7 +132,9 @@ def _explain(pair: Pair, drawing: Drawing, of: str, result: Explanation) -> bool
     pair.let_go()
     model = pair.before()
     if _describe(model) != shapes:
-        raise NotMeasurable(f"{model.slug} and {name} have other shapes: only behaviour is compared")
+        raise NotMeasurable(
+            f"{model.slug} and {name} have other shapes: only behaviour is compared"
+        )
     if model.vocabulary != vocabulary or not torch.equal(
         _draw(model, drawing, of).input_ids, texts.input_ids
     ):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from icl_bench.comparing import Limit, compare
 from icl_bench.comparing.limits import parse_limit
 from icl_bench.diffing.difference import Diff
-from icl_bench.diffing.sides import TEXT, Side
+from icl_bench.diffing.sides import Side
 from icl_bench.errors import IclError, ModelError, SettingsError
 from icl_bench.probes import get_probe, kind_of
 from icl_bench.progress import RunProgress
@@ -56,11 +56,15 @@ def check_rules(rules: Rules, sides: Sequence[Side]) -> None:
     """
     first = sides[0]
     if first.record is not None:
-        known = [(key, name) for key, one in first.record.measurements.items() for name in one.metrics]
+        known = [
+            (key, name) for key, one in first.record.measurements.items() for name in one.metrics
+        ]
     else:
         assert first.job is not None
         planned = first.job.plan.measurements
-        known = [(key, name) for key, one in planned.items() for name in get_probe(one.probe).metrics]
+        known = [
+            (key, name) for key, one in planned.items() for name in get_probe(one.probe).metrics
+        ]
     for limit in rules.limits:
         if not any(limit.names(key, name) for key, name in known):
             raise SettingsError(f"limit {limit.pattern!r} names no metric that is measured")

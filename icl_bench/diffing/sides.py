@@ -18,7 +18,6 @@ from icl_bench.running.request import Request
 from icl_bench.suite import find_suite
 
 if TYPE_CHECKING:
-    from icl_bench.models.model import Model
     from icl_bench.models.sources.spec import ModelSpec
     from icl_bench.options import RunOptions
     from icl_bench.suite import Suite

@@ -118,8 +118,15 @@ def _cause(diff: Diff) -> str:
     mostly = ""
     if cause.mostly is not None:
         mostly = f" ({cause.mostly.place.name} alone: {cause.mostly.share:.0%})"
+    own = [
+        one.state
+        for one in diff.comparison.heads
+        if best.place.kind == "head"
+        and (one.layer, one.head) == (best.place.layer, best.place.head)
+    ]
+    unchanged = ", though its own scores are the same" if set(own) == {"kept"} else ""
     return (
-        f" Explained by {best.place.name}: restored from {diff.names[0]} it brings back "
+        f" Explained by {best.place.name}{unchanged}: restored from {diff.names[0]} it brings back "
         f"{_share(best.share, best.ci_low, best.ci_high)} of {what}{mostly}."
     )
 
@@ -132,7 +139,7 @@ def _share(share: float, low: float | None, high: float | None) -> str:
 
 def _seen(changes: Sequence[MetricChange]) -> str:
     """The smallest change of the main metrics that would have been seen."""
-    told = []
+    told: list[str] = []
     for one in sorted(changes, key=_order):
         seen = one.seen
         if seen is not None and one.metric in FIRST and len(told) < 2:
