@@ -75,8 +75,8 @@ SLOW = {
         "sharding training_processes"
     ),
     "real weights, whole suites, every family, long training or many simulations": (
-        "adaptive_sweep calibration choice_scores composition diff diff_command diff_restoring invariance loading_gguf "
-        "logit_attribution measures_gradual ov_copying path_patching probe_icl_score "
+        "adaptive_sweep calibration choice_scores composition diff diff_command diff_restoring "
+        "invariance loading_gguf logit_attribution measures_gradual ov_copying path_patching probe_icl_score "
         "probes_circuits probes_sweeps quiz_on_models real_model registry shipped_suites "
         "streaming streaming_misfits text_probes_real training_callback"
     ),

@@ -13,6 +13,7 @@ from icl_bench.diffing.sides import Side
 from icl_bench.errors import IclError, ModelError, SettingsError
 from icl_bench.probes import get_probe, kind_of
 from icl_bench.progress import RunProgress
+from icl_bench.records.keys import Key
 from icl_bench.records.record import RunRecord
 from icl_bench.running.model_run import ModelRun
 from icl_bench.running.termination import terminable
@@ -130,6 +131,7 @@ def _measure(side: Side, progress: RunProgress) -> RunRecord:
 def _compare(
     a: Side, b: Side, before: RunRecord, after: RunRecord, rules: Rules, progress: RunProgress
 ) -> Diff:
+    before, after = _share(before, after), _share(after, before)
     found = compare(before, after, rules.limits)
     if not found.tells:
         why = next((one.reason for one in after.measurements.values() if one.reason), None)
@@ -149,6 +151,20 @@ def _compare(
         return result
     _explain(a, b, result, progress)
     return result
+
+
+def _share(record: RunRecord, other: RunRecord) -> RunRecord:
+    """The suites of a record that another one has too: what nobody asked of it is not gone."""
+    names = {suite.name for suite in other.suites}
+    return record.model_copy(
+        update={
+            "suites": [suite for suite in record.suites if suite.name in names],
+            "measurements": {
+                key: one for key, one in record.measurements.items() if Key(key).suite in names
+            },
+            "checks": [check for check in record.checks if check.suite in names],
+        }
+    )
 
 
 def _explain(a: Side, b: Side, result: Diff, progress: RunProgress) -> None:
