@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pandas as pd
@@ -9,6 +10,8 @@ import pytest
 import torch
 from html_pages import HOSTILE, make_hostile
 from planted import INDUCTION, PREVIOUS, keep, original, plant, round_rows, scale, skip, to_bfloat16
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 import icl_bench
 from icl_bench.diffing.difference import Diff
@@ -41,15 +44,16 @@ def before() -> RunRecord:
 
 
 @pytest.fixture(scope="module")
-def diff(tmp_path_factory):
-    """Compares the original with an edited copy, by a small suite."""
+def small(tmp_path_factory):
     path = tmp_path_factory.mktemp("suites") / "small.yaml"
     path.write_text(SMALL)
+    return path
 
-    def compare(edit) -> Diff:
-        return icl_bench.diff(original(), plant(edit), [path], cache=False)
 
-    return compare
+@pytest.fixture(scope="module")
+def diff(small):
+    """Compares the original with an edited copy, by a small suite."""
+    return lambda edit: icl_bench.diff(original(), plant(edit), [small], cache=False)
 
 
 @pytest.fixture(scope="module")
@@ -199,3 +203,45 @@ def test_open_models_of_one_name_are_told_apart(damaged):
 def test_something_else_than_a_model_is_refused():
     with pytest.raises(SettingsError, match="b is Linear: a spec, an open model"):
         icl_bench.diff("builtin:induction-2l", torch.nn.Linear(1, 1))
+
+
+def reworded(more=8):
+    """The original with further words, and its own in another order: the same model of a text."""
+    a = original()
+    order = torch.arange(len(a.embedding))
+    words = torch.tensor(a.vocabulary)
+    order[words] = words.flip(0)
+    # The ids from the middle on move up, and the new words, which nothing says, stand there.
+    order[order >= 200] += more
+    module = copy.deepcopy(a.model)
+    module.resize_token_embeddings(len(order) + more, mean_resizing=False)
+    with torch.no_grad():
+        for name in ("model.embed_tokens", "lm_head"):
+            weight = module.get_submodule(name).weight
+            weight[order] = a.model.get_submodule(name).weight
+        module.lm_head.weight[200 : 200 + more] = 0
+        module.model.embed_tokens.weight[200 : 200 + more] = 1
+    data = json.loads(a.tokenizer.backend_tokenizer.to_str())
+    ids = {word: int(order[index]) for word, index in data["model"]["vocab"].items()}
+    data["model"]["vocab"] = ids | {f"new{index}": 200 + index for index in range(more)}
+    for token in data["added_tokens"]:
+        token["id"] = int(order[token["id"]])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(data)),
+        **{f"{name}_token": getattr(a.tokenizer, f"{name}_token") for name in SPECIAL},
+    )
+    return icl_bench.wrap(module, tokenizer)
+
+
+SPECIAL = ("bos", "unk", "pad", "eos")
+
+
+def test_other_vocabularies_are_paired_by_the_ids_of_the_same_text(small):
+    own = list(original().vocabulary)
+    found = icl_bench.diff(original(), reworded(), [small], cache=False)
+    assert original().vocabulary == own
+    assert found.passes and all(one.paired for one in found.comparison.metrics)
+    # The new words take a little of every prediction, and nothing of attention.
+    assert max(abs(one.difference) for one in found.comparison.metrics) < 0.02
+    assert any("measured on the" in remark for remark in found.remarks)
+    assert any("text is not compared" in remark for remark in found.remarks)

@@ -33,8 +33,8 @@ LAYERS = 3
 """Layers whose heads and MLPs are restored one by one."""
 LEAST = 0.02
 """Share that a layer brings back at least for its heads to be looked at."""
-WINDOWS, WINDOW = 12, 128
-"""Of text: windows, and tokens of each. Passes over many places have to stay cheap."""
+WINDOWS, WINDOW = 16, 128
+"""Of text: windows, and tokens of each, as suite `text-loss` has them."""
 
 
 @dataclass(frozen=True)

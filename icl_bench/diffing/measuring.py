@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from icl_bench.comparing import Limit, compare
 from icl_bench.comparing.limits import parse_limit
+from icl_bench.comparing.pairing import OTHER_VOCABULARY
 from icl_bench.diffing.difference import Diff
+from icl_bench.diffing.parts import TEXTS_LEFT_OUT, keep_shared, pair_texts, without_texts
 from icl_bench.diffing.sides import Side
+from icl_bench.diffing.vocabularies import LEAST, list_texts, share_ids
 from icl_bench.errors import IclError, ModelError, SettingsError
 from icl_bench.probes import get_probe, kind_of
 from icl_bench.progress import RunProgress
-from icl_bench.records.keys import Key
 from icl_bench.records.record import RunRecord
+from icl_bench.running.job import Job
 from icl_bench.running.model_run import ModelRun
 from icl_bench.running.termination import terminable
 
@@ -91,6 +94,20 @@ def diff_sides(sides: Sequence[Side], rules: Rules, progress: RunProgress) -> li
         ]
 
 
+def _measure_on(side: Side, run: ModelRun, pool: list[int], progress: RunProgress) -> RunRecord:
+    """Measure a model on some ids alone; afterwards it has its own again."""
+    assert side.job is not None
+    model = run.model
+    own, model.vocabulary = model.vocabulary, pool
+    try:
+        job = Job(replace(side.job.request, models=[model]), [side.name])
+        job.prepare(progress)
+        return without_texts(job.runs[side.name].run())
+    finally:
+        model.vocabulary = own
+        run.close()
+
+
 @contextmanager
 def _cached(sides: Sequence[Side]) -> Iterator[None]:
     jobs = [side.job for side in sides if side.job is not None]
@@ -131,15 +148,19 @@ def _measure(side: Side, progress: RunProgress) -> RunRecord:
 def _compare(
     a: Side, b: Side, before: RunRecord, after: RunRecord, rules: Rules, progress: RunProgress
 ) -> Diff:
-    before, after = _share(before, after), _share(after, before)
+    before, after = keep_shared(before, after), keep_shared(after, before)
     found = compare(before, after, rules.limits)
+    remarks: list[str] = []
+    if any(one.unpaired == OTHER_VOCABULARY for one in found.metrics):
+        before, after, remarks = _reword(a, b, before, after, progress)
+        found = compare(before, after, rules.limits)
     if not found.tells:
         why = next((one.reason for one in after.measurements.values() if one.reason), None)
         raise SettingsError(
             f"nothing of {found.baseline} and {found.model} can be compared"
             + (f": {why}" if why else "")
         )
-    result = Diff(before, after, found, strict=rules.strict)
+    result = Diff(before, after, found, remarks=remarks, strict=rules.strict)
     if result.passes:
         return result
     if a.job is None or b.job is None:
@@ -153,18 +174,25 @@ def _compare(
     return result
 
 
-def _share(record: RunRecord, other: RunRecord) -> RunRecord:
-    """The suites of a record that another one has too: what nobody asked of it is not gone."""
-    names = {suite.name for suite in other.suites}
-    return record.model_copy(
-        update={
-            "suites": [suite for suite in record.suites if suite.name in names],
-            "measurements": {
-                key: one for key, one in record.measurements.items() if Key(key).suite in names
-            },
-            "checks": [check for check in record.checks if check.suite in names],
-        }
-    )
+def _reword(
+    a: Side, b: Side, before: RunRecord, after: RunRecord, progress: RunProgress
+) -> tuple[RunRecord, RunRecord, list[str]]:
+    """Measure both on ids that stand for the same text, where both are models, and say so."""
+    before, after, remarks = without_texts(before), without_texts(after), [TEXTS_LEFT_OUT]
+    if a.job is None or b.job is None:
+        return before, after, [*remarks, "the vocabularies differ, so nothing is paired"]
+    runs = [_run_of(side, progress) for side in (a, b)]
+    texts = []
+    for run in runs:
+        texts.append(list_texts(run.model))
+        run.close()
+    pools = share_ids(*texts)
+    if len(pools[0]) < LEAST and len(pools[0]) < min(map(len, texts)):
+        told = f"the vocabularies share only {len(pools[0])} texts, so nothing is paired"
+        return before, after, [*remarks, told]
+    on_a, on_b = (_measure_on(*one, progress) for one in zip((a, b), runs, pools))
+    told = f"the vocabularies differ: measured on the {len(pools[0])} texts that they share"
+    return *pair_texts(on_a, on_b, before, after), [*remarks, told]
 
 
 def _explain(a: Side, b: Side, result: Diff, progress: RunProgress) -> None:
