@@ -107,7 +107,7 @@ EMPTY = "icl_suite: 1\nname: empty\nmeasure:\n  repeats: {probe: induction}\n"
         (["old.json", MODEL], "the record does not hold suite gate but small; name one"),
         (["old.json", "other.json"], "the records share no suite"),
         ([MODEL, MODEL, "--limit=gian=1"], "limit 'gian' names no metric that is measured"),
-        ([MODEL, MODEL, "--limit=gain"], "needed is METRIC=AMOUNT"),
+        ([MODEL, MODEL, "--limit=gain"], "METRIC=AMOUNT, as in"),
         ([MODEL, MODEL, "--report-dir=s3://there"], "a URL"),
         ([MODEL, MODEL, "--device=tpu"], "tpu"),
         ([MODEL], "B"),

@@ -76,8 +76,8 @@ FLOORS: dict[str, str] = {
         "records reference render render.writing reports running suite"
     ),
     "integrations": (
-        "errors measures models.module models.opening models.sources naming options probes "
-        "records render.writing running suite"
+        "comparing errors measures models.module models.opening models.sources naming options "
+        "probes records render render.writing running suite"
     ),
     "cli": "__init__ commands errors render.writing",
     "plugin": (

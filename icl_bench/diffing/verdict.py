@@ -30,7 +30,10 @@ def write_verdict(diff: Diff) -> str:
     a, b = diff.names
     found = diff.comparison
     if not diff.passes:
-        told = [*_metrics(found.metrics, ("regressed",)), *_heads(found.heads, ("died", "gone"))]
+        told = [
+            *_metrics(found.metrics, ("regressed",)),
+            *_heads(found.heads, ("died", "gone", "weaker")),
+        ]
         told = told or _other(found)
         return f"REGRESSION: {b} is worse than {a}: {'; '.join(told)}.{_cause(diff)}"
     changed = [
