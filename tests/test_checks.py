@@ -354,7 +354,7 @@ def test_a_quiz_item_is_inconclusive_when_an_option_is_in_doubt() -> None:
 def test_a_quiz_item_names_every_option_in_doubt() -> None:
     found = run(quiz(), measured(estimate(0.25, 0.05, 0.45)))
     assert found.reason is not None
-    assert found.reason.startswith("option a: 0.25 ± 0.03: the 95% interval [0.05, 0.45] reaches")
+    assert found.reason.startswith("option a: 0.25 ± 0.03: the 95% interval [0.05, 0.45] straddles")
     assert "; option b: 0.25" in found.reason
 
 

@@ -57,7 +57,7 @@ def test_run_is_compared_with_a_baseline_and_saved_as_one(
         (["stub:bad", "--save-baseline=x"], "--save-baseline is for exactly one model"),
         (["--baseline=nowhere.json"], "nowhere.json: cannot be read"),
         (["--baseline=old.json", "--limit=levle=1"], "'levle' names no metric of the baseline; "),
-        (["--save-baseline=."], "--save-baseline=.: a folder"),
+        (["--save-baseline=."], "--save-baseline=.: is a folder"),
     ],
 )
 def test_mistakes_about_baselines_come_before_measuring(

@@ -123,7 +123,7 @@ def test_a_run_from_python_writes_nothing_unless_it_is_told_to(small: Path) -> N
 def test_a_run_from_python_names_the_argument_that_is_wrong(small: Path) -> None:
     with pytest.raises(SettingsError, match=r"^report_dir=s3://b/r: a URL"):
         icl_bench.run([small], MODEL, report_dir="s3://b/r")
-    with pytest.raises(SettingsError, match=r"^cache_limit=big: a size"):
+    with pytest.raises(SettingsError, match=r"^cache_limit=big: must be a size"):
         icl_bench.run([small], MODEL, cache_limit="big")
     with pytest.raises(SettingsError, match="unknown dtype 'int3'"):
         icl_bench.run([small], MODEL, dtype="int3")
