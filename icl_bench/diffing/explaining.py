@@ -16,7 +16,7 @@ import torch
 from icl_bench.comparing.rounding import COARSE, FINE
 from icl_bench.diffing.grafting import Answers, Inputs, Texts, answer, keep_inputs, restore
 from icl_bench.diffing.places import Place, Restored
-from icl_bench.errors import IclError, NotMeasurable
+from icl_bench.errors import NotMeasurable
 from icl_bench.measures.copying import repeated_targets
 from icl_bench.measures.positions import cut_windows
 from icl_bench.measures.statistics import mean_metric, share_metric
@@ -227,12 +227,3 @@ def _sweep(
             inside += [Place("head", index, head) for head in range(model.heads[index])]
     take(inside, "heads and MLPs restored from A")
     return found
-
-
-def explain_failure(error: IclError) -> Explanation:
-    """Return an explanation that says why there is none.
-
-    Args:
-        error: what went wrong.
-    """
-    return Explanation(remarks=[f"nothing was restored: {error}"])

@@ -10,30 +10,24 @@ At most one of the models is in memory at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from icl_bench.diffing.places import Place
+from icl_bench.diffing.taps import Hook, Keeper, Kept, Projection, Taps, mlp_of
 from icl_bench.errors import ModelError, NotMeasurable
 from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.prefix import Capture, Stream, resume
-from icl_bench.models.circuits.components import put_back
 from icl_bench.models.clean_run import check_resumes
 from icl_bench.models.module.batching import run_in_batches
 from icl_bench.models.module.losses import TokenLosses, join_losses, score_targets
-from icl_bench.models.residual.anatomy import LayerAnatomy
-from icl_bench.models.residual.trace import first_tensor
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
 
-Kept = dict[tuple[str, int], Tensor]
-"""(what, layer) -> values, rows first, on the CPU."""
 ENTERED, LEFT, WRITTEN, READ, MLP = "entered", "left", "written", "read", "mlp"
 """What is kept of a layer: its input, its output, what its attention writes, the input of its
 output projection, and what its MLP writes."""
@@ -89,103 +83,6 @@ class Answers:
     problems: dict[tuple[str, int], str] = field(default_factory=dict)
 
 
-Hook = Callable[[int, Tensor], "Tensor | None"]
-"""Gets a layer's number and a tensor; returns what goes on in its place, or None to leave it."""
-Projection = Callable[[int, Tensor, Tensor], "Tensor | None"]
-"""The same for an output projection: gets its input too."""
-
-
-@dataclass
-class _Taps:
-    """What is read and changed in every layer of a pass; the hooks see (layer, tensor)."""
-
-    enter: Hook | None = None
-    leave: Hook | None = None
-    project: Projection | None = None
-    write: Hook | None = None
-    mlp: Hook | None = None
-
-    @contextmanager
-    def on(self, model: Model) -> Iterator[None]:
-        anatomy = model.anatomy
-        with ExitStack() as stack:
-            for index, module in enumerate(anatomy.modules):
-                layer = anatomy.layers[index]
-                if self.enter:
-                    hook = _before(index, self.enter)
-                    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-                    stack.callback(handle.remove)
-                projection = None if layer.problem else layer.projection
-                for part, after in (
-                    (projection, self.project and _projected(index, self.project)),
-                    (_writer(layer), self.write and _after(index, self.write)),
-                    (_mlp(layer), self.mlp and _after(index, self.mlp)),
-                    (module, self.leave and _after(index, self.leave)),
-                ):
-                    if part is not None and after is not None:
-                        stack.callback(part.register_forward_hook(after).remove)
-            yield
-
-
-def _writer(layer: LayerAnatomy) -> nn.Module | None:
-    """The module whose output the attention adds to the residual stream; None if not known."""
-    return None if layer.problem else layer.norm_module or layer.projection
-
-
-def _mlp(layer: LayerAnatomy) -> nn.Module | None:
-    """The module whose output the MLP adds; None if not known, or if there are several."""
-    return layer.mlps[0] if len(layer.mlps) == 1 and not layer.mlp_problem else None
-
-
-def _before(index: int, tap: Hook) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            new = tap(index, args[0])
-            return None if new is None else ((new, *args[1:]), kwargs)
-        name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
-        new = tap(index, kwargs[name])
-        return None if new is None else (args, {**kwargs, name: new})
-
-    return hook
-
-
-def _after(index: int, tap: Hook) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        written = first_tensor(output)
-        assert written is not None
-        new = tap(index, written)
-        return None if new is None else put_back(output, new.reshape(written.shape))
-
-    return hook
-
-
-def _projected(index: int, tap: Projection) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
-        new = tap(index, args[0], output)
-        return None if new is None else new.reshape(output.shape)
-
-    return hook
-
-
-class _Keeper:
-    """Keeps tensors of one batch; batches are joined when they have succeeded.
-
-    A family that flattens rows and positions before a module gets its rows back.
-    """
-
-    def __init__(self, rows: int) -> None:
-        self.rows, self.kept = rows, Kept()
-
-    def taking(self, what: str) -> Hook:
-        """Return a hook that keeps what it sees and changes nothing."""
-
-        def take(layer: int, values: Tensor) -> None:
-            shaped = values.detach().reshape(self.rows, -1, values.shape[-1])
-            self.kept[what, layer] = shaped.to("cpu", copy=True)
-
-        return take
-
-
 def _join(parts: list[Kept]) -> Kept:
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if parts else {}
 
@@ -206,9 +103,9 @@ def keep_inputs(model: Model, texts: Texts) -> Inputs:
     ids, targets = texts.input_ids, texts.targets
 
     def work(start: int, stop: int) -> None:
-        keeper = _Keeper(stop - start)
+        keeper = Keeper(stop - start)
         leaving = keeper.taking(LEFT)
-        taps = _Taps(
+        taps = Taps(
             enter=keeper.taking(ENTERED),
             write=keeper.taking(WRITTEN),
             leave=lambda layer, values: leaving(layer, values) if layer == last else None,
@@ -245,16 +142,16 @@ def answer(model: Model, inputs: Inputs) -> Answers:
         if layer.problem or not layer.heads:
             why = layer.problem or "it has no attention heads"
             answers.problems |= {(kind, index): why for kind in ("attention", "head")}
-        if _mlp(layer) is None:
+        if mlp_of(layer) is None:
             why = layer.mlp_problem or ("it has several MLPs" if layer.mlps else "it has no MLP")
             answers.problems["mlp", index] = why
     first, second, unembedded = list[Kept](), list[Kept](), list[TokenLosses]()
 
     def work(start: int, stop: int) -> None:
         ids, rows = texts.input_ids[start:stop], slice(start, stop)
-        keeper = _Keeper(stop - start)
+        keeper = Keeper(stop - start)
         reading = keeper.taking(READ)
-        taps = _Taps(
+        taps = Taps(
             enter=_entering(model, inputs, rows, keeper),
             leave=_leaving(model, inputs, rows, keeper),
             project=lambda layer, given, _: reading(layer, given),
@@ -263,8 +160,8 @@ def answer(model: Model, inputs: Inputs) -> Answers:
         with taps.on(model):
             logits = model.run_pass(ids, ForwardHooks(), texts.targets - 1)
         scored = score_targets(logits, ids[:, texts.targets])
-        mlps = _Keeper(stop - start)
-        taps = _Taps(
+        mlps = Keeper(stop - start)
+        taps = Taps(
             enter=_entering(model, inputs, rows, None),
             # The MLP then sees what it sees in B: the stream after B's attention.
             write=lambda layer, values: inputs.kept[WRITTEN, layer][rows].to(values),
@@ -290,7 +187,7 @@ def _matrices(model: Model) -> dict[int, Tensor]:
     }
 
 
-def _entering(model: Model, inputs: Inputs, rows: slice, keeper: _Keeper | None) -> Hook:
+def _entering(model: Model, inputs: Inputs, rows: slice, keeper: Keeper | None) -> Hook:
     """Let B's stream enter each layer; what A itself would give its first layer is kept."""
     take = keeper.taking(ENTERED) if keeper else None
 
@@ -302,7 +199,7 @@ def _entering(model: Model, inputs: Inputs, rows: slice, keeper: _Keeper | None)
     return enter
 
 
-def _leaving(model: Model, inputs: Inputs, rows: slice, keeper: _Keeper) -> Hook:
+def _leaving(model: Model, inputs: Inputs, rows: slice, keeper: Keeper) -> Hook:
     """Keep what each layer returns; B's stream goes on to the final norm."""
     take, last = keeper.taking(LEFT), model.layers - 1
 
@@ -364,9 +261,7 @@ def restore(model: Model, inputs: Inputs, answers: Answers, place: Place) -> Ten
     return join_losses(parts).nll
 
 
-def _restoring(
-    model: Model, answers: Answers, place: Place, rows: slice, acted: list[int]
-) -> _Taps:
+def _restoring(model: Model, answers: Answers, place: Place, rows: slice, acted: list[int]) -> Taps:
     """The hooks that put A's output of a place into the pass."""
 
     def put(what: str) -> Hook:
@@ -379,12 +274,12 @@ def _restoring(
         return hook
 
     if place.kind == "head":
-        return _Taps(project=_restoring_head(model, answers, place, rows, acted))
+        return Taps(project=_restoring_head(model, answers, place, rows, acted))
     return {
-        "embedding": _Taps(),
-        "layer": _Taps(leave=put(LEFT)),
-        "attention": _Taps(write=put(WRITTEN)),
-        "mlp": _Taps(mlp=put(MLP)),
+        "embedding": Taps(),
+        "layer": Taps(leave=put(LEFT)),
+        "attention": Taps(write=put(WRITTEN)),
+        "mlp": Taps(mlp=put(MLP)),
     }[place.kind]
 
 

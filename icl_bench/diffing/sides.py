@@ -27,8 +27,6 @@ SUITES = ("gate",)
 TEXT = "text-loss"
 """The suite that is measured beside them, where both models can be measured."""
 
-Given = "str | os.PathLike[str] | Model | RunRecord"
-
 
 @dataclass
 class Side:

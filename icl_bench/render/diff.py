@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.records.keys import Key
-from icl_bench.render.comparison import STATES, describe_check, describe_heads
+from icl_bench.render.comparison import COLORS, STATES, describe_check, describe_heads
 from icl_bench.render.writing import numbers
 from icl_bench.render.writing.markup import escape, table
 from icl_bench.render.writing.page import Page
@@ -35,7 +35,7 @@ def diff_text(diff: Diff, *, width: int = 80, color: bool = False, unicode: bool
     Args:
         diff: the result.
         width: characters per line.
-        color: unused: a diff is read by its words.
+        color: whether states are coloured with ANSI codes.
         unicode: whether the terminal can show more than ASCII.
     """
     page = Page(width, color, unicode)
@@ -66,7 +66,7 @@ def diffs_text(
     Args:
         diffs: the results, of one A.
         width: characters per line.
-        color: unused, as above.
+        color: whether ANSI codes may be used.
         unicode: whether the terminal can show more than ASCII.
     """
     page = Page(width, color, unicode)
@@ -127,12 +127,13 @@ def diffs_markdown(diffs: Sequence[Diff]) -> str:
 def _add_metrics(page: Page, changes: Sequence[MetricChange]) -> None:
     rows = [row[:6] for row in metric_rows(changes)]
     align = ("left", "right", "right", "right", "left", "left")
+    states = [COLORS.get(change.state) for change in changes]
     for gap in (2, 1):
-        if page.table(METRICS, rows, align, (gap,) * 5, must_fit=True):
+        if page.table(METRICS, rows, align, (gap,) * 5, {5: states}, must_fit=True):
             return
     kept = [[*row[:4], row[5]] for row in rows]
     header = [*METRICS[:4], METRICS[5]]
-    page.table(header, kept, [*align[:4], align[5]], (1,) * 4, shrink={0: 12})
+    page.table(header, kept, [*align[:4], align[5]], (1,) * 4, {4: states}, shrink={0: 12})
 
 
 def _differing(restored: Sequence[Restored]) -> list[Restored]:
