@@ -7,6 +7,7 @@ import copy
 import circuit_families as families
 import pytest
 import torch
+import transformers
 
 import icl_bench
 from icl_bench.diffing.grafting import Texts, answer, keep_inputs, restore
@@ -227,3 +228,21 @@ def test_the_narrowest_place_that_holds_all_that_differs_is_named():
     assert find_cause([]) is None
     ends = restored("embedding", None, None, 0.9)
     assert find_cause([ends, restored("layer", 0, None, 0.1)]) == Cause(ends)
+
+
+def test_layers_without_attention_are_restored_too():
+    torch.manual_seed(0)
+    config = transformers.MambaConfig(
+        vocab_size=96, hidden_size=32, num_hidden_layers=3, state_size=8
+    )
+    before = transformers.MambaForCausalLM(config).eval()
+    after = copy.deepcopy(before)
+    with torch.no_grad():
+        for parameter in after.backbone.layers[LAYER].parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    a, b = icl_bench.wrap(before), icl_bench.wrap(after)
+    restored, inputs, answers = graft(a, b, [Place("layer", index) for index in range(3)])
+    for index, ours in enumerate(restored):
+        same(ours, answers.losses if index == LAYER else inputs.losses)
+    with pytest.raises(NotMeasurable, match="it has no attention heads"):
+        restore(b, inputs, answers, Place("head", LAYER, 0))
