@@ -88,9 +88,9 @@ OPTIONS = {
         ),
         Option(
             "baseline",
-            "record to compare this run with, a .json file or a folder with a results.json; a "
-            "regression fails the run (one model)",
-            "FILE",
+            "record to compare this run with, a .json file or a folder with a results.json, or a "
+            "model, which is then measured first; a regression fails the run (one model)",
+            "FILE|SPEC",
         ),
         Option("save-baseline", "save this run as a baseline", "FILE"),
         Option(
@@ -126,6 +126,13 @@ OPTIONS = {
             "auto",
         ),
         Option("batch-size", "rows per forward pass (default: auto)", "N", "auto"),
+        Option(
+            "jobs",
+            "processes that measure, each one model or one checkpoint at a time, with its share of "
+            "cores and GPUs (default: 1)",
+            "N",
+            "1",
+        ),
         Option("seed", "seed of all draws (default: the suite's, 0)", "N"),
         Option(
             "inconclusive",

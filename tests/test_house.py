@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "icl_bench"
 FLOORS: dict[str, str] = {
     "__init__": "",
     "errors": "",
+    "executors": "",
     "naming": "",
     "provenance": "",
     "extensions": "errors",
@@ -57,9 +58,14 @@ FLOORS: dict[str, str] = {
     ),
     "reports": "errors extensions naming options ranking records render render.html render.writing",
     "running": (
-        "__init__ ci comparing errors models.module models.opening models.sources naming "
+        "__init__ ci comparing errors executors models.module models.opening models.sources naming "
         "options probes probes.design progress provenance records render render.writing "
         "reports suite"
+    ),
+    "diffing": (
+        "comparing errors measures models models.attention models.circuits models.module "
+        "models.residual models.sources naming probes probes.design probes.prompts progress "
+        "records render.writing running suite"
     ),
     "mutating": (
         "comparing errors measures models models.attention models.module models.opening "
@@ -67,17 +73,17 @@ FLOORS: dict[str, str] = {
         "provenance records render render.html render.writing reports running"
     ),
     "api": (
-        "errors measures models models.attention models.circuits models.module models.opening "
-        "models.sources mutating naming options probes.ablations probes.design probes.heads "
-        "progress records running suite"
+        "diffing errors measures models models.attention models.circuits models.module "
+        "models.opening models.sources mutating naming options probes.ablations probes.design "
+        "probes.heads progress records reports running suite"
     ),
     "commands": (
-        "__init__ ci comparing errors models.sources mutating options probes progress ranking "
-        "records reference render render.writing reports running suite"
+        "__init__ ci comparing diffing errors models.sources mutating options probes progress "
+        "ranking records reference render render.writing reports running suite"
     ),
     "integrations": (
-        "errors measures models.module models.opening models.sources naming options probes "
-        "records render.writing running suite"
+        "comparing errors measures models.module models.opening models.sources naming options "
+        "probes records render render.writing running suite"
     ),
     "cli": "__init__ commands errors render.writing",
     "plugin": (

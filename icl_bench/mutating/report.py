@@ -12,7 +12,7 @@ from icl_bench.records.blocks import Block, Table, Text
 from icl_bench.records.parts import Verdict
 from icl_bench.records.writing import write_atomically
 from icl_bench.render.blocks import blocks_markdown
-from icl_bench.render.html.sheet import blocks_page
+from icl_bench.render.html.blocks import blocks_page
 from icl_bench.render.writing import numbers
 from icl_bench.render.writing.page import Page
 from icl_bench.render.writing.text import one_line

@@ -6,11 +6,14 @@ between them is who asks for the checks: pytest one by one, the others all in tu
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from icl_bench.ci.publishing import publish
-from icl_bench.errors import IclError, SettingsError
+from icl_bench.errors import IclError, InputError, ModelError, SettingsError
+from icl_bench.executors import LocalProcesses
 from icl_bench.models.opening.loading import check_device, check_dtype
 from icl_bench.models.sources.checking import Checked, check_spec
 from icl_bench.models.sources.parsing import parse_spec
@@ -23,13 +26,15 @@ from icl_bench.reports.added import added_reports
 from icl_bench.reports.files import write_reports
 from icl_bench.reports.leaderboard import update_leaderboard
 from icl_bench.reports.places import check_file, check_report_dir
-from icl_bench.running.baseline import Baseline, list_parts, read_baseline
+from icl_bench.running.baseline import Baseline, list_parts, model_of, read_baseline
 from icl_bench.running.cache import open_cache
+from icl_bench.running.dealing import Dealer
 from icl_bench.running.earlier import earlier_seconds
 from icl_bench.running.judging import CheckedRun
 from icl_bench.running.lazy_model import LazyModel
 from icl_bench.running.model_run import ModelRun
 from icl_bench.running.outcome import Outcome
+from icl_bench.running.part_worker import PartWorker
 from icl_bench.running.request import Request
 from icl_bench.running.results import explain_undecided, explain_unmeasured
 from icl_bench.running.series_run import start_run
@@ -80,6 +85,8 @@ class Job:
         }
         self.found: dict[str, Checked] = {}
         self.baseline: Baseline | None = None
+        self.before: Job | None = None
+        """Measures the baseline where that is a model."""
         self.parts = list_parts(self.plan) if request.baseline else []
         self.cache = open_cache(request.options)
         self.runs: dict[str, CheckedRun] = {}
@@ -129,15 +136,58 @@ class Job:
                 "(builtin:induction-2l is one that needs no network)"
             )
         if only_looks:
-            self.baseline = self.outcome.baseline = None
+            self.baseline = self.outcome.baseline = self.before = None
 
-    def read_baseline(self) -> None:
+    def read_baseline(self, *, checked: bool = False) -> None:
         """Read what the options about a baseline name; `check` does it too.
+
+        Args:
+            checked: whether another process has checked a model that is the baseline, and will
+                measure it.
 
         Raises:
             InputError: a file is not there, is no record, or cannot be written; an option is wrong.
         """
-        self.baseline = self.outcome.baseline = read_baseline(self.request, len(self.specs))
+        request = self.request
+        self.baseline = read_baseline(request, len(self.specs), self.plan)
+        self.outcome.baseline = self.baseline
+        if (source := model_of(request)) is None or checked:
+            return
+        # The same suites and options; reports, and what is compared, are the run's own.
+        alone = Request([source], request.suites, request.options, folder=request.folder)
+        try:
+            self.before = Job(replace(alone, prefix=request.prefix, tells_ci=False))
+            for spec in self.before.specs.values():
+                spec.require_one()
+            self.before.check()
+        except InputError as error:
+            raise SettingsError(
+                f"{request.name_of('baseline')}={source}: neither a .json file nor a folder with a "
+                f"results.json, and no model that can be measured: {error}"
+            ) from None
+
+    def measure_baseline(self, progress: RunProgress) -> None:
+        """Measure the baseline where it is a model: before any other is opened.
+
+        Args:
+            progress: is told what is going on.
+
+        Raises:
+            ModelError: it cannot be opened or run.
+        """
+        if self.before is None or self.baseline is None:
+            return
+        self.before.prepare(progress)
+        [(name, run)] = self.before.runs.items()
+        progress.announce(name, run.to_measure())
+        try:
+            record = run.run()
+        finally:
+            run.close()
+        failed = [one.reason for one in record.measurements.values() if one.status == "error"]
+        if len(failed) == len(record.measurements):
+            raise ModelError(f"the baseline cannot be measured: {failed[0]}")
+        self.baseline.take(record)
 
     def tell_names(self) -> list[str]:
         """Return lines on models whose names are not what their specs suggest."""
@@ -152,19 +202,25 @@ class Job:
         self,
         progress: RunProgress | None = None,
         before_opening: Callable[[], None] | None = None,
+        *,
+        together: bool = True,
     ) -> None:
         """Make the models' runs; nothing is opened yet.
 
         Args:
             progress: is told what is going on.
             before_opening: called before a model is opened.
+            together: whether the models are measured side by side where there are several
+                processes; else only the checkpoints of each.
         """
+        progress = progress or RunProgress()
         setup = Setup(
             self.plan,
             self.request.options,
-            progress or RunProgress(),
+            progress,
             self.cache,
             before_opening,
+            self._dealer(progress, together) if self.request.jobs > 1 else None,
         )
         for name, spec in self.specs.items():
             model = self.models.get(name)
@@ -173,6 +229,11 @@ class Job:
                 if model is None
                 else ModelRun(LazyModel(spec, name, setup, model=model), setup)
             )
+
+    def _dealer(self, progress: RunProgress, together: bool) -> Dealer:
+        hire = functools.partial(PartWorker, self.plan, self.request.options)
+        executor = LocalProcesses(self.request.jobs)
+        return Dealer(executor, hire, self.plan, progress, self.runs, together)
 
     def steps_of(self, name: str) -> int:
         """Return how many checkpoints a model is, 0 for one that is no series.
@@ -207,6 +268,7 @@ class Job:
     def _run(self, progress: RunProgress) -> Outcome:
         self.begin()
         try:
+            self.measure_baseline(progress)
             self.prepare(progress)
             for name, run in self.runs.items():
                 progress.announce(name, run.to_measure(), self.steps_of(name))
@@ -227,11 +289,19 @@ class Job:
                 if broken_off is not None:
                     raise broken_off  # the test that the run is part of took too long
                 if self.outcome.interrupted:
+                    self._write_unasked()
                     break
             checks = (check for record in self.outcome.records for check in record.checks)
             return self.conclude([(check.verdict, check.reason) for check in checks])
         finally:
             self.end()
+
+    def _write_unasked(self) -> None:
+        """Write what other processes measured of models that were not come to."""
+        written = {record.model.slug for record in self.outcome.records}
+        for name, run in self.runs.items():
+            if name not in written and run.results.measurements:
+                self.write([run.record(interrupted=True)])
 
     def write(self, records: Sequence[RunRecord]) -> None:
         """Write the reports of models that are done.

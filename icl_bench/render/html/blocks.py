@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from icl_bench.records.blocks import Block, Curve, HeadGrid, Text
 from icl_bench.records.record import RunRecord
 from icl_bench.render.blocks import as_table, shown, stated
 from icl_bench.render.html import copying
+from icl_bench.render.html.page import make_page
 from icl_bench.render.html.panels import panel, series
 
 
@@ -49,3 +51,22 @@ def _title(key: str, block: Block) -> str:
     """The title, the measurement, and how heads were switched off where any were."""
     named = f"{key}, {block.method} ablation" if block.method else key
     return f"{block.title} ({named})" if block.title else key
+
+
+def blocks_page(title: str, blocks: Sequence[Block], numbers: str) -> str:
+    """Return blocks as one HTML page; curves and grids of heads as tables.
+
+    Args:
+        title: its heading.
+        blocks: what stands on it, each under its own title.
+        numbers: name of the file beside it that has every number.
+    """
+    parts = []
+    for block in blocks:
+        made = as_table(block)
+        header, rows = shown(made) if made is not None else ([], [])
+        text = block.text if isinstance(block, Text) else ""
+        parts.append(
+            {"title": block.title, "text": text, "note": block.note, "header": header, "rows": rows}
+        )
+    return make_page("sheet.html.j2", title=title, data={}, plotly="", parts=parts, numbers=numbers)

@@ -44,7 +44,6 @@ def make_page(
     scripts: Sequence[str] = (),
     styles: Sequence[str] = (),
     plotly: str | None = None,
-    charts: bool = True,
     **context: Any,
 ) -> str:
     """Return a whole HTML page.
@@ -56,8 +55,8 @@ def make_page(
         scripts: names of files in `assets/` that come after `base.js`, in this order, each in an
             element of its own.
         styles: names of files in `assets/` that come after `base.css`.
-        plotly: relative address of the charting script; None packs it into the page.
-        charts: whether the page has charts that the script draws.
+        plotly: relative address of the charting script; None packs it into the page, and a page
+            without charts has "".
         context: what the template reads; plain text is escaped there.
     """
     from markupsafe import Markup
@@ -71,7 +70,7 @@ def make_page(
             scripts=[Markup(_asset(name)) for name in ("base.js", *scripts)],
             data=embed(data),
             plotly_src=plotly,
-            plotly_packed=_packed_plotly() if charts and plotly is None else None,
+            plotly_packed=_packed_plotly() if plotly is None else None,
             **context,
         )
         .strip()
