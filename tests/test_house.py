@@ -23,6 +23,8 @@ FLOORS: dict[str, str] = {
     "reference": "errors",
     "tasks": "errors",
     "models.sources": "errors extensions models.module naming options provenance reference",
+    "models.sources.gguf": "errors models.module models.sources",
+    "models.sources.adapters": "errors models.module models.sources provenance",
     "records": "errors naming options provenance",
     "measures": "errors records",
     "probes": "errors extensions provenance records",
@@ -67,8 +69,8 @@ FLOORS: dict[str, str] = {
         "records running suite"
     ),
     "commands": (
-        "__init__ ci comparing errors models.sources options probes progress ranking records "
-        "reference render render.writing reports running suite"
+        "__init__ ci comparing errors models.sources.gguf options probes progress "
+        "ranking records reference render render.writing reports running suite"
     ),
     "integrations": (
         "errors measures models.module models.opening models.sources naming options probes "

@@ -41,7 +41,9 @@ class ModelName:
         slug: its name in ids and folders.
         origin: where it comes from, as in `ModelSpec.origin`; None for a model that was open.
         revision: revision or commit, when it has one.
-        adapter: which adapter is merged into its weights.
+        adapter: which adapters are applied to its weights.
+        base: the model that they are applied to, if it is another's.
+        base_revision: commit of that model.
     """
 
     spec: str = "wrapped"
@@ -49,6 +51,8 @@ class ModelName:
     origin: str | None = None
     revision: str | None = None
     adapter: str | None = None
+    base: str | None = None
+    base_revision: str | None = None
 
 
 class ModelHandle:
@@ -82,6 +86,7 @@ class ModelHandle:
         self.tokenizer = tokenizer
         self.spec, self.slug = name.spec, name.slug
         self.origin, self.revision, self.adapter = name.origin, name.revision, name.adapter
+        self.base, self.base_revision = name.base, name.base_revision
         self.runner = Runner(model)
         self.vocabulary = usable_ids(model, tokenizer)
         if len(self.vocabulary) < 2:

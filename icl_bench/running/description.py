@@ -37,6 +37,8 @@ def describe_model(
         **named,
         revision=model.revision,
         adapter=model.adapter,
+        base=model.base,
+        base_revision=model.base_revision,
         tokenizer_note=model.tokenizer_note,
         # Not the model's own, remembered one: whoever wraps a model may train it between two runs.
         fingerprint=weights or fingerprint(model.model),

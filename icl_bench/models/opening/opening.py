@@ -41,6 +41,8 @@ def size_on_disk(spec: ModelSpec) -> int | None:
     Args:
         spec: which model.
     """
+    if spec.base is not None and (size := size_on_disk(spec.base)):
+        return size
     path = Path(spec.target)
     try:
         files = [path] if path.is_file() else [*path.glob("*.safetensors"), *path.glob("*.bin")]
@@ -78,7 +80,15 @@ def make_model(parts: LoadedParts, spec: ModelSpec, slug: str, options: RunOptio
     return Model(
         parts.model,
         parts.tokenizer,
-        ModelName(spec.public, slug, spec.origin, parts.revision, parts.adapter),
+        ModelName(
+            spec.public,
+            slug,
+            spec.origin,
+            parts.revision,
+            parts.adapter,
+            parts.base,
+            parts.base_revision,
+        ),
         batch_size=options.batch_size,
         tokenizer_note=parts.tokenizer_note,
     )

@@ -9,10 +9,11 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import ModelError, UnsupportedModel
-from icl_bench.models.module.adapters import merge_adapter, without_adapter
+from icl_bench.models.module.adapters import apply_adapters, without_adapter
 from icl_bench.models.module.placement import keep_offloaded, split_options
 from icl_bench.models.module.quiet import silenced
 from icl_bench.models.module.tokenizer import load_tokenizer
@@ -54,7 +55,8 @@ def load_pretrained(
             if split:
                 keep_offloaded(model, placing)
         if plain != source:
-            model, adapter = merge_adapter(model, source)
+            model, (told,) = apply_adapters(model, [Path(source)])
+            adapter = f"{told}, in the folder of the weights"
         tokenizer, note = load_tokenizer(source, load)
     return LoadedParts(model, tokenizer, commit, note, adapter)
 

@@ -22,8 +22,8 @@ from icl_bench.models.module.tokenizer import tokenizer_files
 from icl_bench.models.module.weights import check_loading_info, explain_failure
 from icl_bench.models.sources.checkpoint_files import check_folder
 from icl_bench.models.sources.file_identity import digest_content, places_of
-from icl_bench.models.sources.gguf_settings import ROPE_FACTORS, apply_rope, refuse_ignored
-from icl_bench.models.sources.ggufheader import check_gguf, read_header
+from icl_bench.models.sources.gguf.header import check_gguf, read_header
+from icl_bench.models.sources.gguf.settings import ROPE_FACTORS, apply_rope, refuse_ignored
 from icl_bench.models.sources.pretrained import load_pretrained
 from icl_bench.models.sources.source import Found, LoadedParts, Opening, Source
 from icl_bench.models.sources.spec import ModelSpec, local_path
