@@ -66,8 +66,8 @@ OPTIONS = {
         Option(
             "model",
             "model to test: builtin:NAME, hub id (with @REVISION), local folder, FILE.gguf, "
-            "package.module:callable, or an adapter (ADAPTER, BASE+ADAPTER); with @* all checkpoints of a training run; NAME=SPEC sets "
-            "its name",
+            "package.module:callable, or an adapter (ADAPTER, BASE+ADAPTER); with @* all "
+            "checkpoints of a training run; NAME=SPEC sets its name",
             "SPEC",
             kind="list",
         ),

@@ -88,6 +88,7 @@ def make_model(parts: LoadedParts, spec: ModelSpec, slug: str, options: RunOptio
             parts.adapter,
             parts.base,
             parts.base_revision,
+            parts.quantization,
         ),
         batch_size=options.batch_size,
         tokenizer_note=parts.tokenizer_note,

@@ -17,6 +17,7 @@ from icl_bench.models.module.adapter_files import (
     has_adapter,
 )
 from icl_bench.models.module.config_file import check_config, is_size, read_json
+from icl_bench.models.module.quantized_files import check_packages
 from icl_bench.models.module.tensor_headers import check_headers
 
 SAFE_WEIGHTS = "model.safetensors"
@@ -69,6 +70,7 @@ def check_folder(folder: Path, *, allow_pickle: bool = False) -> None:
         raise SpecError(f"the folder has no config.json{_explain_missing_config(folder)}")
     content = read_json(config)
     check_config(content)
+    check_packages(content)
     _check_weights(folder, content, allow_pickle)
     if has_adapter(folder):
         check_adapter(folder, allow_pickle=allow_pickle)

@@ -17,6 +17,7 @@ from typing import Any
 from icl_bench.errors import SpecError
 from icl_bench.models.module.adapter_files import ADAPTER_CONFIG, has_adapter
 from icl_bench.models.module.config_file import check_config, read_json
+from icl_bench.models.module.quantized_files import check_packages
 from icl_bench.models.module.quiet import silenced
 from icl_bench.models.module.weights import explain_failure
 from icl_bench.models.sources.checkpoint_files import (
@@ -102,7 +103,8 @@ def _find(repo: str, revision: str | None, allow_pickle: bool) -> HubModel:
             raise SpecError(_BESIDE)
         # By the name that was given, for the cache to remember which commit it stood for.
         config = download(repo, "config.json", revision)
-        check_config(read_json(config))
+        check_config(content := read_json(config))
+        check_packages(content)
         commit = config.parent.name
         if not files & {SAFE_WEIGHTS, SAFE_INDEX}:
             if not files & {PICKLE_WEIGHTS, PICKLE_INDEX}:
@@ -301,7 +303,8 @@ def _find_in_cache(repo: str, revision: str | None, allow_pickle: bool, why: str
             f"{why}, and no copy of it{_at(revision)} is in the cache, which would have been used"
             f"{suggest_local(repo)}"
         )
-    check_config(read_json(config))
+    check_config(content := read_json(config))
+    check_packages(content)
     commit = config.parent.name
     if has_adapter(config.parent):
         raise SpecError(_BESIDE)

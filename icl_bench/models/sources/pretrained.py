@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from icl_bench.errors import ModelError, UnsupportedModel
 from icl_bench.models.module.adapters import apply_adapters, without_adapter
 from icl_bench.models.module.placement import keep_offloaded, split_options
+from icl_bench.models.module.quantized_files import describe_method, find_quantization
 from icl_bench.models.module.quiet import silenced
 from icl_bench.models.module.tokenizer import load_tokenizer
 from icl_bench.models.module.weights import check_loading_info, explain_failure
@@ -41,6 +42,8 @@ def load_pretrained(
         ModelError: it cannot be loaded, or its weights are incomplete.
         UnsupportedModel: it is no causal language model that transformers knows.
     """
+    from icl_bench.models.module.quantization import describe_quantization
+
     options = how.options
     load: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
     if commit is not None:
@@ -58,7 +61,20 @@ def load_pretrained(
             model, (told,) = apply_adapters(model, [Path(source)])
             adapter = f"{told}, in the folder of the weights"
         tokenizer, note = load_tokenizer(source, load)
-    return LoadedParts(model, tokenizer, commit, note, adapter)
+    quantization = None
+    if describe_quantization(model) is None and (stored := _read_quantization(source, load)):
+        quantization = f"{stored}, unpacked when it was opened"
+    return LoadedParts(model, tokenizer, commit, note, adapter, quantization=quantization)
+
+
+def _read_quantization(source: str, load: dict[str, Any]) -> str | None:
+    """What a checkpoint's config says of quantized weights, which the model may have unpacked."""
+    from transformers import PretrainedConfig
+
+    where = {name: value for name, value in load.items() if name != "trust_remote_code"}
+    config, _ = PretrainedConfig.get_config_dict(source, **where)
+    content = find_quantization(config)
+    return None if content is None else describe_method(content)
 
 
 _UNKNOWN = "Unrecognized configuration class"

@@ -63,6 +63,7 @@ class LoadedParts:
         adapter: which adapters are applied, and whether they are merged into the weights.
         base: the model that they are applied to, as reports name it, if it is another's.
         base_revision: commit hash of that model, when it came from a hub.
+        quantization: method and bits of quantized weights, as its files say.
     """
 
     model: PreTrainedModel
@@ -72,6 +73,7 @@ class LoadedParts:
     adapter: str | None = None
     base: str | None = None
     base_revision: str | None = None
+    quantization: str | None = None
 
     def settle_tokenizer(self) -> None:
         """Leave a tokenizer out that is of no use with the model, and note why there is none."""

@@ -20,6 +20,7 @@ from icl_bench.models.module.adapter_files import (
     is_only_adapter,
 )
 from icl_bench.models.module.config_file import read_json
+from icl_bench.models.module.quantized_files import find_quantization
 from icl_bench.models.module.quiet import silenced
 from icl_bench.models.module.tokenizer import tokenizer_names
 from icl_bench.models.sources.checkpoint_files import (
@@ -179,7 +180,7 @@ def check_against(adapter: Adapter, base: ModelSpec, found: Found | None) -> Non
     if base.is_local or isinstance(found, HubModel):
         if folder is not None and (folder / "config.json").is_file():
             config = read_json(folder / "config.json")
-        if folder is not None and "quantization_config" not in config:
+        if folder is not None and find_quantization(config) is None:
             header = _read_header(folder)
     check_fit(check_safetensors(weights), adapter.config, header, config)
 
