@@ -5,6 +5,7 @@ A model that cannot be run, or is no causal language model, is refused here.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 
@@ -136,19 +137,11 @@ def _check_causality(own: TinyRun) -> None:
         moved = own.runner.run_plain(other).float() - clean
         return float(moved[:, :-1].abs().max()) / own.scale
 
-    if couples_tokens(model):
-        own.runner.coupling = moves(own.logits)
-        if own.runner.coupling > COUPLED_WITHIN:
-            raise UnsupportedModel(
-                f"{type(model).__name__}: its quantized layers let a token change the logits "
-                f"before it by {own.runner.coupling:.2g} of their range, and more than "
-                f"{COUPLED_WITHIN} is not measured: set llm_int8_threshold to 0, or dequantize it"
-            )
-        with exact_layers(model):
-            moved = moves(own.runner.run_plain(own.ids).float())
-    else:
-        moved = moves(own.logits)
-    if moved > CAUSAL_WITHIN.get(own.dtype, LOGITS_WITHIN_HALF):
+    coupled = couples_tokens(model)
+    with exact_layers(model) if coupled else contextlib.nullcontext():
+        moved = moves(own.runner.run_plain(own.ids).float() if coupled else own.logits)
+    dtype = embedding_weight(model).dtype if coupled else own.dtype
+    if moved > CAUSAL_WITHIN.get(dtype, LOGITS_WITHIN_HALF):
         config = model.config.get_text_config()
         denied = [n for n in ("is_decoder", "causal") if getattr(config, n, None) is False]
         why = f" (its config says {denied[0]}=False)" if denied else ""
@@ -156,3 +149,11 @@ def _check_causality(own: TinyRun) -> None:
             f"{type(model).__name__}: a token changes the logits before it, so this is no "
             f"causal language model{why}"
         )
+    if coupled:
+        own.runner.coupling = moves(own.logits)
+        if own.runner.coupling > COUPLED_WITHIN:
+            raise UnsupportedModel(
+                f"{type(model).__name__}: its quantized layers let a token change the logits "
+                f"before it by {own.runner.coupling:.2g} of their range, and more than "
+                f"{COUPLED_WITHIN} is not measured: set llm_int8_threshold to 0, or dequantize it"
+            )

@@ -60,6 +60,8 @@ def apply_adapters(model: Any, folders: Sequence[Path]) -> tuple[Any, list[str]]
     told = []
     quantized = getattr(model, "hf_quantizer", None) is not None
     adapted: Any = None
+    if quantized and any(hasattr(module, "weight_packed") for module in model.modules()):
+        _unpack(model)
     for number, folder in enumerate(folders):
         try:
             if not quantized:
@@ -85,6 +87,15 @@ def apply_adapters(model: Any, folders: Sequence[Path]) -> tuple[Any, list[str]]
         if name in vars(model):
             delattr(model, name)
     return model, told
+
+
+def _unpack(model: Any) -> None:
+    """Let compressed-tensors unpack weights, as in a first pass: peft reads them before that."""
+    import torch
+
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        model(torch.zeros(1, 1, dtype=torch.long, device=device))
 
 
 def _apply(model: Any, folder: Path, name: str) -> tuple[Any, str]:

@@ -89,14 +89,15 @@ def describe_placement(model: PreTrainedModel) -> str:
 def count_parameters(model: PreTrainedModel) -> int:
     """Return the number of parameters, shared ones counted once.
 
-    Quantized weights count as many as they stand for, and their scales as none.
+    Quantized weights count as many as they stand for, and their scales as none; nor do adapters
+    beside the weights that they change.
 
     Args:
         model: a loaded model.
     """
     from icl_bench.models.module.quantization import count_weights
 
-    total, seen = 0, set[int]()
+    total, seen = 0, {id(parameter) for parameter in _of_adapters(model)}
     for module in model.modules():
         logical = count_weights(module)
         own = dict(module.named_parameters(recurse=False))
@@ -112,6 +113,18 @@ def count_parameters(model: PreTrainedModel) -> int:
     if _is_tied(model) and last.weight.is_meta and last.weight is not first.weight:
         total -= last.weight.numel()
     return total
+
+
+def _of_adapters(model: nn.Module) -> Iterator[Tensor]:
+    """Parameters that would be gone if peft's adapters were merged."""
+    for module in model.modules():
+        base = getattr(module, "base_layer", None)
+        replaced = getattr(module, "original_module", None)
+        if replaced is not None:
+            yield from replaced.parameters()
+        elif base is not None:
+            kept = {id(parameter) for parameter in base.parameters()}
+            yield from (one for one in module.parameters() if id(one) not in kept)
 
 
 def check_spread(model: PreTrainedModel) -> None:

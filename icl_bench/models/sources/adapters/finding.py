@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,13 +160,16 @@ def find_base(adapter: Adapter) -> ModelSpec:
         raise SpecError(f"its base (base_model_name_or_path): {error}; {GIVE_BASE}") from None
 
 
-def check_against(adapter: Adapter, base: ModelSpec, found: Found | None) -> None:
+def check_against(
+    adapter: Adapter, base: ModelSpec, found: Found | None, earlier: Sequence[Adapter] = ()
+) -> None:
     """Check an adapter's ranks and shapes against its base, as far as both files are here.
 
     Args:
         adapter: the adapter.
         base: its base.
         found: what checking the base returned.
+        earlier: adapters that are applied before it.
 
     Raises:
         SpecError: they do not fit.
@@ -180,8 +183,20 @@ def check_against(adapter: Adapter, base: ModelSpec, found: Found | None) -> Non
     if base.is_local or isinstance(found, HubModel):
         if folder is not None and (folder / "config.json").is_file():
             config = read_json(folder / "config.json")
-        if folder is not None and find_quantization(config) is None:
+        quantization = find_quantization(config)
+        if folder is not None and quantization is None:
             header = _read_header(folder)
+        if quantization and quantization.get("load_in_8bit") and adapter.config.get("use_dora"):
+            raise SpecError(
+                "DoRA cannot be applied to weights in LLM.int8 of bitsandbytes; give a base that "
+                "is not quantized, or in 4 bits"
+            )
+        kinds = {bool(one.config.get("use_dora")) for one in (*earlier, adapter)}
+        if quantization and earlier and True in kinds:
+            raise SpecError(
+                "DoRA and another adapter cannot be applied to quantized weights one after the "
+                "other; give a base that is not quantized"
+            )
     check_fit(check_safetensors(weights), adapter.config, header, config)
 
 

@@ -74,7 +74,7 @@ class Adapters(Source):
         if not isinstance(found, Adapted):
             check_against(adapter, base, found)
             return Adapted(base, found, (adapter,))
-        check_against(adapter, found.base, found.found)
+        check_against(adapter, found.base, found.found, found.adapters)
         return replace(found, adapters=(*found.adapters, adapter))
 
     def checkpoints(self, spec: ModelSpec) -> Checkpoints | None:
