@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import compileall
 import importlib
 import multiprocessing
 import os
@@ -29,40 +30,45 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMPARING = "comparing comparing_defaults comparing_heads comparing_limits comparing_versions"
-STATISTICS = "measures_statistics measures_intervals measures_strata"
+COMPARING = (
+    "comparing_golden comparing_heads_golden comparing_states comparing comparing_defaults "
+    "comparing_heads comparing_limits comparing_pairing comparing_parts comparing_versions"
+)
+STATISTICS = "measures_estimates_golden measures_statistics measures_intervals measures_strata"
 COVER = {
-    "measures/bounds.py": "measures_intervals suite_reach",
-    "measures/bump.py": "measures_bump",
-    "measures/composition.py": "weight_composition",
-    "measures/copying.py": "ov_copying losses probe_losses",
-    "measures/cross_fitting.py": "measures_statistics chosen_heads",
-    "measures/draws.py": "measures_tokens measures_gradual sequential",
-    "measures/eigenvalues.py": "ov_copying",
-    "measures/gradual.py": "measures_gradual",
+    "measures/bounds.py": "measures_estimates_golden measures_intervals suite_reach",
+    "measures/bump.py": "measures_bump_golden measures_bump measures_gradual_golden",
+    "measures/composition.py": "measures_matrices_golden weight_composition",
+    "measures/copying.py": "measures_matrices_golden ov_copying losses probe_losses",
+    "measures/cross_fitting.py": "measures_estimates_golden measures_statistics chosen_heads",
+    "measures/draws.py": "measures_draws_golden measures_tokens measures_gradual sequential",
+    "measures/eigenvalues.py": "measures_matrices_golden ov_copying",
+    "measures/gradual.py": "measures_gradual_golden measures_gradual",
     "measures/intervals.py": f"{STATISTICS} fewshot",
-    "measures/null.py": "measures_null null_margin null_sets",
-    "measures/phase.py": "measures_phase measures_gradual",
-    "measures/positions.py": "measures_positions",
-    "measures/screening.py": "measures_screening",
-    "measures/sequential.py": "sequential calibration",
+    "measures/null.py": "measures_null_golden measures_null null_margin null_sets",
+    "measures/phase.py": "measures_phase_golden measures_phase measures_gradual",
+    "measures/positions.py": "measures_matrices_golden measures_positions",
+    "measures/screening.py": "measures_estimates_golden measures_screening",
+    "measures/sequential.py": "measures_estimates_golden sequential calibration",
     "measures/statistics.py": STATISTICS,
-    "measures/strata.py": "measures_strata",
-    "measures/tokens.py": "measures_tokens chosen_heads",
-    "measures/varied.py": "measures_varied probe_losses",
+    "measures/strata.py": "measures_estimates_golden measures_strata",
+    "measures/tokens.py": "measures_draws_golden measures_tokens chosen_heads",
+    "measures/varied.py": "measures_draws_golden measures_varied probe_losses",
     "comparing/comparison.py": COMPARING,
     "comparing/defaults.py": COMPARING,
     "comparing/heads.py": COMPARING,
     "comparing/limits.py": COMPARING,
     "comparing/metrics.py": COMPARING,
+    "comparing/pairing.py": COMPARING,
+    "comparing/parts.py": COMPARING,
     "comparing/rounding.py": COMPARING,
     "comparing/settings.py": COMPARING,
     "comparing/versions.py": COMPARING,
-    "running/checks.py": "checks",
+    "running/checks.py": "checks_golden checks",
     "suite/asserting.py": "suite_loading suite_mistakes suite_messages",
     "suite/reach.py": "suite_reach",
 }
-"""File of icl_bench -> names of the test files that cover it."""
+"""File of icl_bench -> names of the test files that cover it, the quickest first."""
 EQUIVALENT = {
     "measures/null.py: for attempt in range(50 * draws): -> 51": "one try more before giving up",
     "measures/eigenvalues.py: return torch.where(total > NOTHING * size, score.clamp(-1, 1), "
@@ -220,9 +226,9 @@ def notices(folder: Path, file: str) -> bool:
 
     Args:
         folder: the copy.
-        file: which one's tests; those that are named after it come first.
+        file: which one's tests, in the order of `COVER`.
     """
-    names = sorted(COVER[file].split(), key=lambda name: Path(file).stem not in name)
+    names = COVER[file].split()
     child = multiprocessing.get_context("fork").Process(target=_run, args=(folder, names))
     child.start()
     child.join(LONGEST)
@@ -236,6 +242,7 @@ def notices(folder: Path, file: str) -> bool:
 
 def _run(folder: Path, names: list[str]) -> None:
     """Run test files in this process, and end it with pytest's exit code."""
+    sys.dont_write_bytecode = True  # the next change of the same second would not be read
     os.chdir(folder)
     os.environ.update(PYTHONPATH=str(folder), OMP_NUM_THREADS="1")
     sys.path.insert(0, str(folder))
@@ -258,6 +265,7 @@ def copy_project(folder: Path) -> None:
             shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__"))
         elif not path.name.startswith("."):
             (folder / path.name).symlink_to(path)
+    compileall.compile_dir(folder / "icl_bench", quiet=1)
 
 
 def main() -> int:

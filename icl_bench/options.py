@@ -263,7 +263,7 @@ def read_size(text: str, option: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise SettingsError(
-            f"{option}={text}: a size is needed, such as 500MB, 1.5GiB or a number of bytes"
+            f"{option}={text}: must be a size such as 500MB, 1.5GiB or a number of bytes"
         )
     number, unit, binary = match.groups()
     power = "kmgt".index(unit.lower()) + 1 if unit else 0
@@ -287,7 +287,7 @@ def read_int(text: str, option: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise SettingsError(f"{option}={text}: a whole number is needed") from None
+        raise SettingsError(f"{option}={text}: must be a whole number") from None
 
 
 def check_choice(name: str, text: str, prefix: str) -> str:

@@ -85,12 +85,54 @@ SLOW = {
 about five seconds or more."""
 SLOW_FILES = {f"test_{name}.py" for names in SLOW.values() for name in names.split()}
 
+LONG = {
+    "what a test beside it shows in another way to run": """
+        test_ci_gitlab.py::test_pytest_writes_the_files_it_is_asked_for[workers1]
+        test_ci_junit.py::test_a_check_that_is_run_again_has_its_properties_once[workers1-break]
+        test_ci_junit.py::test_the_file_says_which_weights_and_versions[workers1]
+        test_leaderboard_updates.py::test_so_do_workers_the_command_and_python[workers1]
+        test_measured_only.py::test_pytest_has_an_item_for_each_measurement[workers1]
+        test_memory.py::test_a_limit_that_is_really_hit[open]
+        test_plugin_crashes.py::test_a_dead_worker_counts_for_the_first_failures[--maxfail=2-2]
+        test_plugin_crashes.py::test_a_dead_worker_counts_for_the_first_failures[-x-1]
+        test_plugin_crashes.py::test_one_check_fails_with_the_cause_and_the_others_go_on[1]
+        test_plugin_interrupts.py::test_a_signal_while_workers_measure[2]
+        test_progress_bars.py::test_bars_are_drawn_and_erased[no]
+        test_progress_workers.py::test_other_ways_to_write_do_not_break[arguments0]
+        test_training_callback.py::test_the_end_of_a_script_says_that_a_gate_had_stopped_it[raise]
+        test_training_callback.py::test_the_end_of_a_script_says_that_a_gate_had_stopped_it[warn]
+    """,
+    "what a smaller or built-in model shows too": """
+        test_choice_scores.py::*[real*
+        test_html_choices.py::test_what_the_text_goes_on_with_is_among_the_predictions[Smol*
+        test_html_print.py::test_no_part_is_wider_than_a_page[Smol*
+        test_quiz_on_models.py::test_every_item_of_the_quiz_has_its_known_verdict[*-shift-2]
+        test_quiz_on_models.py::test_training_has_its_known_verdicts_on_a_series[*:control-1l]
+        test_shipped_suites.py::test_models_with_the_circuit_fail_no_check_on_random_tokens[*:handwired]
+    """,
+    "many processes, one after another": """
+        test_ci_examples.py::test_the_steps_of_the_workflow_do_what_they_say
+        test_loading_hub.py::test_a_hub_that_is_switched_off_is_one_message_of_the_command[True]
+        test_plugin_crashes.py::test_what_is_made_from_it_is_not_tried_either
+    """,
+}
+"""Why a test is left to `make release-check` -> those tests, as patterns of their ids."""
+LONG_TESTS = re.compile(
+    "|".join(
+        re.escape(pattern).replace(r"\*", ".*") + "$"
+        for patterns in LONG.values()
+        for pattern in patterns.split()
+    )
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of slow files."""
+    """Mark the tests of slow files, and those that only `make release-check` runs."""
     for item in items:
         if item.path.name in SLOW_FILES:
             item.add_marker("slow")
+        if LONG_TESTS.match(item.nodeid.rpartition("/")[2]):
+            item.add_marker("long")
 
 
 @pytest.fixture(autouse=True)

@@ -124,7 +124,7 @@ def test_wrong_arguments_get_one_clear_message(model, tokens):
         icl_bench.token_losses(model, tokens.input_ids, ablate=[("mlps", 0)])
     with pytest.raises(SettingsError, match="no layer 9"):
         icl_bench.token_losses(model, tokens.input_ids, ablate=[("layer", 9)])
-    with pytest.raises(ModelError, match="a transformers model is needed"):
+    with pytest.raises(ModelError, match="expected a transformers model"):
         icl_bench.wrap(torch.nn.Linear(2, 2))
 
 

@@ -29,7 +29,7 @@ def tokens(model: icl_bench.Model) -> icl_bench.RepeatedTokens:
 
 SLIPS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "one suite": (lambda m, t: icl_bench.run("core", m), r'not a list: .*run\(\["core"\], model\)'),
-    "no model": (lambda m, t: icl_bench.run(["core"]), "a model is needed"),
+    "no model": (lambda m, t: icl_bench.run(["core"]), "a model is required"),
     "one suite and no model": (lambda m, t: icl_bench.run("core"), "not a list"),
     "no suite": (lambda m, t: icl_bench.run([], m), "suites is empty"),
     "the model first": (lambda m, t: icl_bench.run(m, ["core"]), "suites is a list .*, not Model"),
@@ -67,10 +67,10 @@ SLIPS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     ),
     "one receiver": (lambda m, t: icl_bench.path_patching(m, t, (1, 4)), "a list of heads"),  # type: ignore
     "one head": (lambda m, t: icl_bench.token_losses(m, t.input_ids, (1, 4)), r"\(layer, head\)"),  # type: ignore
-    "one suite in training": (lambda m, t: ICLCallback("gate"), r"a list is needed, \['gate'\]"),
+    "one suite in training": (lambda m, t: ICLCallback("gate"), r"must be a list: \['gate'\]"),
     "one gate": (
         lambda m, t: ICLCallback(["gate"], Reaches("gain", above=1, by_step=9)),  # type: ignore
-        r"gates: a list is needed, \[Reaches",
+        r"gates: must be a list: \[Reaches",
     ),
     "no gate": (lambda m, t: ICLCallback(["gate"], ["gain"]), "'gain' is no gate"),  # type: ignore
     "a model in training": (lambda m, t: TrainingGate(m), r"give its \.model"),

@@ -150,7 +150,7 @@ def test_with_a_limit_what_is_beyond_goes_now(
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--cache-limit=lots"], "--cache-limit=lots: a size is needed, such as 500MB"),
+        (["--cache-limit=lots"], "--cache-limit=lots: must be a size such as 500MB"),
         (["--clear", "--cache-limit=1"], "--clear and --cache-limit: give one of them"),
         (["--cache-dir=file"], "file is not a folder"),
         (["--clear", "--cache-dir=file"], "file is not a folder"),

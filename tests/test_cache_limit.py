@@ -261,7 +261,7 @@ def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
     ["", "GB", "-1", "-5MB", "1,5GB", "5 apples", "1e9", "nan", "inf", "5iB", "3PB", "2 G B"],
 )
 def test_what_is_no_size_is_one_message(text: str) -> None:
-    with pytest.raises(SettingsError, match="--x=.*: a size is needed, such as 500MB"):
+    with pytest.raises(SettingsError, match="--x=.*: must be a size such as 500MB"):
         read_size(text, "--x")
 
 
@@ -330,7 +330,7 @@ def test_a_wrong_size_ends_in_exit_code_4(weighed: Stage, workers: tuple[str, ..
         pytest.importorskip("xdist")
     result = weighed.run(GOOD, "mine.yaml", "--icl-cache-limit=lots", *workers)
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["*--icl-cache-limit=lots: a size is needed, such as 500MB*"])
+    result.stderr.fnmatch_lines(["*--icl-cache-limit=lots: must be a size such as 500MB*"])
     assert weighed.log() == []
 
 
@@ -349,7 +349,7 @@ def test_the_command_removes_and_says_so(
     assert main([*command, "lots"]) == 4
     told = capsys.readouterr().err
     assert (
-        told.startswith("icl-bench: --cache-limit=lots: a size is needed") and told.count("\n") == 1
+        told.startswith("icl-bench: --cache-limit=lots: must be a size") and told.count("\n") == 1
     )
     assert kept(default_cache()) == "0123" and not (default_cache() / "runs").exists()
     assert main([*command, "1kB"]) == 0
@@ -363,7 +363,7 @@ def test_the_command_removes_and_says_so(
 
 def test_in_python_what_went_is_a_warning(tiny: Path) -> None:
     fill(default_cache())
-    with pytest.raises(SettingsError, match="cache_limit=-1: a size is needed"):
+    with pytest.raises(SettingsError, match="cache_limit=-1: must be a size"):
         icl_bench.run([tiny], "builtin:handwired", cache_limit=-1)
     with pytest.warns(CacheWarning, match=r"removed 4 of 7 entries .* cache_limit=SIZE"):
         icl_bench.run([tiny], "builtin:handwired", cache_limit="1kB")

@@ -110,36 +110,36 @@ def test_an_estimate_is_decided_only_by_its_whole_interval(
 def test_the_reason_of_an_open_verdict_shows_interval_and_threshold() -> None:
     assert judge(estimate(0.41, 0.35, 0.47), "above", 0.4, exact=False) == (
         "inconclusive",
-        "0.41 ± 0.03: the 95% interval [0.35, 0.47] reaches across 0.4; if the value stays, about "
+        "0.41 ± 0.03: the 95% interval [0.35, 0.47] straddles 0.4; if the value stays, about "
         "1200 samples would decide, not 32: ask for more, or set 'until: decided'",
     )
     # A value that stands at the bound is not decided by any number.
     _, reason = judge(estimate(0.4, 0.35, 0.45), "above", 0.4, exact=False)
-    assert reason is not None and reason.endswith("reaches across 0.4")
+    assert reason is not None and reason.endswith("straddles 0.4")
     _, reason = judge(estimate(0.4001, 0.35, 0.45), "above", 0.4, exact=False)
     assert reason is not None and reason.endswith("too near the bound for more samples to decide")
 
 
 def test_the_reason_names_both_bounds_that_an_interval_covers() -> None:
     _, reason = judge(estimate(0.3, 0.1, 0.5), "between", (0.2, 0.4), exact=False)
-    assert reason is not None and "[0.1, 0.5] reaches across 0.2 and 0.4" in reason
+    assert reason is not None and "[0.1, 0.5] straddles 0.2 and 0.4" in reason
 
 
 def test_the_reason_of_a_failure_says_what_was_needed() -> None:
     assert judge(exact(0.2), "below", 0.05, exact=False) == (
         "fail",
-        "needed < 0.05, measured 0.2",
+        "required < 0.05, measured 0.2",
     )
     assert judge(estimate(0.02, 0.01, 0.03, 0.005), "above", 0.4, exact=False) == (
         "fail",
-        "needed > 0.4, measured 0.02 ± 0.005: the 95% interval [0.01, 0.03] lies wholly outside "
+        "required > 0.4, measured 0.02 ± 0.005: the 95% interval [0.01, 0.03] lies wholly outside "
         "that",
     )
 
 
 def test_a_reason_never_shows_a_failing_value_as_equal_to_its_threshold() -> None:
     _, reason = judge(exact(0.05000001), "below", 0.05, exact=True)
-    assert reason == "needed < 0.05, measured 0.05000001"
+    assert reason == "required < 0.05, measured 0.05000001"
 
 
 def test_either_exact_flag_makes_the_value_decide() -> None:
@@ -219,7 +219,7 @@ def test_what_is_said_of_a_metric_is_not_said_where_there_is_none() -> None:
 def test_a_tolerance_is_kept_with_its_threshold() -> None:
     spec = check(rule="equals", threshold=5, tolerance=1)
     assert run(spec, measured(exact(9))).threshold == {"value": 5, "tolerance": 1}
-    assert run(spec, measured(exact(9))).reason == "needed = 5 ± 1, measured 9"
+    assert run(spec, measured(exact(9))).reason == "required = 5 ± 1, measured 9"
     assert run(check(rule="between", threshold=(1, 2)), None).threshold == [1, 2]
 
 
@@ -284,8 +284,8 @@ def test_a_check_that_leaves_a_model_out_is_skipped(globs: tuple[str, ...], reas
     ("chosen", "supports", "reason"),
     [
         (" cat", "b", "the model prefers b: cat (margin -0.8); expected a"),
-        (" dog", None, "needed > 0, measured -0.8"),
-        (" bird", None, "needed > 0, measured -0.8"),
+        (" dog", None, "required > 0, measured -0.8"),
+        (" bird", None, "required > 0, measured -0.8"),
     ],
 )
 def test_a_question_answered_wrongly_names_what_the_model_prefers(
@@ -347,20 +347,20 @@ def test_a_quiz_item_that_supports_nothing_fails() -> None:
 def test_a_quiz_item_is_inconclusive_when_an_option_is_in_doubt() -> None:
     found = run(quiz(), measured(estimate(0.41, 0.35, 0.47)))
     assert (found.verdict, found.supports) == ("inconclusive", None)
-    shown = "0.41 ± 0.03: the 95% interval [0.35, 0.47] reaches across 0.4; "
+    shown = "0.41 ± 0.03: the 95% interval [0.35, 0.47] straddles 0.4; "
     assert found.reason is not None and found.reason.startswith(shown)
 
 
 def test_a_quiz_item_names_every_option_in_doubt() -> None:
     found = run(quiz(), measured(estimate(0.25, 0.05, 0.45)))
     assert found.reason is not None
-    assert found.reason.startswith("option a: 0.25 ± 0.03: the 95% interval [0.05, 0.45] reaches")
+    assert found.reason.startswith("option a: 0.25 ± 0.03: the 95% interval [0.05, 0.45] straddles")
     assert "; option b: 0.25" in found.reason
 
 
 @pytest.mark.parametrize(
     ("margin", "verdict", "reason"),
-    [(0.8, "pass", None), (-0.8, "fail", "needed > 0, measured -0.8")],
+    [(0.8, "pass", None), (-0.8, "fail", "required > 0, measured -0.8")],
 )
 def test_a_single_question_is_decided_by_its_margin(
     margin: float, verdict: str, reason: str | None
@@ -377,7 +377,7 @@ def test_what_holds_because_nothing_was_done_does_not_pass() -> None:
     assert (found.verdict, found.reason) == ("skipped", "nothing was switched off")
     failed = run(check(rule="above", threshold=0.1), idle)
     assert failed.verdict == "fail"
-    assert failed.reason == "needed > 0.1, measured 0; nothing was switched off"
+    assert failed.reason == "required > 0.1, measured 0; nothing was switched off"
 
 
 def test_a_remark_stands_in_the_reason_of_what_does_not_pass() -> None:
@@ -385,4 +385,4 @@ def test_a_remark_stands_in_the_reason_of_what_does_not_pass() -> None:
     one.remarks["score"] = "others stand in"
     assert run(check(rule="below", threshold=0.5), one).reason is None
     failed = run(check(rule="above", threshold=0.5), one)
-    assert failed.reason == "needed > 0.5, measured 0.3; others stand in"
+    assert failed.reason == "required > 0.5, measured 0.3; others stand in"

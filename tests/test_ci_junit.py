@@ -42,7 +42,7 @@ def test_each_check_has_its_numbers(stage: Stage, workers: list[str]) -> None:
     found = cases(stage)
     assert len(found) == 6
     high = found["high[stub-bad]"]
-    assert high.pop("icl.reason").startswith("needed > 0.5")
+    assert high.pop("icl.reason").startswith("required > 0.5")
     assert high == {
         "icl.model": "stub:bad",
         "icl.suite": "mine",

@@ -57,7 +57,7 @@ def test_run_is_compared_with_a_baseline_and_saved_as_one(
         (["stub:bad", "--save-baseline=x"], "--save-baseline is for exactly one model"),
         (["--baseline=nowhere.json"], "nowhere.json: cannot be read"),
         (["--baseline=old.json", "--limit=levle=1"], "'levle' names no metric of the baseline; "),
-        (["--save-baseline=."], "--save-baseline=.: a folder"),
+        (["--save-baseline=."], "--save-baseline=.: is a folder"),
     ],
 )
 def test_mistakes_about_baselines_come_before_measuring(
@@ -150,7 +150,7 @@ def test_run_counts_doubt_as_asked(stubbed: Stage) -> None:
     [
         (["builtin:handwire"], "did you mean 'handwired'?"),
         (["stub:good", "--suite=cor"], "did you mean 'core'?"),
-        (["stub:good", "--suite=mine.yaml", "--seed=y"], "--seed=y: a whole number is needed"),
+        (["stub:good", "--suite=mine.yaml", "--seed=y"], "--seed=y: must be a whole number"),
         (["stub:good", "--suite=mine.yaml", "--seed=-1"], "must not be negative"),
         (["stub:good", "--suite=mine.yaml", "--batch-size=0"], "must be at least 1"),
         (["stub:good", "--device=gpu"], "unknown device 'gpu'"),

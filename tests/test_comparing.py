@@ -299,9 +299,9 @@ def test_the_command_says_what_got_worse_and_writes_it(tmp_path, capsys):
     ("more", "told"),
     [
         (["missing.json", "{a}"], "missing.json: cannot be read"),
-        (["{a}", "{a}", "--limit", "x"], "needed is METRIC=AMOUNT"),
+        (["{a}", "{a}", "--limit", "x"], "expected METRIC=AMOUNT"),
         (["{a}", "{a}", "--md", "{a}/x"], "--md={a}/x: {a} is a file, not a folder"),
-        (["{a}", "{a}", "--json", "."], "--json=.: a folder; a file's name is needed"),
+        (["{a}", "{a}", "--json", "."], "--json=.: is a folder; expected the name of a file"),
         (["{a}", "{a}", "--md", "x" * 300], "cannot be written (File name too long)"),
     ],
 )
@@ -391,12 +391,12 @@ def test_under_xdist_the_controller_compares(stage: Stage) -> None:
         ([GOOD, BAD, "--icl-baseline=base.json"], "exactly one --icl-model; this run has 2"),
         (["--icl-save-baseline=b.json"], "exactly one --icl-model; this run has 0"),
         ([GOOD, "--icl-limit=level=1"], "--icl-limit needs --icl-baseline"),
-        ([GOOD, "--icl-baseline=base.json", "--icl-limit=level"], "needed is METRIC=AMOUNT"),
+        ([GOOD, "--icl-baseline=base.json", "--icl-limit=level"], "expected METRIC=AMOUNT"),
         (
             [GOOD, "--icl-baseline=base.json", "--icl-limit=inductoin_max=1"],
             "limit 'inductoin_max' names no metric of the baseline; did you mean 'induction_max'?",
         ),
-        ([GOOD, "--icl-save-baseline=."], "a folder; a file's name is needed"),
+        ([GOOD, "--icl-save-baseline=."], "is a folder; expected the name of a file"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_measured(

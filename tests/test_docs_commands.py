@@ -12,14 +12,11 @@ import pytest
 import tomllib
 from adapters import KINDS, write_adapter
 from checkpoints import make_llama, write_llama
+from docs_commands import FOLDERS, LONG, PAGES, ROOT, at_hand, commands, words_of
 from real_model import find_smollm2
 
 from icl_bench.cli import main
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(?:sh|console)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PROGRAMS = ("pytest", "icl-bench", "pip", "make", "git", "eval", "python")
 STANDS_FOR = {
     "gpt2": "./mine",
     "distilgpt2": "./other",
@@ -28,20 +25,6 @@ STANDS_FOR = {
     "MODEL": "builtin:induction-2l",
 }
 """What is not at hand without a network, and what takes its place."""
-FOLDERS = [
-    *("mine", "other", "new", "my-checkpoint", "step-4000", "step-5000"),
-    *("checkpoints/step-4000", "checkpoints/step-5000", "runs/a/checkpoint-500"),
-]
-LONG = ("train-reference",)
-"""Commands that take minutes; they have tests of their own."""
-
-
-def commands(page: Path) -> list[str]:
-    """The commands in a page's blocks, without what follows a `#`."""
-    lines = [line for block in BLOCK.findall(page.read_text()) for line in block.splitlines()]
-    bare = [re.sub(r"\s+#.*", "", line).strip().removeprefix("$ ") for line in lines]
-    return [line for line in bare if line.split(" ")[0] in PROGRAMS]
-
 
 SHOWN = [
     pytest.param(page, line, id=f"{page.name}: {line}"[:70])
@@ -94,31 +77,21 @@ def here(records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     yield records
 
 
-def at_hand(words: list[str]) -> list[str]:
-    """The words of a command with what is at hand in place of what is not."""
-    found = []
-    for word in words:
-        option, equals, value = word.partition("=")
-        told = STANDS_FOR.get(value if equals else option, value if equals else option)
-        found.append(f"{option}={told}" if equals else told)
-    return found
-
-
 @pytest.mark.parametrize(("page", "line"), SHOWN)
 def test_a_command_of_the_docs_works(
     page: Path, line: str, here: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program, *words = shlex.split(line.replace("[DIR]", "").replace("[NAME=]", ""))
+    program, *words = words_of(line)
     monkeypatch.chdir(here)  # pytester has left it
     if program == "pytest":
         # Checks options, suites and models as far as they are checked before any is opened.
-        result = pytester.runpytest_inprocess("--collect-only", "-q", *at_hand(words))
+        result = pytester.runpytest_inprocess("--collect-only", "-q", *at_hand(words, STANDS_FOR))
         assert result.ret == 0, result.outlines + result.errlines
     elif program == "icl-bench" and not any(word in LONG for word in words):
         if "init" in words:
             (here / "mine.yaml").unlink()
         regression = any("damaged" in word for word in words)
-        assert main(at_hand(words)) == int(regression)
+        assert main(at_hand(words, STANDS_FOR)) == int(regression)
     elif program == "eval":
         assert main(shlex.split(words[0].strip('"$()'))[1:]) == 0
     elif program == "make":

@@ -108,7 +108,7 @@ def test_a_strip_shows_value_interval_and_zone(rule: str, threshold: object) -> 
     assert zone is not None
     inside = float(zone[1]) <= x <= float(zone[1]) + float(zone[2]) + 0.2
     assert inside  # 0.5 fulfils every rule above
-    assert "needed" in strip
+    assert "required" in strip
 
 
 def test_a_value_outside_the_zone_is_drawn_outside() -> None:

@@ -94,12 +94,12 @@ def test_help_shows_a_percent_sign() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"seed": "x"}, "--icl-seed=x: a whole number is needed"),
-        ({"batch_size": "1.5"}, "--icl-batch-size=1.5: a whole number is needed"),
+        ({"seed": "x"}, "--icl-seed=x: must be a whole number"),
+        ({"batch_size": "1.5"}, "--icl-batch-size=1.5: must be a whole number"),
         ({"batch_size": "0"}, "batch size 0: must be at least 1"),
         ({"inconclusive": "maybe"}, "--icl-inconclusive=maybe: use fail or warn"),
         ({"plotly": "no"}, "--icl-plotly=no: use inline or shared"),
-        ({"cache_limit": "big"}, "--icl-cache-limit=big: a size is needed"),
+        ({"cache_limit": "big"}, "--icl-cache-limit=big: must be a size"),
         ({"cache_dir": "s3://b"}, "--icl-cache-dir=s3://b: a URL"),
     ],
 )
@@ -123,7 +123,7 @@ def test_a_run_from_python_writes_nothing_unless_it_is_told_to(small: Path) -> N
 def test_a_run_from_python_names_the_argument_that_is_wrong(small: Path) -> None:
     with pytest.raises(SettingsError, match=r"^report_dir=s3://b/r: a URL"):
         icl_bench.run([small], MODEL, report_dir="s3://b/r")
-    with pytest.raises(SettingsError, match=r"^cache_limit=big: a size"):
+    with pytest.raises(SettingsError, match=r"^cache_limit=big: must be a size"):
         icl_bench.run([small], MODEL, cache_limit="big")
     with pytest.raises(SettingsError, match="unknown dtype 'int3'"):
         icl_bench.run([small], MODEL, dtype="int3")

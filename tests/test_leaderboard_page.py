@@ -86,11 +86,11 @@ def test_models_are_filtered_by_text_and_size(visit: Visit) -> None:
 
 def test_two_models_are_compared_as_the_ranking_does(visit: Visit) -> None:
     page = visit.page
-    assert "Told apart: small is better." in told(visit)
+    assert "Significantly better: small." in told(visit)
     assert "sample by sample, on the same tokens" in told(visit)
     page.select_option("#first", label="near")
     page.select_option("#second", label="large")
-    assert "Not told apart." in told(visit)
+    assert "Not significantly different." in told(visit)
     page.select_option("#second", label="near")
     assert told(visit) == "Choose two different models."
     page.select_option("#group", "1")
@@ -179,6 +179,6 @@ def test_a_thousand_models_stay_usable(browser: Any, tmp_path: Path) -> None:
     best = visit.page.locator("#first option").nth(3).inner_text()
     visit.page.select_option("#first", "900")
     visit.page.select_option("#second", "3")
-    assert f"Told apart: {best} is better." in told(visit)
+    assert f"Significantly better: {best}." in told(visit)
     assert visit.complaints == []
     visit.close()

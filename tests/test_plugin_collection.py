@@ -235,7 +235,7 @@ def test_junit_xml_holds_values_and_verdicts(stage: Stage) -> None:
     assert properties["icl.metric"] == "level" and properties["icl.value"] == "0.0"
     assert properties["icl.verdict"] == "fail"
     failure = high.find("failure")
-    assert failure is not None and "needed > 0.5" in str(failure.get("message"))
+    assert failure is not None and "required > 0.5" in str(failure.get("message"))
 
 
 def test_slugs_that_clash_are_told_apart(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

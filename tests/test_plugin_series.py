@@ -75,7 +75,7 @@ def test_a_check_that_fails_on_a_series_says_how_to_run_it_alone(series_stage: S
     assert result.ret == 1
     result.stdout.fnmatch_lines(
         [
-            "fail: needed > 1, measured *",
+            "fail: required > 1, measured *",
             "  run alone: pytest '--icl-model=runs@[*]' small.yaml::rises",
         ]
     )
@@ -181,7 +181,7 @@ def test_the_command_runs_a_series_too(series_stage: Stage) -> None:
     assert series_stage.record("runs--").model.steps == [1, 2, 3]
     command = [sys.executable, "-m", "icl_bench.cli", "sweep", "runs@*"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 4 and "one model is needed here: give '@STEP'" in done.stderr
+    assert done.returncode == 4 and "one model is expected here: give '@STEP'" in done.stderr
 
 
 def test_a_suite_for_series_decides_nothing_on_one_checkpoint(real_stage: Stage) -> None:

@@ -59,7 +59,7 @@ def test_a_failure_says_what_was_asked_and_measured_and_how_to_repeat_it(stage: 
     result.stdout.fnmatch_lines(
         [
             "____* high?stub-bad? ____*",
-            "fail: needed > 0.5, measured 0 ± 0.01: the 95% interval ?-0.02, 0.02? lies wholly *",
+            "fail: required > 0.5, measured 0 ± 0.01: the 95% interval ?-0.02, 0.02? lies wholly *",
             "  asks:      Is it high?",
             "  measured:  level of mine/first",
             "  run alone: pytest --icl-model=stub:bad mine.yaml::high",
@@ -72,7 +72,7 @@ def test_a_failure_says_what_was_asked_and_measured_and_how_to_repeat_it(stage: 
 def test_each_reason_is_told_once(stage: Stage, options: tuple[str, ...]) -> None:
     result = stage.run(BAD, "--icl-model=stub:broken", "mine.yaml", *options)
     text = " ".join(text_of(result).split())
-    assert text.count("needed > 0.5, measured 0 ± 0.01") == 1
+    assert text.count("required > 0.5, measured 0 ± 0.01") == 1
     assert text.count("calling 'broken' failed: no such luck") == 1
     # Every check that has no result because of it is named there.
     (line,) = [one for one in result.outlines if "there, low" in one]
@@ -138,7 +138,7 @@ def test_an_undecided_check_fails_by_default(stage: Stage) -> None:
     result = stage.run(GOOD, "doubt.yaml")
     assert result.ret == 1
     text_of(result)
-    result.stdout.fnmatch_lines(["inconclusive: *?-9, 9? reaches across 0.5*", "  run alone: *"])
+    result.stdout.fnmatch_lines(["inconclusive: *?-9, 9? straddles 0.5*", "  run alone: *"])
     assert stage.verdicts("stub-good") == {"sure": "inconclusive"}
 
 

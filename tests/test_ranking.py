@@ -195,7 +195,7 @@ def test_one_sequence_has_no_standard_error_and_ties_with_all(tmp_path):
     single.measurements["core/repeats"].metrics["induction_max"] = metric([0.99])
     board = board_of(tmp_path, single, make("a", 0.9), make("b", 0.1))
     assert ranks(board) == {"single": (1, 3), "a": (1, 2), "b": (2, 3)}
-    assert "one model has no standard error, and cannot be told apart by it." in (
+    assert "one model has no standard error and cannot be compared by it." in (
         board.groups[0].remarks
     )
 

@@ -55,7 +55,7 @@ def all_verdicts() -> list[Check]:
             rule="below",
             threshold=0.05,
             verdict="fail",
-            reason="needed < 0.05, measured 0.2",
+            reason="required < 0.05, measured 0.2",
         ),
         make_check(
             "some-head-looks-back",
@@ -65,7 +65,7 @@ def all_verdicts() -> list[Check]:
             ci_low=0.35,
             ci_high=0.47,
             verdict="inconclusive",
-            reason="0.41 ± 0.03: the 95% interval [0.35, 0.47] reaches across 0.4",
+            reason="0.41 ± 0.03: the 95% interval [0.35, 0.47] straddles 0.4",
         ),
         make_check(
             "five-heads",

@@ -41,9 +41,9 @@ Head  Induction   Stderr  Control  Excess  Previous  Duplicate  First
 0.1       0.022 ± 0.0011    0.020   0.002     0.031      0.050  0.300
 
 3 passed, 1 failed, 1 unclear, 1 skipped, 1 error
-FAIL     beyond-random-heads: needed < 0.05, measured 0.2
+FAIL     beyond-random-heads: required < 0.05, measured 0.2
 UNCLEAR  some-head-looks-back: 0.41 ± 0.03: the 95% interval [0.35, 0.47]
-         reaches across 0.4
+         straddles 0.4
 SKIP     five-heads: applies only to gpt2
 ERROR    answers-harry-potter: the tokenizer failed
 

@@ -64,7 +64,7 @@ def check(probe: str, rule: str) -> str:
             "accuracy_3 is never measured here: not among the suite's shots",
         ),
         ("fewshot", "metric: gain_lost, above: 0.2", "no heads in the suite"),
-        ("icl_score", "metric: text_delta, above: 0.2", "no 'heads' to switch off in the suite"),
+        ("icl_score", "metric: text_delta, above: 0.2", "the suite names no 'heads' to ablate"),
         (
             "icl_score, heads: [[0, 1]]",
             "metric: null_p_value, below: 0.2",

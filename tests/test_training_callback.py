@@ -202,7 +202,7 @@ def test_a_model_without_it_is_stopped_and_saved(make, suite, tmp_path, caplog):
     )  # fmt: skip
     trainer.train()
     assert trainer.state.global_step == 4
-    reason = "induction_max > 0.4 by step 4: at step 4: needed > 0.4, measured 0.0"
+    reason = "induction_max > 0.4 by step 4: at step 4: required > 0.4, measured 0.0"
     assert callback.failures[0].startswith(reason)
     assert f"icl_bench stops training at step 4: training gate: {reason}" in caplog.text
     assert recorder.ended and logged(trainer, "icl/gates_failed") == {0: 0, 4: 1}
@@ -254,7 +254,9 @@ def test_it_can_raise_once_everything_is_saved_and_closed(make, suite, tmp_path)
         callback, builtin("control-1l"), recorder, Rows(vocabulary=400),
         save_strategy="steps", save_steps=100,
     )  # fmt: skip
-    with pytest.raises(TrainingGateError, match="induction_max > 0.4 by step 4: at step 4: needed"):
+    with pytest.raises(
+        TrainingGateError, match="induction_max > 0.4 by step 4: at step 4: required"
+    ):
         trainer.train()
     assert recorder.ended and (tmp_path / "run" / "checkpoint-4" / "icl_bench.json").exists()
     assert "train_loss" in trainer.state.log_history[-1]
@@ -272,7 +274,7 @@ def test_it_can_only_warn(make, suite, caplog):
 
 
 def test_noise_stops_nothing_and_is_said(make, suite, caplog):
-    """Four sequences of a random model: the interval reaches across this threshold."""
+    """Four sequences of a random model: the interval straddles this threshold."""
     score = ICLCallback([suite])
     make(score, max_steps=1).train()
     middle = score.history[-1].measurements["small/repeats"].metrics["induction_max"].value
@@ -281,7 +283,7 @@ def test_noise_stops_nothing_and_is_said(make, suite, caplog):
     trainer = make(callback, max_steps=3)
     trainer.train()
     assert trainer.state.global_step == 3
-    assert "inconclusive (at step 1" in caplog.text and "reaches across" in caplog.text
+    assert "inconclusive (at step 1" in caplog.text and "straddles" in caplog.text
 
 
 class Destroy(tf.TrainerCallback):
@@ -328,7 +330,7 @@ def test_a_gate_that_fails_at_the_start_ends_training_after_one_step(make, suite
     trainer = make(callback, builtin("control-1l"), rows=Rows(vocabulary=400))
     trainer.train()
     assert trainer.state.global_step == 1
-    assert "has-induction-heads (fail: needed > 0.4" in callback.failures[0]
+    assert "has-induction-heads (fail: required > 0.4" in callback.failures[0]
 
 
 def test_saving_that_is_decided_late_is_measured_too(make, suite, tmp_path):

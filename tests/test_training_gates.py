@@ -69,7 +69,7 @@ class TestReaches:
     def test_it_is_not_due_before_its_step(self):
         found = self.judge(scored(0.1, 0.1))
         assert found.verdict == "skipped"
-        assert found.reason.startswith("not due yet; at step 200: needed > 0.4, measured 0.1")
+        assert found.reason.startswith("not due yet; at step 200: required > 0.4, measured 0.1")
 
     def test_reached_early_it_holds_for_good(self):
         found = self.judge(scored(0.1, 0.6, 0.1, 0.1))
@@ -80,7 +80,7 @@ class TestReaches:
         found = self.judge(scored(0.1, 0.1, 0.2))
         assert found.verdict == "fail"
         assert found.gate == "induction_max > 0.4 by step 300"
-        assert "at step 300: needed > 0.4, measured 0.2" in found.reason
+        assert "at step 300: required > 0.4, measured 0.2" in found.reason
         assert "95% interval [" in found.reason
 
     def test_what_comes_after_its_step_is_too_late(self):
@@ -94,7 +94,7 @@ class TestReaches:
     def test_noise_decides_nothing_and_later_evaluations_do(self):
         noisy = [*scored(0.1, 0.1), record(300, {"induction_max": around(0.38, 0.2)})]
         assert self.judge(noisy).verdict == "inconclusive"
-        assert "reaches across 0.4" in self.judge(noisy).reason
+        assert "straddles 0.4" in self.judge(noisy).reason
         for mean, verdict in ((0.1, "fail"), (0.9, "pass")):
             later = record(400, {"induction_max": around(mean)})
             assert self.judge([*noisy, later]).verdict == verdict
@@ -280,7 +280,7 @@ def test_a_metric_of_two_measurements_has_to_be_told_apart(tmp_path):
 
 
 def test_suites_that_are_no_list_or_not_there():
-    with pytest.raises(SettingsError, match="a list is needed"):
+    with pytest.raises(SettingsError, match="must be a list"):
         plan_gates("gate", [], None)
     with pytest.raises(InputError, match="did you mean 'gate'"):
         plan_gates(["gat"], [], None)

@@ -430,7 +430,7 @@ class TestTrainingGate:
         [
             ({"every": 0}, "'every' has to be 1 or more"),
             ({"on_failure": "rase"}, "did you mean 'raise'"),
-            ({"stop_on": "fail"}, "a list is needed"),
+            ({"stop_on": "fail"}, "must be a list"),
             ({"stop_on": ["fails"]}, "did you mean 'fail'"),
         ],
     )

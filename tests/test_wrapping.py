@@ -36,5 +36,5 @@ def test_it_says_what_to_wrap_instead(made, advice):
 
 @pytest.mark.parametrize(("given", "said"), [("gpt2", "not 'gpt2'"), (3, "not int")])
 def test_a_tokenizer_has_to_be_one(given, said):
-    with pytest.raises(ModelError, match=f"a transformers tokenizer is needed, {said}; AutoTok"):
+    with pytest.raises(ModelError, match=f"expected a transformers tokenizer, {said}; AutoTok"):
         icl_bench.wrap(handwired(), given)

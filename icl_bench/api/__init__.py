@@ -112,7 +112,7 @@ def repeated_tokens(
     check_word("token_pool", token_pool, ("uniform", "frequent"))
     check_word("bos", bos, ("auto", "always", "never"))
     if sequences < 1 or period < 2 or repeats < 2 or seed < 0:
-        raise SettingsError("needed: sequences >= 1, period >= 2, repeats >= 2, seed >= 0")
+        raise SettingsError("required: sequences >= 1, period >= 2, repeats >= 2, seed >= 0")
     return draw_repeated(
         model.pool(token_pool),
         sequences=sequences,

@@ -30,11 +30,11 @@ def check_model(model: Any) -> Model:
     if isinstance(model, (str, os.PathLike)):
         spec = os.fspath(model)
         raise SettingsError(
-            f"an open model is needed, not its name: icl_bench.load_model({spec!r}) opens it"
+            f"expected an open model, not its name: icl_bench.load_model({spec!r}) opens it"
         )
     if isinstance(model, torch.nn.Module):
         raise SettingsError(
-            f"a model of icl_bench is needed, not {type(model).__name__} as it is: "
+            f"expected a model of icl_bench, not {type(model).__name__} as it is: "
             "icl_bench.wrap(model, tokenizer) wraps it"
         )
     raise SettingsError(
@@ -55,7 +55,7 @@ def check_tokens(tokens: Any) -> RepeatedTokens:
     if isinstance(tokens, RepeatedTokens):
         return tokens
     raise SettingsError(
-        f"repeated tokens are needed, not {_name(tokens)}: icl_bench.repeated_tokens(model) draws "
+        f"expected repeated tokens, not {_name(tokens)}: icl_bench.repeated_tokens(model) draws "
         "them, icl_bench.RepeatedTokens(input_ids, period=N) takes ids that repeat"
     )
 
@@ -70,16 +70,16 @@ def check_ids(input_ids: Any) -> Tensor:
         SettingsError: it is something else; the message says how to get ids from it.
     """
     if isinstance(input_ids, RepeatedTokens):
-        raise SettingsError("token ids are needed, not RepeatedTokens: give tokens.input_ids")
+        raise SettingsError("expected token ids, not RepeatedTokens: give tokens.input_ids")
     if _is_text(input_ids):
-        raise SettingsError(f"token ids are needed, not text: {ENCODE}")
+        raise SettingsError(f"expected token ids, not text: {ENCODE}")
     if hasattr(input_ids, "input_ids") or isinstance(input_ids, dict):
-        raise SettingsError(f"token ids are needed, not {_name(input_ids)}: give its input_ids")
+        raise SettingsError(f"expected token ids, not {_name(input_ids)}: give its input_ids")
     try:
         return torch.as_tensor(input_ids)
     except (TypeError, ValueError, RuntimeError):
         raise SettingsError(
-            f"token ids are needed, (batch, seq) whole numbers, not {_name(input_ids)}"
+            f"expected token ids, (batch, seq) whole numbers, not {_name(input_ids)}"
         ) from None
 
 

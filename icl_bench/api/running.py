@@ -15,6 +15,7 @@ from icl_bench.progress.bars import command_progress, terminal_progress
 from icl_bench.records.record import RunRecord
 from icl_bench.running.cache import warn
 from icl_bench.running.job import Job
+from icl_bench.running.outcome import Outcome
 from icl_bench.running.request import Request
 from icl_bench.suite import find_suite
 
@@ -71,13 +72,12 @@ def run(
     names = list_suites(suites)
     if model is None:
         raise SettingsError(
-            "a model is needed: run(suites, model), one that is open, or a spec such as "
+            "a model is required: run(suites, model), one that is open, or a spec such as "
             "'builtin:induction-2l'"
         )
     if isinstance(model, os.PathLike):
         model = os.fspath(model)
     subject = model if isinstance(model, str) else check_model(model)
-    most = None if cache_limit is None else read_size(str(cache_limit), "cache_limit")
     options = RunOptions(
         device=device,
         dtype=dtype,
@@ -85,7 +85,7 @@ def run(
         seed=seed,
         cache=cache,
         cache_dir=None if cache_dir is None else Path(cache_dir),
-        cache_limit=most,
+        cache_limit=None if cache_limit is None else read_size(str(cache_limit), "cache_limit"),
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
     )
@@ -103,12 +103,21 @@ def run(
     )
     job = Job(request)
     job.check()
+    outcome = job.run(_choose_progress(job, progress))
+    return _take_record(outcome)
+
+
+def _choose_progress(job: Job, progress: bool | None) -> RunProgress:
+    """Return what shows how far a run is."""
     if progress is None:
-        shown = terminal_progress(job.names, job.earlier_seconds())
-    else:
-        shown = command_progress(job.names, earlier=job.earlier_seconds())
-        shown = shown if progress else RunProgress()
-    outcome = job.run(shown)
+        return terminal_progress(job.names, job.earlier_seconds())
+    if progress:
+        return command_progress(job.names, earlier=job.earlier_seconds())
+    return RunProgress()
+
+
+def _take_record(outcome: Outcome) -> RunRecord:
+    """Return the one record of a run, or raise what kept it from being whole."""
     if outcome.interrupted:
         raise KeyboardInterrupt
     if outcome.removed:

@@ -177,7 +177,7 @@ def compare(
     renewed = find_renewed(baseline, record)
     heads, left_out = compare_heads(baseline, record, parts)
     remarks = [f"heads of {key} are not compared: {why}" for key, why in left_out.items()]
-    remarks += describe_versions(baseline, record, renewed)
+    remarks += describe_versions(baseline, record)
     remarks += _remarks(baseline, record)
     return Comparison(
         baseline.model.label,

@@ -76,7 +76,7 @@ def parse_limit(text: str) -> Limit:
     pattern, equals, amount = text.partition("=")
     pattern, amount = pattern.strip(), amount.strip()
     if not equals or not pattern or not amount:
-        raise SettingsError(f"limit {text!r}: needed is {FORM}")
+        raise SettingsError(f"limit {text!r}: expected {FORM}")
     worse: Way | None = {"-": "down", "+": "up"}.get(amount[0])  # type: ignore[assignment]
     number = amount[1:] if worse else amount
     if number == "noise":
@@ -87,7 +87,7 @@ def parse_limit(text: str) -> Limit:
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise SettingsError(f"limit {text!r}: {amount!r} is no amount; needed is {FORM}")
+        raise SettingsError(f"limit {text!r}: {amount!r} is not an amount; expected {FORM}")
     return Limit(pattern, value / 100 if relative else value, relative, worse, text)
 
 

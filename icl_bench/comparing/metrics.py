@@ -230,7 +230,7 @@ def _compare(
             why = f"allowed is {shown.amount:.3g} ({shown.rule})"
     if rules.require_paired and unpaired and unpaired.avoidable and state != "regressed":
         state, why = "unpaired", f"not paired, as is required: {unpaired.reason}"
-    known = half is not None and half > 0
+    low, high = (difference - half, difference + half) if half else (None, None)
     return MetricChange(
         key,
         name,
@@ -238,8 +238,8 @@ def _compare(
         old.value,
         new.value,
         difference,
-        difference - half if known and half is not None else None,
-        difference + half if known and half is not None else None,
+        low,
+        high,
         paired,
         shown.amount,
         shown.rule,

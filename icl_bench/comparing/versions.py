@@ -55,13 +55,12 @@ def _is_shipped(old: SuiteRef, new: SuiteRef) -> bool:
     return {old.shipped, new.shipped} in ({True}, {True, None})
 
 
-def describe_versions(baseline: RunRecord, record: RunRecord, renewed: Renewed) -> list[str]:
+def describe_versions(baseline: RunRecord, record: RunRecord) -> list[str]:
     """Return remarks on suites that have changed since the baseline.
 
     Args:
         baseline: what was before.
         record: what is now.
-        renewed: what `find_renewed` returned for them.
     """
     before = {suite.name: suite for suite in baseline.suites}
     lines = []
@@ -69,10 +68,10 @@ def describe_versions(baseline: RunRecord, record: RunRecord, renewed: Renewed) 
         old = before.get(new.name)
         if old is None or (old.sha256, old.version) == (new.sha256, new.version):
             continue
-        versions = f"version {old.version} then, version {new.version} now"
-        if new.name in renewed:
-            name, before_it, now_it = _find_renewal(old, new) or (new.name, 0, 0)
-            versions = f"version {before_it} then, version {now_it} now"
+        renewal = _find_renewal(old, new)
+        name, then, now = renewal or (new.name, old.version, new.version)
+        versions = f"version {then} then, version {now} now"
+        if renewal:
             which = f"{new.name!r}" if name == new.name else f"{new.name!r} extends {name!r}"
             told = "what was changed or removed in it is not compared"
             lines.append(f"suite {which}: {versions}; {told}: renew the baseline")

@@ -232,9 +232,9 @@ def plan_gates(suites: Sequence[str | Path], gates: Sequence[Gate], seed: int | 
     from icl_bench.suite import find_suite
 
     if isinstance(suites, (str, Path)):
-        raise SettingsError(f"suites: a list is needed, [{str(suites)!r}]")
+        raise SettingsError(f"suites: must be a list: [{str(suites)!r}]")
     if callable(getattr(gates, "judge", None)):
-        raise SettingsError(f"gates: a list is needed, [{type(gates).__name__}(...)]")
+        raise SettingsError(f"gates: must be a list: [{type(gates).__name__}(...)]")
     plan = make_plan([find_suite(str(name)) for name in suites], seed=seed)
     for gate in gates:
         if not callable(getattr(gate, "judge", None)):
@@ -257,7 +257,7 @@ def check_choices(every: int | None, on_failure: str, stop_on: Collection[str]) 
         hint = nearest(on_failure, get_args(OnFailure))
         raise SettingsError(f"unknown on_failure {on_failure!r}; {hint}")
     if isinstance(stop_on, str):
-        raise SettingsError(f"stop_on: a list is needed, [{stop_on!r}]")
+        raise SettingsError(f"stop_on: must be a list: [{stop_on!r}]")
     for verdict in stop_on:
         if verdict not in get_args(Verdict):
             hint = nearest(verdict, get_args(Verdict))

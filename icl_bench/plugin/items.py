@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class InconclusiveWarning(UserWarning):
-    """A check's interval reaches across its threshold, and the run was told to let that pass."""
+    """A check's interval straddles its threshold, and the run was told to let that pass."""
 
 
 class CheckFailed(Exception):

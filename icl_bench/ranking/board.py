@@ -242,7 +242,7 @@ def _rank(rows: Sequence[Row], column: Column, ranked: Sequence[int]) -> Pairs:
     better = pairs.better(column.direction)
     lacking = [why_no_circuit(one, column.metric) for one in taken]
     without = np.array([why is not None for why in lacking], dtype=bool)
-    # Whoever has a circuit stands above whoever has none, and those are not told apart.
+    # Whoever has a circuit stands above whoever has none, and those share a rank.
     better[without] = False
     better[np.ix_(~without, without)] = True
     ranges = rank_ranges(better, _twins(rows, ranked, place))

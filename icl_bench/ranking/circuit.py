@@ -42,7 +42,7 @@ def why_no_circuit(taken: Taken, metric: str) -> str | None:
             what = "its positional control" if over_control else "even attention"
             return (
                 f"{name} {figure.value:.3g} is better than {what} by {figure.value - level:.3g}, "
-                f"perhaps only {low:.3g}; needed is more than {LEAST}"
+                f"perhaps only {low:.3g}; required is more than {LEAST}"
             )
     return None
 

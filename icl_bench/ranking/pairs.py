@@ -1,10 +1,10 @@
 """Which of two models is better, for all pairs of one metric at once.
 
-Two models are told apart when the interval of their difference excludes 0. All intervals of one
-metric hold together at 95% (Bonferroni over its pairs), so that all the rank ranges made from them
-hold the true ranks together at 95%. Source: Mogstad, Romano, Shaikh & Wilhelm 2024, Inference for
-Ranks with Applications to Mobility across Neighbourhoods and Academic Achievement across Countries,
-section 3.1.
+Two models differ significantly when the interval of their difference excludes 0. All intervals of
+one metric hold together at 95% (Bonferroni over its pairs), so that all the rank ranges made from
+them hold the true ranks together at 95%. Source: Mogstad, Romano, Shaikh & Wilhelm 2024, Inference
+for Ranks with Applications to Mobility across Neighbourhoods and Academic Achievement across
+Countries, section 3.1.
 """
 
 from __future__ import annotations

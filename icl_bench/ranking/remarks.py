@@ -31,7 +31,7 @@ def describe_row(row: Row) -> Iterator[str]:
 
 
 def describe_group(group: Group, column: Column, score: int) -> Iterator[str]:
-    """Return remarks on how the models of a group were told apart, and in what they differ.
+    """Return remarks on how the models of a group were compared, and in what they differ.
 
     Args:
         group: the group.
@@ -84,7 +84,7 @@ def _describe_pairs(group: Group, column: Column, score: int) -> Iterator[str]:
     unknown = np.isinf(group.pairs.half).sum(axis=1)
     unsure = int((unknown == group.ranked - 1).sum())
     if unsure == group.ranked:
-        yield f"{column.short} has no standard error: no two models are told apart."
+        yield f"{column.short} has no standard error: no two models can be compared by it."
     elif unsure:
         have = "one model has" if unsure == 1 else f"{unsure} models have"
-        yield f"{have} no standard error, and cannot be told apart by it."
+        yield f"{have} no standard error and cannot be compared by it."

@@ -45,7 +45,7 @@ def check_file(given: str, option: str, start: Path = Path()) -> Path:
     except OSError as error:  # no name of a file
         raise SettingsError(f"{option}={given}: cannot be written ({error.strerror})") from None
     if is_folder:
-        raise SettingsError(f"{option}={given}: a folder; a file's name is needed")
+        raise SettingsError(f"{option}={given}: is a folder; expected the name of a file")
     return path
 
 

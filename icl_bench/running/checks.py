@@ -77,7 +77,7 @@ def judge(
     if exact or metric.exact:
         if region.holds(metric.value):
             return "pass", None
-        return "fail", f"needed {needed}, measured {numbers.apart(metric.value, region.bounds)}"
+        return "fail", f"required {needed}, measured {numbers.apart(metric.value, region.bounds)}"
     shown = numbers.estimate(metric.value, _finite(metric.stderr), region.bounds)
     low, high = _finite(metric.ci_low), _finite(metric.ci_high)
     if low is None or high is None:
@@ -86,11 +86,11 @@ def judge(
         return "pass", None
     interval = f"the 95% interval {numbers.interval(low, high, region.bounds)}"
     if region.below(high) or region.above(low):
-        return "fail", f"needed {needed}, measured {shown}: {interval} lies wholly outside that"
+        return "fail", f"required {needed}, measured {shown}: {interval} lies wholly outside that"
     crossed = [bound for bound in region.bounds if low <= bound <= high]
     across = " and ".join(numbers.apart(bound, (low, high)) for bound in crossed)
     advice = _advise(metric, region, low, high)
-    return "inconclusive", f"{shown}: {interval} reaches across {across}{advice}"
+    return "inconclusive", f"{shown}: {interval} straddles {across}{advice}"
 
 
 def evaluate(
@@ -319,7 +319,7 @@ def _region(rule: str, threshold: Any, tolerance: float | None) -> _Region:
 
 
 def _advise(metric: Metric, region: _Region, low: float, high: float) -> str:
-    """What to do about an interval that reaches across a bound."""
+    """What to do about an interval that straddles a bound."""
     gap = min(abs(metric.value - bound) for bound in region.bounds)
     if not metric.n or gap == 0:
         return ""

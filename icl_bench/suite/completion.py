@@ -68,12 +68,16 @@ def json_schema() -> dict[str, Any]:
         "properties": {key: part for key, part in every.items() if key != "probe"},
         "additionalProperties": False,
     }
+    _require_content(schema)
+    schema["title"] = "icl_bench suite"
+    return {"$schema": DIALECT, **schema, "$defs": definitions}
+
+
+def _require_content(schema: dict[str, Any]) -> None:
+    """Require what a suite cannot do without, or another suite that it extends."""
     schema["anyOf"] = [
         {"required": ["extends"]},
-        {
-            "required": ["measure"],
-            "properties": {"measure": {"minProperties": 1}},
-        },
+        {"required": ["measure"], "properties": {"measure": {"minProperties": 1}}},
         *(
             {"required": [name], "properties": {name: {"minItems": 1}}}
             for name in ("checks", "quiz")
@@ -85,8 +89,6 @@ def json_schema() -> dict[str, Any]:
     schema["then"] = {
         "properties": {"measure": {"additionalProperties": {"required": ["probe"]}}},
     }
-    schema["title"] = "icl_bench suite"
-    return {"$schema": DIALECT, **schema, "$defs": definitions}
 
 
 def _describe(

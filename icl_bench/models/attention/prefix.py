@@ -37,7 +37,7 @@ class Stream:
 
 
 def decoder_layers(runner: Runner) -> nn.ModuleList | None:
-    """Return the decoder layers, or None when they cannot be told apart."""
+    """Return the decoder layers, or None when they cannot be identified."""
     layers = find_decoder_layers(runner.model)
     count = getattr(runner.model.config.get_text_config(), "num_hidden_layers", None)
     return layers if layers is not None and len(layers) == count else None

@@ -119,11 +119,11 @@ def wrap(model: Any, tokenizer: Any | None = None, *, batch_size: int | None = N
         kind = type(model).__name__
         advice = next((said for name, said in INSTEAD.items() if _is_a(model, name)), None)
         told = f"; {advice}" if advice else ""
-        raise ModelError(f"a transformers model is needed (PreTrainedModel), not {kind}{told}")
+        raise ModelError(f"expected a transformers model (PreTrainedModel), not {kind}{told}")
     if tokenizer is not None and not callable(getattr(tokenizer, "get_vocab", None)):
         given = repr(tokenizer) if isinstance(tokenizer, str) else type(tokenizer).__name__
         raise ModelError(
-            f"a transformers tokenizer is needed, not {given}; "
+            f"expected a transformers tokenizer, not {given}; "
             "AutoTokenizer.from_pretrained(NAME) opens one, None skips what needs text"
         )
     return Model(model, tokenizer, batch_size=batch_size)

@@ -111,7 +111,7 @@ class Anatomy:
             if problem is None and not layer.mlps:
                 problem = "it has no MLP"
             if problem is not None:
-                raise NotMeasurable(f"the MLP cannot be told apart: layer {index}: {problem}")
+                raise NotMeasurable(f"the MLP cannot be identified: layer {index}: {problem}")
 
     def require_unembedding(self) -> Unembedding:
         """Return the unembedding, or raise NotMeasurable with the reason."""
@@ -128,11 +128,11 @@ def find_anatomy(model: Model) -> Anatomy:
         model: the model; any, also without attention heads.
 
     Raises:
-        NotMeasurable: its decoder layers cannot be told apart.
+        NotMeasurable: its decoder layers cannot be identified.
     """
     modules = find_decoder_layers(model.model)
     if modules is None or len(modules) != model.layers:
-        raise NotMeasurable("the model's decoder layers cannot be told apart")
+        raise NotMeasurable("the model's decoder layers cannot be identified")
     ids = _tiny_batch(model.vocabulary)
     draws = torch.Generator().manual_seed(0)
     values = {

@@ -26,7 +26,7 @@ FORMS = (
     "after a name, id or folder makes it a series of checkpoints, and 'NAME=' before it gives it "
     "a name of your own"
 )
-MANY = "names several checkpoints, and one model is needed here: give '@STEP'"
+MANY = "names several checkpoints, but one model is expected here: give '@STEP'"
 
 HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
 _ORIGIN_DIGITS = 12

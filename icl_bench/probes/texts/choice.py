@@ -74,7 +74,7 @@ class Settings(StrictSettings):
     @property
     def absent(self) -> dict[str, str]:
         """What is read with heads off, where there are none."""
-        why = "no 'heads' to switch off in the suite"
+        why = "the suite names no 'heads' to ablate"
         return dict.fromkeys(("heads", *ABLATED), why) if self.heads is None else {}
 
 

@@ -90,7 +90,7 @@ class Settings(PoolSettings):
         if not self.previous_token:
             absent["previous_token_text_max"] = "previous_token: false in the suite"
         if self.heads is None:
-            return absent | dict.fromkeys(ABLATED_METRICS, "no 'heads' to switch off in the suite")
+            return absent | dict.fromkeys(ABLATED_METRICS, "the suite names no 'heads' to ablate")
         if self.null_draws == 0:
             return absent | dict.fromkeys(NULL_METRICS, "null_draws: 0 in the suite")
         return absent | explain_few_draws(P_VALUES, self.null_draws, self.alpha)

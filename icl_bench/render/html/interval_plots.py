@@ -53,7 +53,7 @@ def draw_strip(check: Check) -> Markup | None:
     told = f"{numbers.number(check.value)}"
     if low is not None and high is not None:
         told += f", interval {numbers.interval(low, high)}"
-    told += f"; needed {numbers.rule(check.rule, check.threshold)}"
+    told += f"; required {numbers.rule(check.rule, check.threshold)}"
     label = Markup("{}").format(told)
     # Every number above is ours and every text is escaped by the line before.
     return Markup(

@@ -52,7 +52,7 @@ def stderr(value: float) -> str:
 def apart(value: float, others: Iterable[float]) -> str:
     """Return `value` with as many digits as it takes to look different from unequal `others`.
 
-    A reason such as "needed < 0.05, measured 0.05" would make no sense.
+    A reason such as "required < 0.05, measured 0.05" would make no sense.
 
     Args:
         value: the number to write.
@@ -68,7 +68,7 @@ def apart(value: float, others: Iterable[float]) -> str:
 
 
 def interval(low: float, high: float, bounds: Iterable[float] = ()) -> str:
-    """Return an interval as text, its ends told apart from `bounds`."""
+    """Return an interval as text, its ends distinct from `bounds`."""
     bounds = tuple(bounds)
     return f"[{apart(low, bounds)}, {apart(high, bounds)}]"
 

@@ -214,7 +214,7 @@
     const about = column.meaning ? `${column.name}: ${column.meaning}.` : `${column.name}.`;
     const unranked = column.no_rank ? ` Not ranked: ${column.no_rank}.` : "";
     byId("intervals-lead").textContent = `${about} Shown are ${some}, in the table's order.${unranked}`
-      + " Each interval is that of one model; two that overlap may still be told apart on the same tokens.";
+      + " Each interval is that of one model; two that overlap may still differ significantly on the same tokens.";
     const unsized = rows.slice(0, CHARTED).filter((row) => !(row.parameters > 0)).length;
     byId("size-lead").textContent = `Shown are ${some}`
       + (unsized ? `, but ${unsized} of unknown size.` : ".");
@@ -276,7 +276,7 @@
     const found = difference(a, b);
     const names = `${rows[a].name} minus ${rows[b].name}: ${signed(found.value)}`;
     if (!Number.isFinite(found.half)) {
-      return { text: `${names}. Without a standard error they cannot be told apart.` };
+      return { text: `${names}. Without a standard error they cannot be compared.` };
     }
     const [low, high] = [found.centre - found.half, found.centre + found.half];
     const { apart } = found;
@@ -284,7 +284,7 @@
     const interval = found.half > 0 ? `, interval [${signed(low)}, ${signed(high)}]` : ", exactly";
     const how = found.half === 0 ? "" : found.paired
       ? " (sample by sample, on the same tokens)" : " (from both standard errors)";
-    const verdict = apart ? `Told apart: ${rows[better].name} is better.` : "Not told apart.";
+    const verdict = apart ? `Significantly better: ${rows[better].name}.` : "Not significantly different.";
     return { text: `${names}${interval}${how}. ${verdict}`, found, low, high, apart };
   }
   const drawPair = chart("pair", () => {
