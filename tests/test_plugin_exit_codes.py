@@ -47,7 +47,10 @@ MISTAKES = {
     "a device that is not there": ([*RUN, "--icl-device=cuda:99"], "*'cuda:99' is not there*"),
     "a device": ([*RUN, "--icl-device=gpu"], "unknown device 'gpu'; use auto, split, cpu, *"),
     "a dtype": ([*RUN, "--icl-dtype=int8"], "unknown dtype 'int8'; use auto, *"),
-    "a batch size": ([*RUN, "--icl-batch-size=many"], "--icl-batch-size=many: must be a whole number"),
+    "a batch size": (
+        [*RUN, "--icl-batch-size=many"],
+        "--icl-batch-size=many: must be a whole number",
+    ),
     "a batch size of nothing": ([*RUN, "--icl-batch-size=0"], "batch size 0: must be at least 1"),
     "a seed": ([*RUN, "--icl-seed=x"], "--icl-seed=x: must be a whole number"),
     "a negative seed": ([*RUN, "--icl-seed=-1"], "seed -1: must not be negative"),
