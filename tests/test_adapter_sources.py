@@ -293,6 +293,21 @@ class TestMistakes:
         assert parts.adapter == "pickled: LORA of rank 4"
 
 
+def test_a_mistake_ends_the_run_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from icl_bench.cli import main
+
+    for spec, said in (
+        ("wide+lora", "the adapter is of another base"),
+        ("base+./gone", "there is no adapter folder"),
+        ("./lora+./lora+base", "'base' is no adapter"),
+    ):
+        assert main(["run", spec, "--suite=gate", "--no-cache"]) == 4
+        told = capsys.readouterr()
+        assert said in told.err + told.out and "Traceback" not in told.err
+
+
 class TestHub:
     @pytest.fixture
     def hub(self, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -22,6 +22,7 @@ import icl_bench
 from icl_bench.errors import SpecError, UnsupportedModel
 from icl_bench.models.attention import tiny_batch
 from icl_bench.models.module.quantization import dense_weight, exact_layers, quantized_layers
+from icl_bench.models.opening.conditions import describe_conditions
 from icl_bench.record import RunRecord
 
 NAME = "builtin:induction-2l"
@@ -215,6 +216,9 @@ def test_a_layer_stands_for_the_matrix_that_its_package_gives(
         if module in layers:
             own = expected.get_submodule(name).weight
             torch.testing.assert_close(dense_weight(module).float(), own.data, rtol=0, atol=1e-6)
+    conditions = [describe_conditions(icl_bench.load_model(str(folder))) for _ in range(2)]
+    assert conditions[0] == conditions[1]
+    assert conditions[0]["libraries"].keys() >= {"bitsandbytes", "torchao"}
     ids = torch.arange(10, 40).reshape(2, 15)
     own = [module.__dict__.get("forward") for module in layers]
     with torch.no_grad():

@@ -78,12 +78,13 @@ def _read_quantization(source: str, load: dict[str, Any]) -> str | None:
 
 
 _UNKNOWN = "Unrecognized configuration class"
+_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 
 
 def _load_model(
     source: str, dtype: torch.dtype | None, allow_pickle: bool, options: dict[str, Any]
 ) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    import transformers
 
     # Makes the built-in models' architecture known to transformers: they can be trained anew.
     import icl_bench.reference.architecture  # noqa: F401
@@ -96,19 +97,25 @@ def _load_model(
         "output_loading_info": True,
         **options,
     }
-    causal: Any = AutoModelForCausalLM
-    wrapper: Any = AutoModelForImageTextToText
+    # Wrappers of a language model see images or hear sound too; without these it runs alone.
+    classes: list[Any] = [
+        getattr(transformers, name)
+        for name in _CLASSES
+        if hasattr(transformers, name)  # the last one is of transformers 5
+    ]
+    unknown: ValueError | None = None
     try:
-        try:
-            model, info = causal.from_pretrained(source, **options)
-        except ValueError as error:
-            if _UNKNOWN not in str(error):
-                raise
-            # Wrappers of a language model that see images too; without images it runs alone.
+        for auto in classes:
             try:
-                model, info = wrapper.from_pretrained(source, **options)
-            except ValueError as second:
-                raise (error if _UNKNOWN in str(second) else second) from None
+                model, info = auto.from_pretrained(source, **options)
+                break
+            except ValueError as error:
+                if _UNKNOWN not in str(error):
+                    raise
+                unknown = unknown or error
+        else:
+            assert unknown is not None
+            raise unknown
     except Exception as error:
         text = str(error)
         if _UNKNOWN in text:
