@@ -33,7 +33,7 @@ REACH = re.compile(
 )
 """Names of settings that say how many keys a query sees."""
 LOGITS_WITHIN_HALF = 0.1
-COUPLED_WITHIN = 0.1
+COUPLED_WITHIN = 0.25
 """How far quantized layers may couple tokens, as a share of the largest logit."""
 CAUSAL_WITHIN = {torch.float32: 1e-4, torch.float64: 1e-4}
 
