@@ -126,6 +126,13 @@ OPTIONS = {
             "auto",
         ),
         Option("batch-size", "rows per forward pass (default: auto)", "N", "auto"),
+        Option(
+            "jobs",
+            "processes that measure, each one model or one checkpoint at a time, with its share of "
+            "cores and GPUs (default: 1)",
+            "N",
+            "1",
+        ),
         Option("seed", "seed of all draws (default: the suite's, 0)", "N"),
         Option(
             "inconclusive",

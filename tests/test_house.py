@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "icl_bench"
 FLOORS: dict[str, str] = {
     "__init__": "",
     "errors": "",
+    "executors": "",
     "naming": "",
     "provenance": "",
     "extensions": "errors",
@@ -59,7 +60,7 @@ FLOORS: dict[str, str] = {
     ),
     "reports": "errors extensions naming options ranking records render render.html render.writing",
     "running": (
-        "__init__ ci comparing errors models.module models.opening models.sources naming "
+        "__init__ ci comparing errors executors models.module models.opening models.sources naming "
         "options probes probes.design progress provenance records render render.writing "
         "reports suite"
     ),

@@ -164,6 +164,15 @@ def test_a_window_of_a_tenth_holds_points_a_tenth_apart(longer, least, most):
     )
 
 
+def test_points_as_far_apart_as_a_window_to_the_last_bit():
+    width = 4.0
+    one_more, one_less = width + 1e-9 * width, width - 1e-9 * width
+    within = np.array([0.0, one_more, 20, 40]), np.array([0.0, 1, 1, 1])
+    assert phase.bound_steepest(*within)[0] == 1
+    apart = np.array([-10.0, 0, one_less, 30]), np.array([0.0, 1, 1, 2])
+    assert phase.bound_steepest(*apart)[1] == 1
+
+
 def test_levels_beyond_the_curve_are_crossed_at_its_ends():
     xs = np.array([1.0, 2.0, 4.0, 7.0])
     ys = np.array([0.0, 1.0, 3.0, 3.0])

@@ -16,7 +16,7 @@ from icl_bench.records.record import RunRecord
 from icl_bench.running.cache import warn
 from icl_bench.running.job import Job
 from icl_bench.running.outcome import Outcome
-from icl_bench.running.request import Request
+from icl_bench.running.request import Request, read_jobs
 from icl_bench.suite import find_suite
 
 
@@ -27,6 +27,7 @@ def run(
     device: str = "auto",
     dtype: str = "auto",
     batch_size: int | None = None,
+    jobs: int = 1,
     seed: int | None = None,
     report_dir: str | Path | None = None,
     cache: bool = True,
@@ -47,6 +48,8 @@ def run(
         device: auto, cpu, cuda, cuda:N, or split; of no effect on an open model, as the next two.
         dtype: auto, float32, bfloat16 or float16.
         batch_size: rows of a forward pass; None to choose.
+        jobs: processes that measure the checkpoints of a series, one at a time in each, with their
+            shares of cores and GPUs.
         seed: overrides the suites' seeds.
         report_dir: folder for the reports, one folder to a model in it; None to write none.
         cache: keep measurements, and take from the cache what was measured before.
@@ -94,6 +97,7 @@ def run(
         models=[subject],
         suites=[find_suite(name) for name in names],
         options=options,
+        jobs=read_jobs(jobs, "jobs"),
         report_dir=None if report_dir is None else str(report_dir),
         baseline=None if baseline is None else str(baseline),
         limit=limit,

@@ -45,7 +45,9 @@ class IclSession:
             job.earlier_seconds(),
             note=self.link.say if self.link else None,
         )
-        job.prepare(self.progress, lambda: share_cores(config))
+        # Under xdist the other models are other workers'.
+        alone = not hasattr(config, "workerinput")
+        job.prepare(self.progress, lambda: share_cores(config), together=alone)
         self._refused: dict[str, str] = {}
         self._sent: dict[str, set[str]] = {slug: set() for slug in self.slugs}
         self._announced: set[str] = set()

@@ -6,11 +6,13 @@ between them is who asks for the checks: pytest one by one, the others all in tu
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from icl_bench.ci.publishing import publish
 from icl_bench.errors import IclError, SettingsError
+from icl_bench.executors import LocalProcesses
 from icl_bench.models.opening.loading import check_device, check_dtype
 from icl_bench.models.sources.checking import Checked, check_spec
 from icl_bench.models.sources.parsing import parse_spec
@@ -25,11 +27,13 @@ from icl_bench.reports.leaderboard import update_leaderboard
 from icl_bench.reports.places import check_file, check_report_dir
 from icl_bench.running.baseline import Baseline, list_parts, read_baseline
 from icl_bench.running.cache import open_cache
+from icl_bench.running.dealing import Dealer
 from icl_bench.running.earlier import earlier_seconds
 from icl_bench.running.judging import CheckedRun
 from icl_bench.running.lazy_model import LazyModel
 from icl_bench.running.model_run import ModelRun
 from icl_bench.running.outcome import Outcome
+from icl_bench.running.part_worker import PartWorker
 from icl_bench.running.request import Request
 from icl_bench.running.results import explain_undecided, explain_unmeasured
 from icl_bench.running.series_run import start_run
@@ -152,19 +156,25 @@ class Job:
         self,
         progress: RunProgress | None = None,
         before_opening: Callable[[], None] | None = None,
+        *,
+        together: bool = True,
     ) -> None:
         """Make the models' runs; nothing is opened yet.
 
         Args:
             progress: is told what is going on.
             before_opening: called before a model is opened.
+            together: whether the models are measured side by side where there are several
+                processes; else only the checkpoints of each.
         """
+        progress = progress or RunProgress()
         setup = Setup(
             self.plan,
             self.request.options,
-            progress or RunProgress(),
+            progress,
             self.cache,
             before_opening,
+            self._dealer(progress, together) if self.request.jobs > 1 else None,
         )
         for name, spec in self.specs.items():
             model = self.models.get(name)
@@ -173,6 +183,11 @@ class Job:
                 if model is None
                 else ModelRun(LazyModel(spec, name, setup, model=model), setup)
             )
+
+    def _dealer(self, progress: RunProgress, together: bool) -> Dealer:
+        hire = functools.partial(PartWorker, self.plan, self.request.options)
+        executor = LocalProcesses(self.request.jobs)
+        return Dealer(executor, hire, self.plan, progress, self.runs, together)
 
     def steps_of(self, name: str) -> int:
         """Return how many checkpoints a model is, 0 for one that is no series.
@@ -227,11 +242,19 @@ class Job:
                 if broken_off is not None:
                     raise broken_off  # the test that the run is part of took too long
                 if self.outcome.interrupted:
+                    self._write_unasked()
                     break
             checks = (check for record in self.outcome.records for check in record.checks)
             return self.conclude([(check.verdict, check.reason) for check in checks])
         finally:
             self.end()
+
+    def _write_unasked(self) -> None:
+        """Write what other processes measured of models that were not come to."""
+        written = {record.model.slug for record in self.outcome.records}
+        for name, run in self.runs.items():
+            if name not in written and run.results.measurements:
+                self.write([run.record(interrupted=True)])
 
     def write(self, records: Sequence[RunRecord]) -> None:
         """Write the reports of models that are done.

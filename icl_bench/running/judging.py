@@ -25,6 +25,7 @@ from icl_bench.suite.plan import Planned
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
+    from icl_bench.running.dealing import Part, PartResult
     from icl_bench.suite import Suite
 
 
@@ -72,6 +73,27 @@ class CheckedRun(ABC):
         Returns:
             whether there was anything to let go of.
         """
+
+    @abstractmethod
+    def parts(self) -> list[Part]:
+        """What is left to be measured, as parts that other processes can do.
+
+        Raises:
+            IclError: what the model consists of cannot be looked up.
+        """
+
+    @abstractmethod
+    def take(self, result: PartResult) -> None:
+        """Take in what was measured of a part, in this process or another.
+
+        Args:
+            result: of that part.
+        """
+
+    def deal(self) -> None:
+        """Have other processes measure, where the run has some and this was not done."""
+        if self.setup.dealer is not None:
+            self.setup.dealer.deal(self)
 
     def adopt(
         self, measurements: Mapping[str, Measurement], checks: Iterable[tuple[str, str]]

@@ -16,6 +16,7 @@ from icl_bench.probes.design.sequential import LookSettings
 from icl_bench.records.parts import Measurement
 from icl_bench.running.cache import KnownModel
 from icl_bench.running.checks import all_decided
+from icl_bench.running.dealing import Part, PartResult
 from icl_bench.running.description import describe_again, describe_environment, describe_model
 from icl_bench.running.judging import CheckedRun, attempt, failed, settings_of, timed
 from icl_bench.running.lazy_model import LazyModel
@@ -140,6 +141,30 @@ class ModelRun(CheckedRun):
         for key, taken in measurements.items():
             self._by_digest.setdefault(self.plan.measurements[key].digest, taken)
 
+    def parts(self) -> list[Part]:
+        """What is left to be measured, as one part; none for a model that came open."""
+        keys = [
+            key
+            for key in self.plan.on_each_model(self.wanted())
+            if self.plan.measurements[key].digest not in self._by_digest
+        ]
+        if self.lazy.is_open or not keys:
+            return []
+        return [Part(self.slug, self.spec, None, tuple(keys))]
+
+    def take(self, result: PartResult) -> None:
+        """Take in what was measured of this model in another process.
+
+        Args:
+            result: of that part.
+        """
+        self._keep(result.measurements)
+        self.results.model = result.model
+        self.results.environment = result.environment or self.results.environment
+        for key, taken in result.measurements.items():
+            named = _named_as(self.plan.measurements[key], taken)
+            self.results.measurements.setdefault(key, named)
+
     def wanted(self) -> set[str]:
         """Keys of the measurements that will be taken; of a series probe, those that it reads."""
         return set(self.plan.on_each_model(super().wanted() if self._keys is None else self._keys))
@@ -171,6 +196,7 @@ class ModelRun(CheckedRun):
         known = self.results.measurements
         if key not in known:
             try:
+                self.deal()
                 self._measure(key)
             except BaseException as error:
                 if breaks_off(error):

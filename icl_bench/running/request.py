@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl_bench.options import OPTIONS, RunOptions, check_choice
+from icl_bench.errors import SettingsError
+from icl_bench.options import OPTIONS, RunOptions, check_choice, read_int
 
 if TYPE_CHECKING:
     from icl_bench.models.model import Model
@@ -23,6 +24,7 @@ class Request:
         models: specs as given, or one open model.
         suites: the suites, read.
         options: how models are opened and run.
+        jobs: processes that measure, where there are several models or checkpoints.
         report_dir: folder of the reports; None to write none.
         plotly: whether each HTML page carries the charting script, or the report folder does once.
         baseline: record to compare with; None for nothing.
@@ -40,6 +42,7 @@ class Request:
     models: Sequence[str | Model]
     suites: Sequence[Suite]
     options: RunOptions = field(default_factory=RunOptions)
+    jobs: int = 1
     report_dir: str | None = None
     plotly: Plotly = "inline"
     baseline: str | None = None
@@ -75,6 +78,7 @@ class Request:
             models=list(dict.fromkeys(get("model") or [])),
             suites=suites,
             options=RunOptions.read(get, prefix),
+            jobs=read_jobs(get("jobs"), f"{prefix}jobs"),
             report_dir=get("report_dir"),
             plotly=get("plotly"),
             baseline=get("baseline"),
@@ -115,3 +119,19 @@ class Request:
         """
         given = getattr(self, OPTIONS[option].dest)
         return self.folder / given if given else None
+
+
+def read_jobs(given: str | int, option: str) -> int:
+    """Return how many processes are to measure.
+
+    Args:
+        given: what was given.
+        option: what it was given for, as the message names it.
+
+    Raises:
+        SettingsError: it is no number of processes.
+    """
+    jobs = read_int(str(given), option)
+    if jobs < 1:
+        raise SettingsError(f"{option}={jobs}: must be at least 1")
+    return jobs

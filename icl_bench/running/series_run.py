@@ -14,10 +14,11 @@ from icl_bench.provenance import code_version, digest, library_versions
 from icl_bench.records.keys import Key
 from icl_bench.records.parts import Measurement
 from icl_bench.records.steps import Series, align, explain_broken, explain_too_few, summarize
+from icl_bench.running.dealing import Part, PartResult
 from icl_bench.running.judging import CheckedRun, attempt, failed, settings_of, timed
 from icl_bench.running.lazy_model import LazyModel
 from icl_bench.running.model_run import ModelRun
-from icl_bench.running.series_steps import StepMeasurer, StepResult
+from icl_bench.running.part_worker import StepMeasurer
 from icl_bench.running.setup import Setup
 from icl_bench.running.termination import breaks_off, reason_of
 from icl_bench.suite.plan import Planned
@@ -52,7 +53,7 @@ class SeriesRun(CheckedRun):
         self._checkpoints, self._cache = checkpoints, setup.cache
         self._measurer = StepMeasurer(slug, setup)
         self._taken: dict[int, dict[str, Measurement]] = {}
-        self._opened: dict[int, StepResult] = {}
+        self._opened: dict[int, PartResult] = {}
         self._done: set[str] = set()
         self._for_caller: ModelRun | None = None
 
@@ -111,6 +112,7 @@ class SeriesRun(CheckedRun):
         """
         if key not in self._done:
             try:
+                self.deal()
                 self._measure(key)
             except BaseException as error:
                 self._gather(needed=1)  # what there is by now is to be in the record
@@ -176,12 +178,22 @@ class SeriesRun(CheckedRun):
     def _step(self, step: int) -> dict[str, Measurement]:
         return self._taken.get(step, {})
 
-    def take(self, result: StepResult) -> None:
+    def parts(self) -> list[Part]:
+        """What is left to be measured, in an order in which the curve is soon known."""
+        keys = self.plan.on_each_model(self.wanted() - self._done)
+        left = self.missing(keys)
+        return [
+            Part(self.slug, left[place][0].spec, left[place][0].step, left[place][1])
+            for place in ends_first(len(left))
+        ]
+
+    def take(self, result: PartResult) -> None:
         """Take in what was measured at one checkpoint, in this process or another.
 
         Args:
             result: of that checkpoint.
         """
+        assert result.step is not None
         self._taken.setdefault(result.step, {}).update(result.measurements)
         if result.environment is not None:
             self._opened[result.step] = result
@@ -272,6 +284,24 @@ class SeriesRun(CheckedRun):
             settings=settings_of(planned.settings),
             tables={name: rows for name, rows in why.tables.items() if name == "broken_steps"},
         )
+
+
+def ends_first(count: int) -> list[int]:
+    """Return places 0 to count - 1: the ends, then the middle of each gap, widest first.
+
+    Args:
+        count: how many.
+    """
+    order = [0, count - 1][:count]
+    gaps = [(0, count - 1)]
+    while gaps:
+        gaps.sort(key=lambda gap: gap[0] - gap[1])
+        low, high = gaps.pop(0)
+        if high - low > 1:
+            middle = (low + high) // 2
+            order.append(middle)
+            gaps += [(low, middle), (middle, high)]
+    return order
 
 
 def start_run(spec: ModelSpec, slug: str, setup: Setup, found: Checked = None) -> CheckedRun:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from icl_bench.options import RunOptions
 from icl_bench.progress import RunProgress
 from icl_bench.running.cache import Cache
 from icl_bench.suite.plan import Plan
+
+if TYPE_CHECKING:
+    from icl_bench.running.dealing import Dealer
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class Setup:
         progress: is told what is going on.
         cache: where measurements are kept and found again; None to do without.
         before_opening: called before a model is opened.
+        dealer: has other processes measure; None to measure in this one.
     """
 
     plan: Plan
@@ -28,3 +33,4 @@ class Setup:
     progress: RunProgress = field(default_factory=RunProgress)
     cache: Cache | None = None
     before_opening: Callable[[], None] | None = None
+    dealer: Dealer | None = None

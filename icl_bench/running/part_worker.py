@@ -1,19 +1,17 @@
-"""Measuring checkpoints of a series: the part of a run that another process can do as well.
-
-What is measured comes back as plain data; a `SeriesRun` decides what is measured, and gathers it.
-"""
+"""Measures parts of a run, in this process or another: models, and checkpoints of a series."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from icl_bench.executors import Share
 from icl_bench.models.sources.series import Checkpoint
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.options import RunOptions
-from icl_bench.records.parts import Environment, Measurement, ModelInfo
+from icl_bench.records.parts import Measurement
 from icl_bench.running.cache import open_cache
+from icl_bench.running.dealing import Part, PartResult
 from icl_bench.running.lazy_model import LazyModel
 from icl_bench.running.model_run import ModelRun
 from icl_bench.running.setup import Setup
@@ -25,63 +23,68 @@ if TYPE_CHECKING:
     from icl_bench.models.sources.source import Found
 
 
-@dataclass(frozen=True)
-class Part:
-    """Some checkpoints of a series, and what is to be measured at each; it can be pickled.
-
-    Args:
-        slug: the series' name in ids and folders.
-        plan: what the measurements are.
-        options: how to open checkpoints.
-        steps: the checkpoints.
-        keys: `SUITE/NAME` of the measurements.
-    """
-
-    slug: str
-    plan: Plan
-    options: RunOptions
-    steps: tuple[Checkpoint, ...]
-    keys: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What was measured at one checkpoint; it can be pickled.
-
-    Args:
-        step: optimizer steps done.
-        measurements: `SUITE/NAME` -> measurement.
-        model: description of the checkpoint.
-        environment: where it ran; None where it could not be opened.
-    """
-
-    step: int
-    measurements: dict[str, Measurement]
-    model: ModelInfo
-    environment: Environment | None
-
-
-def measure_steps(part: Part) -> list[StepResult]:
-    """Measure checkpoints of a series, one model in memory at a time, and return what came out.
+class PartWorker:
+    """Measures parts one after another; the module that checkpoints share stays open between them.
 
     Failures do not raise: they come back as measurements with status and reason. What is measured
     goes to the cache that the options name, and is taken from there, as in any other run.
 
     Args:
-        part: which checkpoints, and what.
+        plan: what the measurements are.
+        options: how to open models.
+        share: which part of the machine is this worker's.
     """
-    cache = open_cache(part.options)
-    steps = StepMeasurer(part.slug, Setup(part.plan, part.options, cache=cache))
-    results: dict[int, StepResult] = {}
-    if cache:
-        cache.begin()
-    try:
-        steps.measure(part.steps, part.keys, lambda result: results.update({result.step: result}))
-    finally:
-        steps.close()
-        if cache:
-            cache.end()
-    return list(results.values())
+
+    def __init__(self, plan: Plan, options: RunOptions, share: Share) -> None:
+        self._share, self._cache = share, open_cache(options)
+        self._setup = Setup(plan, options, cache=self._cache, before_opening=self._choose_device)
+        self._series: tuple[str, StepMeasurer] | None = None
+        if self._cache:
+            self._cache.begin()
+
+    def carry_out(self, part: Part, tell: Callable[[PartResult], None]) -> None:
+        """Measure one part.
+
+        Args:
+            part: which.
+            tell: gets what was measured by now, after every measurement.
+        """
+        if part.step is not None:
+            checkpoint = Checkpoint(part.step, part.spec)
+            self._measurer(part.slug).measure([checkpoint], part.keys, tell)
+            return
+        self._end_series()
+        run = ModelRun(LazyModel(part.spec, part.slug, self._setup), self._setup, part.keys)
+        try:
+            for key in part.keys:
+                run.measure(key)
+                tell(_result_of(run))
+        finally:
+            run.close()
+
+    def close(self) -> None:
+        """Let go of the model in memory, and of the cache."""
+        self._end_series()
+        if self._cache:
+            self._cache.end()
+
+    def _measurer(self, slug: str) -> StepMeasurer:
+        if self._series is None or self._series[0] != slug:
+            self._end_series()
+            self._series = slug, StepMeasurer(slug, self._setup)
+        return self._series[1]
+
+    def _end_series(self) -> None:
+        series, self._series = self._series, None
+        if series is not None:
+            series[1].close()
+
+    def _choose_device(self) -> None:
+        """With several GPUs, take this worker's as the one that `cuda` means."""
+        import torch
+
+        if (count := torch.cuda.device_count()) > 1:
+            torch.cuda.set_device(self._share.place % count)
 
 
 class StepMeasurer:
@@ -100,7 +103,7 @@ class StepMeasurer:
         self,
         steps: Sequence[Checkpoint],
         keys: Sequence[str],
-        keep: Callable[[StepResult], None],
+        keep: Callable[[PartResult], None],
     ) -> None:
         """Measure at every checkpoint.
 
@@ -153,14 +156,12 @@ class StepMeasurer:
         return self._stream.open(spec, slug, options, found)
 
 
-def _result_of(run: ModelRun, checkpoint: Checkpoint) -> StepResult:
-    taken = run.results.measurements
-    return StepResult(
-        checkpoint.step,
-        {key: _without_name(measurement, checkpoint) for key, measurement in taken.items()},
-        run.results.model,
-        run.results.environment,
-    )
+def _result_of(run: ModelRun, checkpoint: Checkpoint | None = None) -> PartResult:
+    measured = dict(run.results.measurements)
+    if checkpoint is not None:
+        measured = {key: _without_name(taken, checkpoint) for key, taken in measured.items()}
+    step = checkpoint.step if checkpoint else None
+    return PartResult(step, measured, run.results.model, run.results.environment)
 
 
 def _without_name(measurement: Measurement, checkpoint: Checkpoint) -> Measurement:
