@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from icl_bench.api.ablations import ablation_sweep, minimal_set, token_losses
     from icl_bench.api.attributions import attention_attribution, logit_attribution
     from icl_bench.api.circuits import ov_copying, path_patching, weight_composition
+    from icl_bench.api.diffs import diff
     from icl_bench.errors import IclError
     from icl_bench.measures.tokens import RepeatedTokens
     from icl_bench.models.model import Model
@@ -33,6 +34,7 @@ __all__ = [
     "__version__",
     "ablation_sweep",
     "attention_attribution",
+    "diff",
     "head_scores",
     "load_model",
     "logit_attribution",
@@ -51,6 +53,7 @@ _HOMES = {
     "ablation_sweep": "icl_bench.api.ablations",
     "minimal_set": "icl_bench.api.ablations",
     "token_losses": "icl_bench.api.ablations",
+    "diff": "icl_bench.api.diffs",
     "IclError": "icl_bench.errors",
     "Model": "icl_bench.models.model",
     "RepeatedTokens": "icl_bench.measures.tokens",

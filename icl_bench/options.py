@@ -88,9 +88,9 @@ OPTIONS = {
         ),
         Option(
             "baseline",
-            "record to compare this run with, a .json file or a folder with a results.json; a "
-            "regression fails the run (one model)",
-            "FILE",
+            "record to compare this run with, a .json file or a folder with a results.json, or a "
+            "model, which is then measured first; a regression fails the run (one model)",
+            "FILE|SPEC",
         ),
         Option("save-baseline", "save this run as a baseline", "FILE"),
         Option(

@@ -75,10 +75,10 @@ SLOW = {
         "sharding training_processes"
     ),
     "real weights, whole suites, every family, long training or many simulations": (
-        "adaptive_sweep calibration choice_scores composition invariance loading_gguf "
-        "logit_attribution measures_gradual ov_copying path_patching probe_icl_score "
-        "probes_circuits probes_sweeps quiz_on_models real_model registry shipped_suites "
-        "streaming streaming_misfits text_probes_real training_callback"
+        "adaptive_sweep calibration choice_scores composition diff diff_command diff_restoring "
+        "invariance loading_gguf logit_attribution measures_gradual ov_copying path_patching "
+        "probe_icl_score probes_circuits probes_sweeps quiz_on_models real_model registry "
+        "shipped_suites streaming streaming_misfits text_probes_real training_callback"
     ),
 }
 """What takes its time -> the files, `test_` left out, that `make check` leaves out: those that take

@@ -28,6 +28,7 @@ def test_the_public_names_are_these():
         "__version__",
         "ablation_sweep",
         "attention_attribution",
+        "diff",
         "head_scores",
         "load_model",
         "logit_attribution",

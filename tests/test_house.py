@@ -64,18 +64,23 @@ FLOORS: dict[str, str] = {
         "options probes probes.design progress provenance records render render.writing "
         "reports suite"
     ),
+    "diffing": (
+        "comparing errors measures models models.attention models.circuits models.module "
+        "models.residual models.sources naming probes probes.design probes.prompts progress "
+        "records render.writing running suite"
+    ),
     "api": (
-        "errors measures models models.attention models.circuits models.module models.opening "
-        "models.sources naming options probes.ablations probes.design probes.heads progress "
-        "records running suite"
+        "diffing errors measures models models.attention models.circuits models.module "
+        "models.opening models.sources naming options probes.ablations probes.design probes.heads "
+        "progress records reports running suite"
     ),
     "commands": (
-        "__init__ ci comparing errors models.sources.gguf options probes progress "
-        "ranking records reference render render.writing reports running suite"
+        "__init__ ci comparing diffing errors models.sources.gguf options probes "
+        "progress ranking records reference render render.writing reports running suite"
     ),
     "integrations": (
-        "errors measures models.module models.opening models.sources naming options probes "
-        "records render.writing running suite"
+        "comparing errors measures models.module models.opening models.sources naming options "
+        "probes records render render.writing running suite"
     ),
     "cli": "__init__ commands errors render.writing",
     "plugin": (

@@ -313,7 +313,10 @@ def test_a_series_is_compared_too(real_stage: Stage, monkeypatch: pytest.MonkeyP
     ("arguments", "told"),
     [
         ([GOOD, BAD, BASE], "--icl-baseline is for exactly one --icl-model; this run has 2"),
-        ([GOOD, "--icl-baseline=gpt2"], "--icl-baseline=gpt2: neither a .json file nor a folder *"),
+        (
+            [GOOD, "--icl-baseline=builtin:nothing"],
+            "--icl-baseline=builtin:nothing: neither a .json file nor a folder *no model that*",
+        ),
         (
             [GOOD, "--icl-baseline=reports"],
             "*neither a .json file nor a folder with a results.json*",
@@ -354,3 +357,47 @@ def test_pairs_that_are_required_and_missing_fail(based: Stage) -> None:
     result = based.run(GOOD, "mine.yaml", BASE, "--icl-require-paired", "-k", "high")
     assert result.ret == 1 and counts(result) == {"passed": 1, "failed": 1}
     result.stdout.fnmatch_lines(["*not paired, as is required: no samples in either record*"])
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
+def test_a_baseline_that_is_a_model_is_measured_once_and_first(
+    stage: Stage, workers: list[str]
+) -> None:
+    result = stage.run(BAD, "mine.yaml", "--icl-baseline=stub:good", "--icl-no-cache", *workers)
+    assert result.ret == 1 and counts(result) == {"failed": 4, "passed": 3}
+    result.stdout.fnmatch_lines(["*mine/first.level: 1 in the baseline, 0 now*"])
+    assert stage.log("measured") == ["good", "good second", "bad", "bad second"]
+    same = stage.run(GOOD, "mine.yaml", "--icl-baseline=stub:good", *workers)
+    assert same.ret == 0 and counts(same) == {"passed": 7}
+
+
+def test_a_baseline_that_is_a_model_is_not_measured_to_list_tests(stage: Stage) -> None:
+    listed = stage.run(BAD, "mine.yaml", "--icl-baseline=stub:good", "--collect-only", "-q")
+    assert listed.ret == 0 and any("@baseline" in line for line in listed.outlines)
+    assert stage.log("measured") == []
+
+
+def test_a_baseline_that_is_a_model_serves_the_command_and_python(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import icl_bench
+
+    monkeypatch.chdir(stage.path)
+    stage.write("mine.yaml", MINE_SMALL)
+    limit = "--limit=gian=1"
+    arguments = ["run", "builtin:control-1l", "--suite=mine.yaml", "--baseline=builtin:handwired"]
+    assert main([*arguments, limit]) == 4
+    assert "limit 'gian' names no metric that is measured" in capsys.readouterr().err
+    assert main(arguments) == 1
+    assert "REGRESSION" in capsys.readouterr().out
+    record = icl_bench.run(["mine.yaml"], "builtin:handwired", baseline="builtin:handwired")
+    assert record.comparison.passes()
+
+
+MINE_SMALL = """\
+icl_suite: 1
+name: mine
+defaults: {sequences: 4, period: 6}
+measure: {repeats: {probe: induction, control: false}}
+checks: [{id: low, on: repeats, metric: induction_max, above: 0.1}]
+"""

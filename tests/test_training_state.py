@@ -384,7 +384,7 @@ class TestTrainingGate:
         gate = TrainingGate(model, [suite], self.gates, folder=tmp_path)
         assert gate.check(9).failures == ()
         with pytest.raises(
-            TrainingGateError, match="induction_max > 0.4 by step 10: at step 10: ne"
+            TrainingGateError, match="induction_max > 0.4 by step 10: at step 10: re"
         ):
             gate.check(10)
         assert icl_bench.read_record(tmp_path / "results-step10.json").gates[0].verdict == "fail"

@@ -59,7 +59,8 @@ def run(
             disk space.
         trust_remote_code: run code that the model brings.
         allow_pickle: read weights that are stored as pickles.
-        baseline: record to compare with, a .json file or a folder with a results.json; what was
+        baseline: record to compare with, a .json file or a folder with a results.json, or the spec
+            of a model, which is measured first; what was
             found is in `comparison` of the record that is returned. A regression does not raise,
             as a failed check does not: ask `record.comparison.passes()`.
         limit: METRIC=AMOUNT, changes for the worse that the baseline allows.

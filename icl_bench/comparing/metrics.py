@@ -61,6 +61,16 @@ class MetricChange:
     reason: str | None = None
     unpaired: str | None = None
 
+    @property
+    def seen(self) -> float | None:
+        """The smallest change that would have been seen: what is allowed and half of the interval
+        together; None where that is not known."""
+        if self.difference is None or self.state in ("unclear", "not compared"):
+            return None
+        known = self.ci_low is not None and self.ci_high is not None
+        half = (self.ci_high - self.ci_low) / 2 if known else 0.0  # type: ignore[operator]
+        return self.allowed + half
+
 
 @dataclass(frozen=True)
 class _Rules:

@@ -9,6 +9,8 @@ from icl_bench.records.parts import Measurement, ModelInfo
 
 WITH_TOKENIZER = "a callable may return (model, tokenizer)"
 """What helps a model that has none."""
+OTHER_VOCABULARY = "other tokens: another tokenizer or vocabulary"
+"""Why metrics are not paired where the ids of one model stand for other text in the other."""
 
 
 class Unpaired(NamedTuple):
@@ -82,4 +84,4 @@ def _why_other_tokens(
     if models[0].bos != models[1].bos:
         told = ["none" if model.bos is None else str(model.bos) for model in models]
         return f"other tokens: BOS {told[0]}, now {told[1]}"
-    return "other tokens: another tokenizer or vocabulary"
+    return OTHER_VOCABULARY

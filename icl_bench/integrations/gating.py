@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from icl_bench.comparing import Comparison, compare
 from icl_bench.errors import RecordError, SettingsError, TrainingGateError, nearest
 from icl_bench.integrations.gates import Gate
 from icl_bench.integrations.outcome import Outcome, explain
@@ -18,6 +19,7 @@ from icl_bench.options import RunOptions, refuse_url
 from icl_bench.records.parts import Verdict
 from icl_bench.records.reading import read_record
 from icl_bench.records.record import RunRecord
+from icl_bench.render.comparison import verdict_line
 from icl_bench.suite.plan import Plan, make_plan
 
 OnFailure = Literal["stop", "raise", "warn"]
@@ -81,7 +83,11 @@ class TrainingGate:
         self.on_failure, self.stop_on = on_failure, frozenset(stop_on)
         self.history: list[RunRecord] = []
         """Records of every evaluation, without rows of heads and tables."""
+        self.comparison: Comparison | None = None
+        """The last evaluation against the first; None after the first alone."""
+        self._start: RunRecord | None = None
         self._said: dict[str, Verdict] = {}
+        self._passed = True
         from icl_bench.integrations.training_state import left_as_it_was
         from icl_bench.models.module.unwrapping import find_module
         from icl_bench.models.opening.opening import wrap
@@ -114,6 +120,7 @@ class TrainingGate:
         record = self._measure(step)
         history = [*self.history, record]
         record.gates = [gate.judge(history, self.plan) for gate in self.gates]
+        self._compare(record)
         path = None
         if self.folder is not None:
             path = record.write(self.folder / f"results-step{step}.json")
@@ -124,7 +131,7 @@ class TrainingGate:
         self._tell(record)
         seconds = round(time.perf_counter() - started, 3)
         stop = bool(failures) and self.on_failure != "warn"
-        outcome = Outcome(record, failures, stop, seconds, path)
+        outcome = Outcome(record, failures, stop, seconds, path, self.comparison)
         if failures and self.on_failure == "raise":
             raise TrainingGateError(explain(failures))
         return outcome
@@ -154,7 +161,23 @@ class TrainingGate:
             except RecordError as error:
                 log.warning("icl_bench: an earlier evaluation is left out: %s", error)
                 continue
-            self.history.append(without_rows(record.model_copy(update={"step": number})))
+            record = record.model_copy(update={"step": number})
+            self._start = self._start if self.history else _without_tables(record)
+            self.history.append(without_rows(record))
+
+    def _compare(self, record: RunRecord) -> None:
+        """Compare with the first evaluation, and log it when something is worse, or is no more."""
+        if self._start is None:
+            self._start = _without_tables(record)
+            return
+        self.comparison = found = compare(self._start, record)
+        passed = not found.is_worse(inconclusive_fails=False)
+        if passed != self._passed:
+            level = logging.INFO if passed else logging.WARNING
+            told = verdict_line(found, inconclusive_fails=False)
+            since = self._start.step
+            log.log(level, "icl_bench, step %s against step %s: %s", record.step, since, told)
+        self._passed = passed
 
     def _measure(self, step: int) -> RunRecord:
         from icl_bench.integrations.training_state import left_as_it_was
@@ -274,6 +297,15 @@ def is_due(step: int, every: int | None, gates: Sequence[Gate]) -> bool:
     """
     by_rhythm = every is not None and step > 0 and step % every == 0
     return by_rhythm or any(step in gate.steps for gate in gates if step > 0)
+
+
+def _without_tables(record: RunRecord) -> RunRecord:
+    """The record with its heads, which a comparison reads, and without tables."""
+    slim = {
+        key: measurement.model_copy(update={"tables": {}})
+        for key, measurement in record.measurements.items()
+    }
+    return record.model_copy(update={"measurements": slim})
 
 
 def without_rows(record: RunRecord) -> RunRecord:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from icl_bench.comparing import Comparison
 from icl_bench.records.record import RunRecord
 
 
@@ -19,6 +20,7 @@ class Outcome:
         stop: whether training is to stop here.
         seconds: wall time of the evaluation.
         path: where the record was written, or None.
+        comparison: this evaluation against the run's first; None for the first itself.
     """
 
     record: RunRecord
@@ -26,6 +28,7 @@ class Outcome:
     stop: bool
     seconds: float
     path: Path | None
+    comparison: Comparison | None = None
 
     @property
     def step(self) -> int:
@@ -39,7 +42,8 @@ class Outcome:
         Returns:
             `icl/SUITE/NAME/METRIC` -> value of every metric that was measured; for each suite
             `icl/SUITE/checks_passed`, `checks_failed` (broken ones too) and
-            `checks_inconclusive`; with gates `icl/gates_failed`; `icl/seconds`.
+            `checks_inconclusive`; with gates `icl/gates_failed`; after the first evaluation
+            `icl/since_start/worse`, `better` and `heads_died`; `icl/seconds`.
         """
         scalars = {
             f"icl/{key}/{name}": metric.value
@@ -55,6 +59,11 @@ class Outcome:
         if self.record.gates:
             failed = sum(gate.verdict == "fail" for gate in self.record.gates)
             scalars["icl/gates_failed"] = float(failed)
+        if (found := self.comparison) is not None:
+            worse = found.count("regressed") + found.count("vanished")
+            scalars["icl/since_start/worse"] = float(worse)
+            scalars["icl/since_start/better"] = float(found.count("improved"))
+            scalars["icl/since_start/heads_died"] = float(len(found.died))
         return scalars | {"icl/seconds": self.seconds}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from icl_bench.comparing import Comparison
 from icl_bench.errors import ModelError, SettingsError, TrainingGateError
 from icl_bench.integrations.gates import Gate
 from icl_bench.integrations.gating import (
@@ -94,6 +95,11 @@ class ICLCallback(TrainerCallback):
     def history(self) -> list[RunRecord]:
         """Records of every evaluation, without rows of heads and tables."""
         return self.gate.history if self.gate else []
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The last evaluation against the run's first; None before there are two."""
+        return self.gate.comparison if self.gate else None
 
     def attach(self, trainer: Any) -> ICLCallback:
         """Add the callback to a Trainer that is already there, and return it.

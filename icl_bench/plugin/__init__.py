@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from icl_bench.options import declare
-from icl_bench.plugin.ids import NAMES, SESSION
+from icl_bench.plugin.ids import BEFORE, NAMES, SESSION
 
 if TYPE_CHECKING:
     from icl_bench.plugin.session import IclSession
@@ -139,7 +139,10 @@ class _Gathering:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker of xdist what the models are called; fires before it starts."""
-        node.workerinput[NAMES] = self._icl.job.names
+        job = self._icl.job
+        node.workerinput[NAMES] = job.names
+        if job.before is not None and job.baseline is not None:
+            node.workerinput[BEFORE] = job.baseline.to_json()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what an item measured; fires for every phase of every item, also of workers."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 SESSION: pytest.StashKey[IclSession] = pytest.StashKey()
 """Where pytest's configuration keeps the state of the run."""
+BEFORE = "icl_bench_baseline"
+"""Key under which a worker of xdist is told the record of a baseline that is a model."""
 NAMES = "icl_bench_names"
 """Key under which xdist's workers are told what the models are called."""
 PAYLOAD = "icl_bench_payload"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import Any
 
 import pytest
 
-from icl_bench.errors import InputError
+from icl_bench.errors import InputError, ModelError
 from icl_bench.plugin import arguments
-from icl_bench.plugin.ids import NAMES
+from icl_bench.plugin.ids import BEFORE, NAMES
 from icl_bench.plugin.session import IclSession
+from icl_bench.progress import RunProgress
+from icl_bench.progress.bars import command_progress
+from icl_bench.records.record import validate
 from icl_bench.render.writing.logs import escape_ci_commands
 from icl_bench.running.job import Job
 from icl_bench.running.request import Request
@@ -25,7 +29,7 @@ def open_session(config: pytest.Config) -> IclSession:
     """
     try:
         return _open(config)
-    except InputError as error:
+    except (InputError, ModelError) as error:
         raise pytest.UsageError(escape_ci_commands(str(error))) from None
 
 
@@ -48,11 +52,20 @@ def _open(config: pytest.Config) -> IclSession:
         # The controller has checked what the workers are about to open.
         job.check(only_looks=only_looks)
     elif not only_looks:
-        job.read_baseline()
+        job.read_baseline(checked=True)
+        if BEFORE in worker and job.baseline is not None:
+            job.baseline.take(validate(json.loads(worker[BEFORE])))
     if job.specs and not only_looks:
         stack = contextlib.ExitStack()
         config.add_cleanup(stack.close)
         stack.enter_context(terminable())
         job.begin()
         stack.callback(job.end)
+        if worker is None:
+            job.measure_baseline(_progress_of(job))
     return IclSession(config, job, only_suites=not with_paths)
+
+
+def _progress_of(job: Job) -> RunProgress:
+    """Shows on standard error how the baseline is measured, before pytest's own lines."""
+    return RunProgress() if job.before is None else command_progress(job.before.names)

@@ -30,13 +30,14 @@ STATES = {
 }
 """State -> the word in tables."""
 
-_COLORS: dict[str, Verdict] = {
+COLORS: dict[str, Verdict] = {
     "regressed": "fail",
     "vanished": "fail",
     "unpaired": "fail",
     "unclear": "inconclusive",
     "improved": "pass",
 }
+"""State -> the verdict whose colour it has."""
 
 _HEAD_WORDS = {
     "died": "died",
@@ -98,7 +99,7 @@ def _failing(inconclusive_fails: bool) -> list[str]:
 
 def _add_metrics(page: Page, changes: list[MetricChange]) -> None:
     """The table of metrics, as much of it as there is room for; no number or name is cut."""
-    states = [_COLORS.get(change.state) for change in changes]
+    states = [COLORS.get(change.state) for change in changes]
     align = ("left", "right", "right", "right", "left", "left")
     rows = _metric_rows(changes)
     if page.table(METRIC_HEADER, rows, align, (2,) * 5, {5: states}, must_fit=True):

@@ -13,6 +13,7 @@ from icl_bench.comparing.parts import Owners
 from icl_bench.errors import IclError, SettingsError
 from icl_bench.naming import RECORD
 from icl_bench.options import refuse_url
+from icl_bench.probes import get_probe
 from icl_bench.records.reading import read_record
 from icl_bench.records.record import RunRecord
 from icl_bench.records.writing import write_atomically
@@ -56,6 +57,19 @@ class Baseline:
         self.comparison: Comparison | None = None
         self._lines: list[str] = []
         self._trouble: str | None = None
+
+    def take(self, record: RunRecord) -> None:
+        """Compare with this record: that of a baseline that is a model, once it is measured.
+
+        Args:
+            record: its record.
+        """
+        self._record = record
+
+    def to_json(self) -> str:
+        """Return the baseline's record as text, for another process."""
+        assert self._record is not None
+        return self._record.to_json()
 
     def _compare(self, record: RunRecord, parts: Collection[Part] | None = None) -> Comparison:
         assert self._record is not None
@@ -224,14 +238,15 @@ NEEDS_BASELINE = ("limit", "require-paired")
 """Options that say something of a baseline, and nothing without one."""
 
 
-def read_baseline(request: Request, models: int) -> Baseline | None:
+def read_baseline(request: Request, models: int, plan: Plan) -> Baseline | None:
     """Read what a request says of a baseline, before anything is measured.
 
-    Returns None where it says nothing.
+    Returns None where it says nothing. A baseline that is a model has no record yet.
 
     Args:
         request: what is asked for.
         models: how many models it has.
+        plan: what it measures.
 
     Raises:
         InputError: a file is not there, is no record, or cannot be written; an option is wrong.
@@ -251,8 +266,10 @@ def read_baseline(request: Request, models: int) -> Baseline | None:
         return None
     limits = [parse_limit(text) for text in request.limit]
     record = None
-    if source:
-        record = read_record(_find_record(source, request))
+    if source and model_of(request):
+        _check_planned(limits, plan)
+    elif source:
+        record = read_record(request.folder / source)
         check_limits(limits, record)
         names = {suite.name for suite in record.suites}
         if not names & {suite.name for suite in suites}:
@@ -278,14 +295,33 @@ def read_baseline(request: Request, models: int) -> Baseline | None:
     )
 
 
-def _find_record(source: str, request: Request) -> Path:
-    """The record that is named: a file that ends in .json, or a folder that holds one."""
-    option = request.name_of("baseline")
-    refuse_url(source, option)
+def model_of(request: Request) -> str | None:
+    """Return the baseline that a request names where it is a model and no record; else None.
+
+    A record is a file that ends in .json, or a folder that holds one and no model.
+
+    Args:
+        request: what is asked for.
+
+    Raises:
+        SettingsError: it is a URL.
+    """
+    source = request.baseline
+    if not source:
+        return None
+    refuse_url(source, request.name_of("baseline"))
     path = request.folder / source
-    if path.suffix == ".json" or (path / RECORD).is_file():
-        return path
-    raise SettingsError(
-        f"{option}={source}: neither a .json file nor a folder with a {RECORD}. A model is no "
-        f"baseline before it was measured: run it with {request.name_of('save-baseline')}=FILE.json"
-    )
+    is_record = path.suffix == ".json" or (path / RECORD).is_file()
+    return None if is_record else source
+
+
+def _check_planned(limits: Sequence[Limit], plan: Plan) -> None:
+    """Refuse limits that name nothing that the baseline's model will be measured for."""
+    known = [
+        (key, name)
+        for key, planned in plan.measurements.items()
+        for name in get_probe(planned.probe).metrics
+    ]
+    for limit in limits:
+        if not any(limit.names(*metric) for metric in known):
+            raise SettingsError(f"limit {limit.pattern!r} names no metric that is measured")

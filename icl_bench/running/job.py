@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from icl_bench.ci.publishing import publish
-from icl_bench.errors import IclError, SettingsError
+from icl_bench.errors import IclError, InputError, ModelError, SettingsError
 from icl_bench.executors import LocalProcesses
 from icl_bench.models.opening.loading import check_device, check_dtype
 from icl_bench.models.sources.checking import Checked, check_spec
@@ -25,7 +26,7 @@ from icl_bench.reports.added import added_reports
 from icl_bench.reports.files import write_reports
 from icl_bench.reports.leaderboard import update_leaderboard
 from icl_bench.reports.places import check_file, check_report_dir
-from icl_bench.running.baseline import Baseline, list_parts, read_baseline
+from icl_bench.running.baseline import Baseline, list_parts, model_of, read_baseline
 from icl_bench.running.cache import open_cache
 from icl_bench.running.dealing import Dealer
 from icl_bench.running.earlier import earlier_seconds
@@ -84,6 +85,8 @@ class Job:
         }
         self.found: dict[str, Checked] = {}
         self.baseline: Baseline | None = None
+        self.before: Job | None = None
+        """Measures the baseline where that is a model."""
         self.parts = list_parts(self.plan) if request.baseline else []
         self.cache = open_cache(request.options)
         self.runs: dict[str, CheckedRun] = {}
@@ -133,15 +136,58 @@ class Job:
                 "(builtin:induction-2l is one that needs no network)"
             )
         if only_looks:
-            self.baseline = self.outcome.baseline = None
+            self.baseline = self.outcome.baseline = self.before = None
 
-    def read_baseline(self) -> None:
+    def read_baseline(self, *, checked: bool = False) -> None:
         """Read what the options about a baseline name; `check` does it too.
+
+        Args:
+            checked: whether another process has checked a model that is the baseline, and will
+                measure it.
 
         Raises:
             InputError: a file is not there, is no record, or cannot be written; an option is wrong.
         """
-        self.baseline = self.outcome.baseline = read_baseline(self.request, len(self.specs))
+        request = self.request
+        self.baseline = read_baseline(request, len(self.specs), self.plan)
+        self.outcome.baseline = self.baseline
+        if (source := model_of(request)) is None or checked:
+            return
+        # The same suites and options; reports, and what is compared, are the run's own.
+        alone = Request([source], request.suites, request.options, folder=request.folder)
+        try:
+            self.before = Job(replace(alone, prefix=request.prefix, tells_ci=False))
+            for spec in self.before.specs.values():
+                spec.require_one()
+            self.before.check()
+        except InputError as error:
+            raise SettingsError(
+                f"{request.name_of('baseline')}={source}: neither a .json file nor a folder with a "
+                f"results.json, and no model that can be measured: {error}"
+            ) from None
+
+    def measure_baseline(self, progress: RunProgress) -> None:
+        """Measure the baseline where it is a model: before any other is opened.
+
+        Args:
+            progress: is told what is going on.
+
+        Raises:
+            ModelError: it cannot be opened or run.
+        """
+        if self.before is None or self.baseline is None:
+            return
+        self.before.prepare(progress)
+        [(name, run)] = self.before.runs.items()
+        progress.announce(name, run.to_measure())
+        try:
+            record = run.run()
+        finally:
+            run.close()
+        failed = [one.reason for one in record.measurements.values() if one.status == "error"]
+        if len(failed) == len(record.measurements):
+            raise ModelError(f"the baseline cannot be measured: {failed[0]}")
+        self.baseline.take(record)
 
     def tell_names(self) -> list[str]:
         """Return lines on models whose names are not what their specs suggest."""
@@ -222,6 +268,7 @@ class Job:
     def _run(self, progress: RunProgress) -> Outcome:
         self.begin()
         try:
+            self.measure_baseline(progress)
             self.prepare(progress)
             for name, run in self.runs.items():
                 progress.announce(name, run.to_measure(), self.steps_of(name))

@@ -127,7 +127,7 @@ def _replace_mlp(
         rows = written.reshape(len(off), -1, written.shape[-1])
         mask = off.to(written.device)[:, None, None]
         ablation.applied.add(component)
-        return _put_back(output, torch.where(mask, value, rows).reshape(written.shape))
+        return put_back(output, torch.where(mask, value, rows).reshape(written.shape))
 
     return replace
 
@@ -141,12 +141,12 @@ def _replace_layer(ablation: ComponentAblation, index: int, off: Tensor) -> Call
         component: Component = ("layer", index)
         instead = before + ablation.value(component, before)
         ablation.applied.add(component)
-        return _put_back(output, torch.where(off.to(after.device)[:, None, None], instead, after))
+        return put_back(output, torch.where(off.to(after.device)[:, None, None], instead, after))
 
     return replace
 
 
-def _put_back(output: Any, changed: Tensor) -> Any:
+def put_back(output: Any, changed: Tensor) -> Any:
     """Return a module's output with its first tensor replaced."""
     if isinstance(output, Tensor):
         return changed

@@ -55,7 +55,8 @@ def make_page(
         scripts: names of files in `assets/` that come after `base.js`, in this order, each in an
             element of its own.
         styles: names of files in `assets/` that come after `base.css`.
-        plotly: relative address of the charting script; None packs it into the page.
+        plotly: relative address of the charting script; None packs it into the page, and a page
+            without charts has "".
         context: what the template reads; plain text is escaped there.
     """
     from markupsafe import Markup
