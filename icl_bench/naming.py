@@ -11,6 +11,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -188,6 +189,14 @@ def _candidates(spec: ModelSpec) -> Iterator[str]:
     if spec.name is not None:
         first = clean(spec.name)
         yield first
+    elif spec.base is not None:
+        base = plain_name(spec.base)
+        names = _candidates(
+            replace(spec, base=None, text=spec.text.removeprefix(f"{spec.base.text}+"))
+        )
+        first = _fit(f"{base}-{next(names)}", spec)
+        yield first
+        yield from (_fit(f"{base}-{name}", spec) for name in names)
     elif spec.is_local:
         parts = _path_parts(spec)
         needed = 1 if spec.revision is None else 2

@@ -65,9 +65,9 @@ OPTIONS = {
     for option in (
         Option(
             "model",
-            "model to test: builtin:NAME, hub id (with @REVISION), local folder, FILE.gguf, or "
-            "package.module:callable; with @* all checkpoints of a training run; NAME=SPEC sets "
-            "its name",
+            "model to test: builtin:NAME, hub id (with @REVISION), local folder, FILE.gguf, "
+            "package.module:callable, or an adapter (ADAPTER, BASE+ADAPTER); with @* all "
+            "checkpoints of a training run; NAME=SPEC sets its name",
             "SPEC",
             kind="list",
         ),

@@ -16,7 +16,10 @@ MEASURING = ("measures", "models", "probes", "reference", "tasks")
 """Sub-packages whose code, or facts, can change a number."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scipy")
 """Libraries that numbers come from."""
-READERS = ("sentencepiece", "tiktoken", "protobuf", "gguf", "peft", "compressed-tensors")
+READERS = (
+    *("sentencepiece", "tiktoken", "protobuf", "gguf", "peft", "accelerate"),
+    *("compressed-tensors", "bitsandbytes", "torchao", "gptqmodel", "optimum"),
+)
 """Optional libraries that decide whether a tokenizer or weights can be read."""
 
 

@@ -72,7 +72,7 @@ def test_an_adapter_is_merged_into_the_weights_beside_it_and_named(folder: Path)
 @NEEDS_PEFT
 def test_an_adapter_that_fits_only_in_part_is_refused(folder: Path) -> None:
     write_adapter(folder, Q_PROJ, "model.layers.7.self_attn.q_proj")
-    with pytest.raises(ModelError, match=r"adapter does not fit: .*layers\.7"):
+    with pytest.raises(ModelError, match=r"adapter 'model' does not fit: .*layers\.7"):
         load_folder(folder)
 
 
@@ -90,7 +90,7 @@ def test_without_peft_an_adapter_is_refused_and_the_package_named(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "peft" else found(name, *a)
     )
-    with pytest.raises(SpecError, match="adapter beside its weights.*pip install peft"):
+    with pytest.raises(SpecError, match="it holds an adapter .*pip install peft"):
         check_spec(parse_spec(str(folder)))
 
 

@@ -15,7 +15,7 @@ from test_cache_limit import fill, kept, other, tick
 
 import icl_bench
 from icl_bench.cli import main
-from icl_bench.models.sources.gguf import find_copies
+from icl_bench.models.sources.gguf.source import find_copies
 from icl_bench.running.cache import Cache
 
 COPY, OTHER = (f"{letter * 32}-transformers-5.1" for letter in "ab")

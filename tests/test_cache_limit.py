@@ -17,7 +17,7 @@ from test_cache import KNOWN, TAKEN, entry
 import icl_bench
 from icl_bench.cli import main
 from icl_bench.errors import SettingsError
-from icl_bench.models.sources.gguf import find_copies
+from icl_bench.models.sources.gguf.source import find_copies
 from icl_bench.options import read_size
 from icl_bench.running import cache as caches
 from icl_bench.running.cache import Cache, CacheWarning

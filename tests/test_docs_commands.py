@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import tomllib
-from checkpoints import write_llama
+from adapters import KINDS, write_adapter
+from checkpoints import make_llama, write_llama
 from docs_commands import FOLDERS, LONG, PAGES, ROOT, at_hand, commands, words_of
 from real_model import find_smollm2
 
@@ -38,6 +39,7 @@ def playground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("playground")
     for place, name in enumerate(FOLDERS):
         write_llama(folder / name, seed=place)
+    write_adapter(make_llama(), folder / "my-lora", KINDS["lora"], named="../mine")
     shutil.copy(find_smollm2(), folder / "model.Q4_1.gguf")
     shutil.copytree(ROOT / "examples", folder / "examples")
     (folder / "my_package").mkdir()

@@ -14,7 +14,7 @@ import torch
 from icl_bench.errors import ModelError, SpecError
 from icl_bench.models.opening.loading import load_parts
 from icl_bench.models.sources.checking import check_spec
-from icl_bench.models.sources.gguf import float_copy
+from icl_bench.models.sources.gguf.source import float_copy
 from icl_bench.models.sources.parsing import parse_spec
 
 LINEAR = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}

@@ -24,6 +24,8 @@ FLOORS: dict[str, str] = {
     "reference": "errors",
     "tasks": "errors",
     "models.sources": "errors extensions models.module naming options provenance reference",
+    "models.sources.gguf": "errors models.module models.sources",
+    "models.sources.adapters": "errors models.module models.sources provenance",
     "records": "errors naming options provenance",
     "measures": "errors records",
     "probes": "errors extensions provenance records",
@@ -78,8 +80,8 @@ FLOORS: dict[str, str] = {
         "probes.heads progress records reports running suite"
     ),
     "commands": (
-        "__init__ ci comparing diffing errors models.sources mutating options probes progress "
-        "ranking records reference render render.writing reports running suite"
+        "__init__ ci comparing diffing errors models.sources models.sources.gguf mutating options "
+        "probes progress ranking records reference render render.writing reports running suite"
     ),
     "integrations": (
         "comparing errors measures models.module models.opening models.sources naming options "

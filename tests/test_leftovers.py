@@ -133,7 +133,7 @@ def test_weights_that_training_did_not_gather_are_said_to_be(folder: Path) -> No
 @pytest.mark.parametrize(
     ("file", "says"),
     [
-        ("adapter_model.safetensors", "it holds an adapter: merge it into its base model"),
+        ("adapter_model.safetensors", "it holds an adapter beside the config of a model"),
         ("global_step5/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "zero_to_fp32.py"),
         ("pytorch_model_fsdp_0/__0_0.distcp", "accelerate merge-weights"),
         ("iter_5/model_optim_rng.pt", "Megatron"),

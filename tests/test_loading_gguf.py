@@ -19,7 +19,8 @@ from waiting import HANG
 from icl_bench.errors import ModelError
 from icl_bench.models.model import Model
 from icl_bench.models.opening.loading import load_parts
-from icl_bench.models.sources import file_identity, gguf
+from icl_bench.models.sources import file_identity
+from icl_bench.models.sources.gguf import source as gguf
 from icl_bench.models.sources.parsing import parse_spec
 
 
@@ -190,7 +191,7 @@ def test_a_file_without_tokenizer_loads_with_a_note(tmp_path: Path) -> None:
 SCRIPT = """
 import os, shutil, sys, time
 from pathlib import Path
-from icl_bench.models.sources import gguf
+from icl_bench.models.sources.gguf import source as gguf
 
 file, cache, stage, model = map(Path, sys.argv[1:])
 
@@ -268,6 +269,7 @@ def test_what_a_killed_process_leaves_is_neither_used_nor_kept(stage: Stage) -> 
 
 
 def test_a_real_quantized_model_loads_and_continues_text(smollm2: Model) -> None:
+    assert smollm2.quantization == "GGUF Q4_1, 4 bits, unpacked when it was opened"
     assert smollm2.model.config.num_hidden_layers == 30
     assert smollm2.tokenizer is not None
     assert smollm2.tokenizer.bos_token_id == 1

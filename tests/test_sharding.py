@@ -13,9 +13,9 @@ from waiting import run_in_two
 
 import icl_bench
 from icl_bench.errors import UnsupportedModel
-from icl_bench.integrations.unwrapping import find_module
 from icl_bench.models.module import sharding
 from icl_bench.models.module.sharding import refuse_split
+from icl_bench.models.module.unwrapping import find_module
 
 SCRIPT = """\
 import json, sys, warnings
@@ -23,7 +23,7 @@ import split_models
 from torch import distributed
 import icl_bench
 from icl_bench.errors import IclError
-from icl_bench.integrations.unwrapping import find_module
+from icl_bench.models.module.unwrapping import find_module
 
 warnings.simplefilter("ignore")
 distributed.init_process_group("gloo")

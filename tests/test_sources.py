@@ -42,6 +42,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_row_of_the_table_is_a_source_and_says_so_of_its_specs() -> None:
     assert {"recognise", "check", "checkpoints", "identity", "open", "pour"} < set(OPERATIONS)
     texts = {
+        "adapter": "./m+./adapter",
         "builtin": "builtin:handwired",
         "gguf": "m.gguf",
         "folder": "./m",

@@ -74,9 +74,10 @@ def test_a_folder_of_checkpoints_lists_them(folder: Path, tmp_path: Path) -> Non
     )
 
 
-def test_an_adapter_folder_says_to_merge_it(tmp_path: Path) -> None:
+def test_an_adapter_beside_a_config_without_weights_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
-    assert "it holds an adapter: merge it" in refusal(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    assert "it holds an adapter beside the config of a model" in refusal(tmp_path)
 
 
 def test_a_folder_with_a_gguf_file_names_it(tmp_path: Path) -> None:

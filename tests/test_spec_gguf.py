@@ -11,7 +11,7 @@ import pytest
 
 from icl_bench.errors import SpecError
 from icl_bench.models.sources.checking import check_spec
-from icl_bench.models.sources.ggufheader import read_header
+from icl_bench.models.sources.gguf.header import read_header
 from icl_bench.models.sources.parsing import parse_spec
 
 

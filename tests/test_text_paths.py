@@ -44,6 +44,23 @@ def test_a_wrapper_is_opened_from_its_folder_as_it_is_wrapped(tmp_path: Path) ->
     torch.testing.assert_close(opened.losses(ids).nll, wrapped.losses(ids).nll)
 
 
+def test_a_wrapper_that_hears_is_opened_by_its_text_path(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", minversion="5")
+    audio = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2}
+    text = {"model_type": "llama", **checkpoints.SIZES}
+    torch.manual_seed(0)
+    config = transformers.Qwen2AudioConfig(
+        audio_config={**audio, "encoder_ffn_dim": 32}, text_config=text, audio_token_index=15
+    )
+    model = transformers.Qwen2AudioForConditionalGeneration(config).eval()
+    model.save_pretrained(tmp_path / "audio")
+    opened = icl_bench.load_model(str(tmp_path / "audio"), device="cpu")
+    assert opened.heads == {0: 2, 1: 2}
+    ids = torch.tensor([[3, 4, 5, 6, 3, 4, 5, 6]])
+    expected = icl_bench.wrap(model).losses(ids).nll
+    torch.testing.assert_close(opened.losses(ids).nll, expected)
+
+
 @pytest.mark.parametrize("name", ["quantization_status", "attention_type"])
 def test_unpacking_in_the_first_pass_is_no_change_of_the_model(name: str) -> None:
     model = checkpoints.make_llama()

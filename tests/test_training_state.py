@@ -16,7 +16,7 @@ import icl_bench
 from icl_bench.errors import ModelError, SettingsError, TrainingGateError, UnsupportedModel
 from icl_bench.integrations import Reaches, TrainingGate, probe_training
 from icl_bench.integrations.training_state import left_as_it_was
-from icl_bench.integrations.unwrapping import find_module
+from icl_bench.models.module.unwrapping import find_module
 
 
 @pytest.fixture(scope="module")
@@ -335,7 +335,7 @@ class TestUnwrapping:
             find_module(model)
 
     def test_what_is_no_transformers_model(self):
-        with pytest.raises(ModelError, match="has to be a transformers model.*not Linear"):
+        with pytest.raises(ModelError, match="expected a transformers model.*not Linear"):
             find_module(nn.Linear(2, 2))
 
     def test_adapters_in_the_model_are_measured(self, suite):

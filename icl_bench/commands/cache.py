@@ -82,7 +82,7 @@ def run(given: argparse.Namespace) -> int:
 def _show(cache: Cache, *, is_given: bool) -> None:
     from rich.filesize import decimal
 
-    from icl_bench.models.sources.gguf import find_copies
+    from icl_bench.models.sources.gguf.source import find_copies
 
     entries = cache.entries()
     copies = find_copies(cache.folder)
@@ -103,7 +103,7 @@ def _clear(cache: Cache) -> None:
     """Remove everything but what live runs have used, and say how much that was."""
     from rich.filesize import decimal
 
-    from icl_bench.models.sources.gguf import find_copies, remove_copy
+    from icl_bench.models.sources.gguf.source import find_copies, remove_copy
 
     copies = find_copies(cache.folder)
     if not copies and not any(count for count, _ in cache.entries().values()):

@@ -242,6 +242,11 @@ def _remarks(baseline: RunRecord, record: RunRecord) -> list[str]:
         lines.append("both records are of the same weights")
     pairs = {
         "dtype": (baseline.model.dtype, record.model.dtype),
+        "quantization": (
+            baseline.model.quantization or "none",
+            record.model.quantization or "none",
+        ),
+        "adapter": (baseline.model.adapter or "none", record.model.adapter or "none"),
         "attention": (baseline.model.attention, record.model.attention),
         "torch": (baseline.environment.torch, record.environment.torch),
         "transformers": (baseline.environment.transformers, record.environment.transformers),

@@ -89,7 +89,7 @@ class TrainingGate:
         self._said: dict[str, Verdict] = {}
         self._passed = True
         from icl_bench.integrations.training_state import left_as_it_was
-        from icl_bench.integrations.unwrapping import find_module
+        from icl_bench.models.module.unwrapping import find_module
         from icl_bench.models.opening.opening import wrap
 
         self._module = find_module(model)

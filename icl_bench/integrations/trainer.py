@@ -24,7 +24,7 @@ from icl_bench.integrations.gating import (
 )
 from icl_bench.integrations.outcome import Outcome, explain
 from icl_bench.integrations.stopped import tell_at_exit
-from icl_bench.integrations.unwrapping import find_module
+from icl_bench.models.module.unwrapping import find_module
 from icl_bench.records.parts import Verdict
 from icl_bench.records.record import RunRecord
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -19,6 +19,11 @@ from icl_bench.models.attention.selfcheck import choose_path
 from icl_bench.models.module.batching import BatchLimit
 from icl_bench.models.module.families import explain_no_heads
 from icl_bench.models.module.placement import count_parameters
+from icl_bench.models.module.quantization import (
+    compute_dtype,
+    describe_quantization,
+    rounds_inputs,
+)
 from icl_bench.models.module.reach import attention_reach
 from icl_bench.models.module.vocabulary import (
     bare_ids,
@@ -41,7 +46,10 @@ class ModelName:
         slug: its name in ids and folders.
         origin: where it comes from, as in `ModelSpec.origin`; None for a model that was open.
         revision: revision or commit, when it has one.
-        adapter: which adapter is merged into its weights.
+        adapter: which adapters are applied to its weights.
+        base: the model that they are applied to, if it is another's.
+        base_revision: commit of that model.
+        quantization: what its files say of quantized weights, if they were unpacked meanwhile.
     """
 
     spec: str = "wrapped"
@@ -49,6 +57,24 @@ class ModelName:
     origin: str | None = None
     revision: str | None = None
     adapter: str | None = None
+    base: str | None = None
+    base_revision: str | None = None
+    quantization: str | None = None
+
+
+def _remarks(runner: Runner) -> Iterator[str]:
+    """What must be known of quantized weights to read a model's numbers."""
+    if rounds_inputs(runner.model):
+        yield (
+            "quantized layers round what they are given, too: losses and attention are those of "
+            "the quantized model; what is read from weights, and what is attributed, is that of "
+            "the values that they stand for"
+        )
+    if runner.coupling is not None:
+        yield (
+            "quantized layers couple the tokens of a batch (columns with outliers): another last "
+            f"token changed the logits before it by {runner.coupling:.2g} of their range"
+        )
 
 
 class ModelHandle:
@@ -82,6 +108,8 @@ class ModelHandle:
         self.tokenizer = tokenizer
         self.spec, self.slug = name.spec, name.slug
         self.origin, self.revision, self.adapter = name.origin, name.revision, name.adapter
+        self.base, self.base_revision = name.base, name.base_revision
+        self._quantization = name.quantization
         self.runner = Runner(model)
         self.vocabulary = usable_ids(model, tokenizer)
         if len(self.vocabulary) < 2:
@@ -101,6 +129,7 @@ class ModelHandle:
             self.path, shapes, self.attention_note = choose_path(self.runner, self.vocabulary)
             self.shapes = dict(sorted(shapes.items()))
             self._in_order = list(shapes) == list(self.shapes)
+        self.remarks = list(_remarks(self.runner))
 
     def _facts(self) -> dict[str, str]:
         """What the model is, in words, for somebody who looks at it."""
@@ -114,6 +143,7 @@ class ModelHandle:
             "architecture": type(self.model).__name__,
             "size": f"{self.layers} layers, {heads}, {self.parameters:,} parameters",
             "runs as": f"{self.dtype} on {self.runner.device}, attention {self.attention}",
+            **({"quantization": self.quantization} if self.quantization else {}),
             "tokenizer": "none" if self.tokenizer is None else type(self.tokenizer).__name__,
         }
 
@@ -172,8 +202,14 @@ class ModelHandle:
 
     @property
     def dtype(self) -> str:
-        """Data type of the weights, e.g. `float32`."""
-        return str(embedding_weight(self.model).dtype).removeprefix("torch.")
+        """Data type of the weights, or of the products of quantized ones, e.g. `float32`."""
+        own = embedding_weight(self.model).dtype
+        return str(compute_dtype(self.model, own)).removeprefix("torch.")
+
+    @property
+    def quantization(self) -> str | None:
+        """Method and bits of quantized weights, or None."""
+        return self._quantization or describe_quantization(self.model)
 
     @property
     def parameters(self) -> int:

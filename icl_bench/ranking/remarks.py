@@ -9,6 +9,7 @@ import numpy as np
 
 from icl_bench.ranking.circuit import LEAST, NO_CIRCUIT
 from icl_bench.ranking.columns import Column
+from icl_bench.records.display import describe_weights
 
 if TYPE_CHECKING:
     from icl_bench.ranking.board import Group, Row
@@ -22,6 +23,7 @@ def describe_row(row: Row) -> Iterator[str]:
     """
     if row.entry.status != "complete":
         yield f"{row.entry.status} run: it takes part with what it has"
+    yield from (f"{name}: {text}" for name, text in describe_weights(row.entry.model))
     if row.entry.doubt:
         yield row.entry.doubt
     if steps := row.entry.model.steps:
@@ -54,6 +56,7 @@ def describe_group(group: Group, column: Column, score: int) -> Iterator[str]:
     entries = [row.entry for row in group.rows]
     facts: dict[str, set[Any]] = {
         "dtype": {entry.model.dtype for entry in entries},
+        "quantization": {entry.model.quantization or "none" for entry in entries},
         "attention": {entry.model.attention for entry in entries},
         "device": {entry.environment.device for entry in entries},
         "icl_bench": {entry.version for entry in entries},

@@ -8,6 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from icl_bench.records.parts import ModelInfo
     from icl_bench.records.record import RunRecord
 
 SHOWN_ROWS = 60
@@ -43,7 +44,22 @@ def describe_model(record: RunRecord) -> str:
     per_layer = "heads in all" if isinstance(model.heads, list) else "heads"
     size = f"{model.layers} layers × {heads} {per_layer}" if model.layers and heads else None
     steps = f"{len(model.steps)} checkpoints" if model.steps else None
-    return ", ".join(filter(None, (model.label, model.architecture, size, model.dtype, steps)))
+    facts = (model.label, model.architecture, size, model.dtype, model.quantization, steps)
+    return ", ".join(filter(None, facts))
+
+
+def describe_weights(model: ModelInfo) -> list[tuple[str, str]]:
+    """Return what has been done to a model's weights, as pairs of a heading and a text.
+
+    Args:
+        model: of a record.
+    """
+    told = [("quantization", model.quantization), ("adapter", model.adapter)]
+    if model.base:
+        at = f"@{model.base_revision}" if model.base_revision else ""
+        told.append(("base", f"{model.base}{at}"))
+    told += [("weights", remark) for remark in model.remarks]
+    return [(name, text) for name, text in told if text]
 
 
 def show_record(record: RunRecord) -> str:

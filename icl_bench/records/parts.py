@@ -207,7 +207,16 @@ class ModelInfo(Part):
     revision: str | None = None
     """Revision or commit, when the model has one."""
     adapter: str | None = None
-    """Kind and size of the adapter that is merged into the weights."""
+    """Kind and size of the adapters that are applied, in their order."""
+    base: str | None = None
+    """The model that the adapters are applied to, named like `spec`; None for weights without
+    adapters, or with one beside them."""
+    base_revision: str | None = None
+    """Commit of that model, when it came from a hub."""
+    quantization: str | None = None
+    """Method and bits of quantized weights, such as `bitsandbytes nf4, 4 bits`."""
+    remarks: list[str] = Field(default_factory=list)
+    """What else must be known of the model to read its numbers."""
     tokenizer_note: str | None = None
     """Why there is no tokenizer, or in what it is another than the class that it names."""
     fingerprint: str | None = None
@@ -221,7 +230,7 @@ class ModelInfo(Part):
     kv_heads: int | list[int] | None = None
     """Key/value heads per layer; a list when layers differ."""
     parameters: int | None = None
-    """Number of parameters."""
+    """Number of parameters; quantized weights count as many as they stand for."""
     dtype: str | None = None
     """Data type of the weights while measuring."""
     attention: Literal["fused", "chunked", "eager", "none"] | None = None

@@ -23,7 +23,10 @@ ALL_PAIRS = 50
 
 FIGURES = ("value", "stderr", "ci_low", "ci_high")
 
-_MODEL = ("architecture", "parameters", "layers", "heads", "kv_heads", "dtype", "attention", "bos")
+_MODEL = (
+    *("architecture", "parameters", "layers", "heads", "kv_heads", "dtype", "attention", "bos"),
+    *("quantization", "adapter", "base", "base_revision"),
+)
 _ENVIRONMENT = ("device", "platform", "python", "torch", "transformers", "git")
 
 

@@ -148,7 +148,11 @@ def _provenance(record: RunRecord) -> Iterator[str]:
     yield ""
     rows = [["icl_bench", record.icl_bench], ["created", record.created]]
     for name, value in record.model.model_dump(exclude_none=True).items():
+        if value == []:
+            continue
         shown = numbers.count(value) if name == "parameters" else str(value)
+        if name == "remarks":
+            shown = "; ".join(value)
         rows.append([f"model {name.replace('_', ' ')}", shown])
     rows += [[name, str(value)] for name, value in record.environment.model_dump().items() if value]
     for suite in record.suites:

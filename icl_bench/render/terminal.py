@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from icl_bench.records.display import describe_weights
 from icl_bench.records.parts import Check, Verdict
 from icl_bench.records.record import RunRecord
 from icl_bench.render import phases, steps, tables
@@ -92,8 +93,8 @@ def _add_header(page: Page, record: RunRecord, prefix: str = "") -> None:
     page.wrap(prefix, one_line(body), len(prefix))
     if model.attention_note:
         page.wrap("", f"attention: {one_line(model.attention_note)}", 2)
-    if model.adapter:
-        page.wrap("", f"adapter: {one_line(model.adapter)}", 2)
+    for name, text in describe_weights(model):
+        page.wrap("", f"{name}: {one_line(text)}", 2)
     if model.tokenizer_note:
         page.wrap("", f"tokenizer: {one_line(model.tokenizer_note)}", 2)
 

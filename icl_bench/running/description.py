@@ -37,6 +37,10 @@ def describe_model(
         **named,
         revision=model.revision,
         adapter=model.adapter,
+        base=model.base,
+        base_revision=model.base_revision,
+        quantization=model.quantization,
+        remarks=model.remarks,
         tokenizer_note=model.tokenizer_note,
         # Not the model's own, remembered one: whoever wraps a model may train it between two runs.
         fingerprint=weights or fingerprint(model.model),

@@ -51,6 +51,9 @@ class Runner:
         self.layers = find_decoder_layers(model)
         self.value_projections: list[ValueProjection] | None = None
         """Where a model without the attention interface mixes its values, once found."""
+        self.coupling: float | None = None
+        """How far quantized layers let a token change the logits before it, as a share of the
+        largest; None where they cannot."""
 
     @contextmanager
     def prepared(self, implementation: str | None) -> Iterator[None]:

@@ -19,6 +19,7 @@ from icl_bench.models.attention.kernels import KernelMisfit
 from icl_bench.models.attention.paths import PATHS, Run, Runner
 from icl_bench.models.attention.tiny_batch import LOGITS_WITHIN_HALF, TinyRun, run_tiny_batch
 from icl_bench.models.module.memory import ran_out_of_memory
+from icl_bench.models.module.quantization import exact_layers
 
 SCORES_WITHIN = {torch.float32: 1e-5, torch.float64: 1e-5}
 SCORES_WITHIN_HALF = 2e-2
@@ -90,7 +91,14 @@ def _check(own: TinyRun, run: Run) -> dict[int, tuple[int, int, int]]:
     assert logits is not None
     _compare_logits(own, logits.float())
     _compare_scores(own, hooks, pairs)
-    _check_ablation(own, run, hooks.shapes, logits.float())
+    if own.runner.coupling is None:
+        _check_ablation(own, run, hooks.shapes, logits.float())
+        return hooks.shapes
+    # Quantized layers that couple rows would hide whether the ablation does.
+    with exact_layers(own.runner.model):
+        exact = run(own.runner, own.ids, ForwardHooks(), None, True)
+        assert exact is not None
+        _check_ablation(own, run, hooks.shapes, exact.float())
     return hooks.shapes
 
 

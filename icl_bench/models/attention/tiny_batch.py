@@ -5,6 +5,7 @@ A model that cannot be run, or is no causal language model, is refused here.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 
@@ -14,6 +15,12 @@ from torch import Tensor
 from icl_bench.errors import ModelError, UnsupportedModel
 from icl_bench.models.attention.paths import Runner
 from icl_bench.models.module.memory import ran_out_of_memory
+from icl_bench.models.module.quantization import (
+    compute_dtype,
+    couples_tokens,
+    exact_layers,
+    rounds_inputs,
+)
 from icl_bench.models.module.vocabulary import context_length, embedding_weight
 
 LENGTH = 12
@@ -26,6 +33,8 @@ REACH = re.compile(
 )
 """Names of settings that say how many keys a query sees."""
 LOGITS_WITHIN_HALF = 0.1
+COUPLED_WITHIN = 0.25
+"""How far quantized layers may couple tokens, as a share of the largest logit."""
 CAUSAL_WITHIN = {torch.float32: 1e-4, torch.float64: 1e-4}
 
 
@@ -39,8 +48,10 @@ class TinyRun:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Data type of the weights, which decides how far numbers may be apart."""
-        return embedding_weight(self.runner.model).dtype
+        """Data type of the products, which decides how far numbers may be apart."""
+        model = self.runner.model
+        dtype = compute_dtype(model, embedding_weight(model).dtype)
+        return torch.float16 if rounds_inputs(model) else dtype
 
     @property
     def scale(self) -> float:
@@ -113,12 +124,24 @@ def tiny_batch(vocabulary: list[int], length: int = LENGTH) -> Tensor:
 
 
 def _check_causality(own: TinyRun) -> None:
-    """Another last token must leave the logits before it as they were."""
+    """Another last token must leave the logits before it as they were.
+
+    Where quantization itself couples tokens, that is asked of what the weights stand for, and how
+    far the coupling goes is measured.
+    """
     model = own.runner.model
     other = own.ids.clone()
     other[:, -1] = own.ids[:, 0]
-    moved = (own.runner.run_plain(other).float() - own.logits)[:, :-1].abs().max()
-    if float(moved) > CAUSAL_WITHIN.get(own.dtype, LOGITS_WITHIN_HALF) * own.scale:
+
+    def moves(clean: Tensor) -> float:
+        moved = own.runner.run_plain(other).float() - clean
+        return float(moved[:, :-1].abs().max()) / own.scale
+
+    coupled = couples_tokens(model)
+    with exact_layers(model) if coupled else contextlib.nullcontext():
+        moved = moves(own.runner.run_plain(own.ids).float() if coupled else own.logits)
+    dtype = embedding_weight(model).dtype if coupled else own.dtype
+    if moved > CAUSAL_WITHIN.get(dtype, LOGITS_WITHIN_HALF):
         config = model.config.get_text_config()
         denied = [n for n in ("is_decoder", "causal") if getattr(config, n, None) is False]
         why = f" (its config says {denied[0]}=False)" if denied else ""
@@ -126,3 +149,11 @@ def _check_causality(own: TinyRun) -> None:
             f"{type(model).__name__}: a token changes the logits before it, so this is no "
             f"causal language model{why}"
         )
+    if coupled:
+        own.runner.coupling = moves(own.logits)
+        if own.runner.coupling > COUPLED_WITHIN:
+            raise UnsupportedModel(
+                f"{type(model).__name__}: its quantized layers let a token change the logits "
+                f"before it by {own.runner.coupling:.2g} of their range, and more than "
+                f"{COUPLED_WITHIN} is not measured: set llm_int8_threshold to 0, or dequantize it"
+            )

@@ -25,6 +25,7 @@ from icl_bench.models.attention.ablation import Head
 from icl_bench.models.attention.call import AttentionCall
 from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.partial_forward import require_partial_forward
+from icl_bench.models.module.quantization import on_exact_layers
 from icl_bench.models.residual.contributions import CleanRun, Wanted, run_clean
 from icl_bench.models.residual.frozen import FrozenLayer
 
@@ -81,6 +82,7 @@ class AttentionParts:
     total: Tensor
 
 
+@on_exact_layers
 def attribute_attention(
     model: Model,
     input_ids: Tensor,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from icl_bench.errors import NotMeasurable
+from icl_bench.models.module.quantization import on_exact_layers
 from icl_bench.models.residual.contributions import CleanRun, Wanted, read_logits, run_clean
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Attribution:
     total: Tensor
 
 
+@on_exact_layers
 def attribute_logits(
     model: Model,
     input_ids: Tensor,

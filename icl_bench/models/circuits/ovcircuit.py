@@ -16,6 +16,7 @@ from icl_bench.measures.eigenvalues import eigenvalue_scores
 from icl_bench.measures.tokens import Pairs, RepeatedTokens
 from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.module.batching import run_in_batches
+from icl_bench.models.module.quantization import on_exact_layers
 from icl_bench.models.residual.reading import InputNorm, read_layers
 from icl_bench.models.residual.token_states import token_states
 from icl_bench.models.residual.unembedding import Unembedding
@@ -28,6 +29,7 @@ States = Literal["token", "embedding"]
 STATES: tuple[States, ...] = ("token", "embedding")
 
 
+@on_exact_layers
 @torch.no_grad()
 def ov_eigenvalues(
     model: Model,

@@ -24,6 +24,7 @@ from icl_bench.models.attention.ablation import Head
 from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.partial_forward import Left, enter_layer, require_partial_forward
 from icl_bench.models.attention.prefix import Stream
+from icl_bench.models.module.quantization import on_exact_layers
 from icl_bench.models.residual.contributions import CleanRun, Wanted, read_logits, run_clean
 from icl_bench.models.residual.reading import SIDES as SIDES
 from icl_bench.models.residual.reading import Side
@@ -110,6 +111,7 @@ class _ReceiverHooks(ForwardHooks):
         raise Left
 
 
+@on_exact_layers
 def patch_paths(
     model: Model, scored: Scored, paths: Paths, advance: Callable[[int], None] | None = None
 ) -> list[PathEffect]:

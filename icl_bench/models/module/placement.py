@@ -89,15 +89,42 @@ def describe_placement(model: PreTrainedModel) -> str:
 def count_parameters(model: PreTrainedModel) -> int:
     """Return the number of parameters, shared ones counted once.
 
+    Quantized weights count as many as they stand for, and their scales as none; nor do adapters
+    beside the weights that they change.
+
     Args:
         model: a loaded model.
     """
-    total = sum(parameter.numel() for parameter in model.parameters())
+    from icl_bench.models.module.quantization import count_weights
+
+    total, seen = 0, {id(parameter) for parameter in _of_adapters(model)}
+    for module in model.modules():
+        logical = count_weights(module)
+        own = dict(module.named_parameters(recurse=False))
+        if logical is not None:
+            total += logical
+            seen |= {id(parameter) for parameter in own.values()}
+        for parameter in own.values():
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                total += parameter.numel()
     first, last = model.get_input_embeddings(), model.get_output_embeddings()
     # Taken off the device after a pass, two tied weights are two tensors without values.
     if _is_tied(model) and last.weight.is_meta and last.weight is not first.weight:
         total -= last.weight.numel()
     return total
+
+
+def _of_adapters(model: nn.Module) -> Iterator[Tensor]:
+    """Parameters that would be gone if peft's adapters were merged."""
+    for module in model.modules():
+        base = getattr(module, "base_layer", None)
+        replaced = getattr(module, "original_module", None)
+        if replaced is not None:
+            yield from replaced.parameters()
+        elif base is not None:
+            kept = {id(parameter) for parameter in base.parameters()}
+            yield from (one for one in module.parameters() if id(one) not in kept)
 
 
 def check_spread(model: PreTrainedModel) -> None:
@@ -130,8 +157,20 @@ def stored_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     Args:
         model: a loaded model.
     """
+    import torch
+
     for name, tensor in sorted(model.state_dict().items()):
-        yield name, fetch_values(model, name, tensor)
+        if isinstance(tensor, torch.Tensor):
+            yield from _held(name, fetch_values(model, name, tensor))
+
+
+def _held(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that one of another class is made of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield name, tensor
+        return
+    for inner in tensor.__tensor_flatten__()[0]:
+        yield from _held(f"{name}.{inner}", getattr(tensor, inner))
 
 
 def fetch_values(model: nn.Module, name: str, tensor: Tensor) -> Tensor:

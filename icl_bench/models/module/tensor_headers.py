@@ -14,6 +14,7 @@ from icl_bench.models.module.leftovers import (
     count_names,
     explain_leftovers,
 )
+from icl_bench.models.module.quantized_files import find_quantization
 
 _PACKED = frozenset({"U8", "I8", "U16", "I16", "U32", "I32", "F4"})
 """Safetensors' types that no weight of a layer has unless it is packed."""
@@ -40,7 +41,7 @@ def check_headers(tensors: Mapping[str, Mapping[str, Any]], config: Mapping[str,
             "from DeepSpeed's ZeRO 3; set stage3_gather_16bit_weights_on_model_save, or merge the "
             "training state with zero_to_fp32.py"
         )
-    if not _is_quantized(config):
+    if find_quantization(config) is None:
         packed = [
             name
             for name, entry in tensors.items()
@@ -71,9 +72,3 @@ def _past_the_last(tensors: Mapping[str, Any], config: Mapping[str, Any]) -> lis
         return []
     found = ((name, LAYER.match(name)) for name in tensors)
     return [name for name, layer in found if layer and int(layer[4]) >= count]
-
-
-def _is_quantized(config: Mapping[str, Any]) -> bool:
-    parts = [config, config.get("text_config"), config.get("llm_config")]
-    names = ("quantization_config", "compression_config")
-    return any(isinstance(part, dict) and part.get(name) for part in parts for name in names)

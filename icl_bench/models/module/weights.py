@@ -62,10 +62,14 @@ def check_finite(model: PreTrainedModel) -> None:
     """
     import torch
 
+    from icl_bench.models.module.quantization import is_packed, is_wrapped
+
     for name, parameter in model.named_parameters():
         weight = fetch_values(model, name, parameter)
+        if is_wrapped(weight):
+            weight = weight.dequantize()
         # Packed 8-bit and integer types have no such values, or no test for them.
-        if not weight.is_floating_point() or weight.element_size() < 2:
+        if is_packed(weight) or not weight.is_floating_point() or weight.element_size() < 2:
             continue
         bad = int((~torch.isfinite(weight.detach())).sum())
         if bad:

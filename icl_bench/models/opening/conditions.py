@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from icl_bench.models.model import Model
+from icl_bench.models.module.quantization import quantized_layers
 from icl_bench.models.module.vocabulary import fingerprint
 from icl_bench.provenance import code_version, digest, digest_files, library_versions
 
@@ -20,8 +21,8 @@ ROWS, LENGTH = 4, 12
 """Size of the batch whose losses tell how a model behaves."""
 _COVERED = ("torch", "transformers", "icl_bench", "builtins")
 """Packages whose versions are part of the conditions."""
-_HARMLESS = (*_COVERED, "accelerate")
-"""Packages whose hooks move or note values, and change none."""
+_HARMLESS = (*_COVERED, "accelerate", "compressed_tensors")
+"""Packages whose hooks move or note values and change none, or whose versions are told."""
 
 
 def describe_conditions(model: Model) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def describe_conditions(model: Model) -> dict[str, Any]:
         "attention": model.attention,
         "precision": torch.get_float32_matmul_precision(),
         "machine": platform.machine(),
-        "libraries": library_versions(),
+        "libraries": library_versions(readers=bool(quantized_layers(module))),
         "code": code_version(),
     }
 

@@ -78,10 +78,12 @@ def load_parts(spec: ModelSpec, *, found: Found | None = None, **options: Any) -
         found = check_one(spec, allow_pickle=chosen.allow_pickle)
     try:
         parts = get_source(spec.kind).open(spec, Opening(chosen, found, dtype))
+        from icl_bench.models.module.quantization import prepare_layers
         from icl_bench.models.module.sharding import refuse_split
 
         refuse_split(parts.model)
         _check_kind(parts.model)
+        prepare_layers(parts.model)
         _place(parts.model, target, dtype)
         check_finite(parts.model)
     except IclError as error:
@@ -129,14 +131,20 @@ def _place(model: Any, device: torch.device, dtype: torch.dtype | None) -> None:
         check_spread(model)
         model.eval()
         return
+    from icl_bench.models.module.quantization import quantized_layers
+
     kept = [
         (module, name, module._buffers[name])
         for module in model.modules()
         for name in module._non_persistent_buffers_set
     ]
     try:
-        if dtype is not None and any(
-            p.dtype != dtype for p in model.parameters() if p.is_floating_point()
+        # Quantized weights got their type when they were loaded.
+        plain = not quantized_layers(model)
+        if (
+            plain
+            and dtype is not None
+            and any(p.dtype != dtype for p in model.parameters() if p.is_floating_point())
         ):
             model.to(dtype)
             for module, name, buffer in kept:

@@ -41,6 +41,8 @@ def size_on_disk(spec: ModelSpec) -> int | None:
     Args:
         spec: which model.
     """
+    if spec.base is not None and (size := size_on_disk(spec.base)):
+        return size
     path = Path(spec.target)
     try:
         files = [path] if path.is_file() else [*path.glob("*.safetensors"), *path.glob("*.bin")]
@@ -78,7 +80,16 @@ def make_model(parts: LoadedParts, spec: ModelSpec, slug: str, options: RunOptio
     return Model(
         parts.model,
         parts.tokenizer,
-        ModelName(spec.public, slug, spec.origin, parts.revision, parts.adapter),
+        ModelName(
+            spec.public,
+            slug,
+            spec.origin,
+            parts.revision,
+            parts.adapter,
+            parts.base,
+            parts.base_revision,
+            parts.quantization,
+        ),
         batch_size=options.batch_size,
         tokenizer_note=parts.tokenizer_note,
     )
@@ -87,46 +98,34 @@ def make_model(parts: LoadedParts, spec: ModelSpec, slug: str, options: RunOptio
 def wrap(model: Any, tokenizer: Any | None = None, *, batch_size: int | None = None) -> Model:
     """Wrap an open transformers model; the module itself is left as it is.
 
+    Of what training puts around a model (torch.compile, DataParallel, PeftModel and their like),
+    the transformers model inside is wrapped, with the adapters that are active in it.
+
     Args:
-        model: a causal language model of transformers.
+        model: a causal language model of transformers, or one wrapped for training.
         tokenizer: its tokenizer, or None (text items are then skipped).
         batch_size: rows of a forward pass; None to choose.
 
     Raises:
-        ModelError: it is not a transformers model, or it cannot be run.
-        UnsupportedModel: its weights are split over processes, or no way to read its heads gives
-            right numbers.
+        ModelError: there is no transformers model in it, or it cannot be run.
+        UnsupportedModel: its weights are split over processes, its adapter adds tokens to each
+            prompt, or no way to read its heads gives right numbers.
     """
-    from transformers import PreTrainedModel
-
-    from icl_bench.models.module.sharding import refuse_split
+    from icl_bench.models.module.unwrapping import describe_adapters, find_module
 
     if isinstance(model, Model):
         raise ModelError("it is wrapped already: use it as it is, or wrap its .model")
-    refuse_split(model)
-    if not isinstance(model, PreTrainedModel):
-        kind = type(model).__name__
-        advice = next((said for name, said in INSTEAD.items() if _is_a(model, name)), None)
-        told = f"; {advice}" if advice else ""
-        raise ModelError(f"expected a transformers model (PreTrainedModel), not {kind}{told}")
+    if isinstance(model, str):
+        raise ModelError(
+            f"expected a transformers model (PreTrainedModel), not {model!r}; "
+            "icl_bench.load_model(NAME) opens a model by its name"
+        )
+    module = find_module(model)
     if tokenizer is not None and not callable(getattr(tokenizer, "get_vocab", None)):
         given = repr(tokenizer) if isinstance(tokenizer, str) else type(tokenizer).__name__
         raise ModelError(
             f"expected a transformers tokenizer, not {given}; "
             "AutoTokenizer.from_pretrained(NAME) opens one, None skips what needs text"
         )
-    return Model(model, tokenizer, batch_size=batch_size)
-
-
-INSTEAD = {
-    "OptimizedModule": "of a compiled model, wrap what was given to torch.compile (._orig_mod)",
-    "DataParallel": "wrap its .module",
-    "DistributedDataParallel": "wrap its .module",
-    "PeftModel": "merge the adapter first: wrap(model.merge_and_unload())",
-    "str": "icl_bench.load_model(NAME) opens a model by its name",
-}
-"""Class of what is no transformers model -> what to wrap in its place."""
-
-
-def _is_a(model: object, name: str) -> bool:
-    return any(kind.__name__ == name for kind in type(model).__mro__)
+    name = ModelName(adapter=describe_adapters(module))
+    return Model(module, tokenizer, name, batch_size=batch_size)

@@ -24,6 +24,7 @@ from icl_bench.errors import NotMeasurable
 from icl_bench.models.attention.ablation import Ablation
 from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.module.families import find_decoder_layers
+from icl_bench.models.module.quantization import dense_weight, exact_layers
 from icl_bench.models.residual.fitting import explain, residual_multiplier
 from icl_bench.models.residual.norms import FrozenNorm, NotLinear
 from icl_bench.models.residual.trace import LayerTrace, Tracer, same_tensor
@@ -71,11 +72,12 @@ class LayerAnatomy:
     def output_matrix(self) -> Tensor:
         """Return the output projection's matrix, (residual width, heads * head width)."""
         assert self.projection is not None
-        return projection_matrix(self.projection)
+        return dense_weight(self.projection)
 
     def output_bias(self) -> Tensor | None:
         """Return the output projection's bias (residual width,), or None."""
-        bias = getattr(self.projection, "bias", None)
+        inner = getattr(self.projection, "base_layer", self.projection)
+        bias = getattr(inner, "bias", None)
         return bias if isinstance(bias, Tensor) else None
 
 
@@ -118,13 +120,6 @@ class Anatomy:
         return self.unembedding
 
 
-def projection_matrix(module: nn.Module) -> Tensor:
-    """Return the matrix (out, in) of a Linear or a Conv1D, which keeps it transposed."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight.T if isinstance(module, Conv1D) else weight
-
-
 @torch.no_grad()
 def find_anatomy(model: Model) -> Anatomy:
     """Watch one small forward pass and return what was found in it.
@@ -153,19 +148,27 @@ def find_anatomy(model: Model) -> Anatomy:
         streams[trace.index] = (trace.before.cpu(), trace.after.cpu())
 
     tracer = Tracer(model, modules, look)
-    logits = tracer.run(ids, ForwardHooks(ablation=Ablation(off, values)) if off else None)
+    with exact_layers(model.model):
+        logits = tracer.run(ids, ForwardHooks(ablation=Ablation(off, values)) if off else None)
+        layers = _settle_layers(len(modules), known, streams)
+        anatomy = Anatomy(layers, modules)
+        _check_gates(model, anatomy, ids)
+        anatomy.unembedding, anatomy.problem = find_unembedding(model.model, tracer, logits)
+    return anatomy
+
+
+def _settle_layers(
+    count: int, known: dict[int, LayerAnatomy], streams: dict[int, tuple[Tensor, Tensor]]
+) -> list[LayerAnatomy]:
     layers = []
-    for index in range(len(modules)):
+    for index in range(count):
         layer = known.get(index) or LayerAnatomy(index, problem="it takes or returns no tensor")
         both = index in known and index - 1 in known
         if both and not torch.equal(streams[index][0], streams[index - 1][1]):
             layer.problem = f"its input is not what layer {index - 1} returned"
         layer.mlp_problem = layer.mlp_problem or layer.problem
         layers.append(layer)
-    anatomy = Anatomy(layers, modules)
-    _check_gates(model, anatomy, ids)
-    anatomy.unembedding, anatomy.problem = find_unembedding(model.model, tracer, logits)
-    return anatomy
+    return layers
 
 
 def _tiny_batch(vocabulary: list[int]) -> Tensor:
@@ -198,13 +201,13 @@ def _read_attention(layer: LayerAnatomy, trace: LayerTrace, values: Tensor) -> s
         return f"its attention function was called {len(trace.attention_after)} times"
     later = trace.calls[trace.attention_after[0] :]
     candidates = [
-        call
-        for call in later
-        if isinstance(call.module, (nn.Linear, Conv1D)) and call.given.shape[-1] == values.numel()
+        call for call in later if _is_linear(call.module) and call.given.shape[-1] == values.numel()
     ]
     if not candidates:
         return "no linear output projection of the heads' outputs was called"
-    call = candidates[0]
+    # An adapter's layer returns after those that it consists of.
+    adapted = (one for one in candidates if hasattr(one.module, "base_layer"))
+    call = next(adapted, candidates[0])
     layer.projection = call.module
     given = call.given.reshape(*trace.before.shape[:2], *values.shape)
     layer.plain = torch.equal(given, values.to(given).expand_as(given))
@@ -224,6 +227,10 @@ def _read_attention(layer: LayerAnatomy, trace: LayerTrace, values: Tensor) -> s
             layer.norm_module, layer.norm = after.module, norm
             break
     return None
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, Conv1D)) or hasattr(module, "in_features")
 
 
 def _same(ours: Tensor, theirs: Tensor) -> bool:

@@ -23,6 +23,7 @@ from icl_bench.errors import NotMeasurable
 from icl_bench.models.attention.forward_hooks import ForwardHooks
 from icl_bench.models.attention.partial_forward import Left, enter_layer, require_partial_forward
 from icl_bench.models.attention.prefix import Stream
+from icl_bench.models.module.quantization import exact_layers
 from icl_bench.models.residual.contributions import Wanted, run_clean
 
 if TYPE_CHECKING:
@@ -113,7 +114,9 @@ def read_layers(model: Model, layers: Iterable[int]) -> dict[int, Reading]:
     readings: dict[int, Reading] = {}
     norms: list[InputNorm] = []
     for layer in layers:
-        reading = _LayerReader(model, layer, wrapped).read(norms)
+        reader = _LayerReader(model, layer, wrapped)
+        with exact_layers(model.anatomy.modules[layer], keep=True):
+            reading = reader.read(norms)
         readings[layer] = reading
         if reading.norm not in norms:
             norms.append(reading.norm)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from icl_bench.models.module.quantization import dense_weight, is_quantized
 from icl_bench.models.residual.norms import FrozenNorm, NotLinear
 from icl_bench.models.residual.trace import Tracer, same_tensor
 
@@ -64,7 +65,11 @@ def find_unembedding(
     """
     head = module.get_output_embeddings()
     calls = [call for call in tracer.tail if call.module is head]
-    if not isinstance(head, nn.Linear) or len(calls) != 1 or tracer.last is None:
+    if (
+        not (isinstance(head, nn.Linear) or is_quantized(head))
+        or len(calls) != 1
+        or tracer.last is None
+    ):
         return None, "the model has no linear unembedding that is called once"
     given, raw = calls[0].given, calls[0].gave.float()
     norm_module, norm = None, None
@@ -83,7 +88,8 @@ def find_unembedding(
         except NotLinear as error:
             return None, f"the final norm {fits[-1].name}: {error}"
     within = 1e-3 if logits.dtype == torch.float32 else 3e-2
-    expected = given.float() @ head.weight.float().T
+    matrix = dense_weight(head).detach()
+    expected = given.float() @ matrix.float().T
     bias = head.bias.detach() if isinstance(head.bias, Tensor) else None
     if bias is not None:
         expected = expected + bias.float()
@@ -92,7 +98,7 @@ def find_unembedding(
     scale, cap = _find_scale(module, raw, logits.float(), within)
     if scale is None:
         return None, "the logits are not a multiple of the unembedding's output, nor soft-capped"
-    return Unembedding(norm_module, norm, head.weight.detach(), bias, scale, cap), None
+    return Unembedding(norm_module, norm, matrix, bias, scale, cap), None
 
 
 def _off(ours: Tensor, theirs: Tensor) -> float:

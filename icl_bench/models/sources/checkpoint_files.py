@@ -10,8 +10,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from icl_bench.errors import SpecError
-from icl_bench.models.module.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter
+from icl_bench.models.module.adapter_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILES,
+    check_adapter,
+    has_adapter,
+)
 from icl_bench.models.module.config_file import check_config, is_size, read_json
+from icl_bench.models.module.quantized_files import check_packages
 from icl_bench.models.module.tensor_headers import check_headers
 
 SAFE_WEIGHTS = "model.safetensors"
@@ -24,7 +30,10 @@ NO_PICKLE = (
     "safetensors, or give --icl-allow-pickle if you trust its author"
 )
 
-AN_ADAPTER = "; it holds an adapter: merge it into its base model and save that"
+AN_ADAPTER = (
+    "; it holds an adapter beside the config of a model: remove config.json, or give the model's "
+    "weights too"
+)
 TRAINING_STATE = {
     r"zero_to_fp32\.py$|(zero_pp_rank|mp_rank)_\d+": (
         "the sharded training state of DeepSpeed; merge it: python zero_to_fp32.py . OUT "
@@ -61,8 +70,10 @@ def check_folder(folder: Path, *, allow_pickle: bool = False) -> None:
         raise SpecError(f"the folder has no config.json{_explain_missing_config(folder)}")
     content = read_json(config)
     check_config(content)
+    check_packages(content)
     _check_weights(folder, content, allow_pickle)
-    check_adapter(folder)
+    if has_adapter(folder):
+        check_adapter(folder, allow_pickle=allow_pickle)
 
 
 def _explain_missing_config(folder: Path) -> str:
@@ -78,8 +89,12 @@ def _explain_missing_config(folder: Path) -> str:
             f"; these sub-folders are checkpoints, give one of them: {listed} (or all, as a "
             f"series: '{folder.name}@*')"
         )
-    if ADAPTER_CONFIG in names:
-        return AN_ADAPTER
+    adapters = sorted(path.parent.name for path in folder.glob(f"*/{ADAPTER_CONFIG}"))
+    if adapters:
+        listed = ", ".join(f"{folder.name}/{name}" for name in adapters[:5])
+        return f"; it holds several adapters, give one of them: {listed}"
+    if set(names) & set(ADAPTER_FILES):
+        return f"; it holds weights of an adapter without {ADAPTER_CONFIG}"
     if ggufs:
         return f"; give the GGUF file itself: {os.path.join(folder.name, ggufs[0])}"
     return "; a checkpoint folder is what save_pretrained writes"
@@ -107,7 +122,7 @@ def _check_weights(folder: Path, config: dict[str, Any], allow_pickle: bool) -> 
 
 def _explain_missing_weights(folder: Path) -> str:
     names = sorted(os.listdir(folder))
-    if ADAPTER_CONFIG in names or set(names) & set(ADAPTER_WEIGHTS):
+    if set(names) & set(ADAPTER_FILES):
         return f"the folder has no {SAFE_WEIGHTS}{AN_ADAPTER}"
     inside = [*names, *(f"{path.parent.name}/{path.name}" for path in folder.glob("*/*"))]
     for pattern, what in TRAINING_STATE.items():

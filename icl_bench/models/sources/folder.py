@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_bench.errors import SpecError
-from icl_bench.models.module.adapters import has_adapter
+from icl_bench.models.module.adapter_files import has_adapter
 from icl_bench.models.module.config_file import read_json
 from icl_bench.models.sources.checkpoint_files import check_folder
 from icl_bench.models.sources.file_identity import (

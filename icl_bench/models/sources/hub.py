@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from icl_bench.errors import SpecError
-from icl_bench.models.module.adapters import ADAPTER_CONFIG, has_adapter
+from icl_bench.models.module.adapter_files import ADAPTER_CONFIG, has_adapter
 from icl_bench.models.module.config_file import check_config, read_json
+from icl_bench.models.module.quantized_files import check_packages
 from icl_bench.models.module.quiet import silenced
 from icl_bench.models.module.weights import explain_failure
 from icl_bench.models.sources.checkpoint_files import (
@@ -45,12 +46,14 @@ class HubModel(Found):
         cached: True when the hub was not asked or not reached, and the cache holds everything.
         folder: where the hub's cache keeps files of this commit, its config.json at least.
         files: names of the repository's files; empty when the hub was not asked.
+        adapter: whether it is an adapter without its base.
     """
 
     commit: str
     cached: bool
     folder: Path | None = None
     files: frozenset[str] = frozenset()
+    adapter: bool = False
 
 
 class Unavailable(Exception):
@@ -88,6 +91,9 @@ def _find(repo: str, revision: str | None, allow_pickle: bool) -> HubModel:
         )
     try:
         files = _ask(repo, revision)
+        if "config.json" not in files and ADAPTER_CONFIG in files:
+            folder = download(repo, ADAPTER_CONFIG, revision).parent
+            return HubModel(folder.name, cached=False, folder=folder, files=files, adapter=True)
         if "config.json" not in files:
             raise SpecError(
                 f"the repository has no config.json, so it is no transformers model (if it holds "
@@ -97,7 +103,8 @@ def _find(repo: str, revision: str | None, allow_pickle: bool) -> HubModel:
             raise SpecError(_BESIDE)
         # By the name that was given, for the cache to remember which commit it stood for.
         config = download(repo, "config.json", revision)
-        check_config(read_json(config))
+        check_config(content := read_json(config))
+        check_packages(content)
         commit = config.parent.name
         if not files & {SAFE_WEIGHTS, SAFE_INDEX}:
             if not files & {PICKLE_WEIGHTS, PICKLE_INDEX}:
@@ -288,12 +295,16 @@ def _explain_download(name: str, error: BaseException) -> str:
 
 def _find_in_cache(repo: str, revision: str | None, allow_pickle: bool, why: str) -> HubModel:
     config = _cached(repo, "config.json", revision)
+    adapter = _cached(repo, ADAPTER_CONFIG, revision) if config is None else None
+    if adapter is not None:
+        return HubModel(adapter.parent.name, cached=True, folder=adapter.parent, adapter=True)
     if config is None:
         raise SpecError(
             f"{why}, and no copy of it{_at(revision)} is in the cache, which would have been used"
             f"{suggest_local(repo)}"
         )
-    check_config(read_json(config))
+    check_config(content := read_json(config))
+    check_packages(content)
     commit = config.parent.name
     if has_adapter(config.parent):
         raise SpecError(_BESIDE)

@@ -28,9 +28,14 @@ from icl_bench.models.sources.hub import (
 )
 from icl_bench.models.sources.pretrained import load_pretrained
 from icl_bench.models.sources.series import Checkpoints, is_series, step_of
-from icl_bench.models.sources.source import LoadedParts, Opening, Source
+from icl_bench.models.sources.source import Found, LoadedParts, Opening, Source
 from icl_bench.models.sources.spec import FORMS, HUB_ID, ModelSpec, suggest_local
 from icl_bench.models.sources.stored import Stored
+from icl_bench.models.sources.table import get_source
+
+
+def _adapters() -> Source:
+    return get_source("adapter")
 
 
 class Hub(Source):
@@ -61,8 +66,10 @@ class Hub(Source):
             return ModelSpec(text, "hub", repo, series=revision)
         return ModelSpec(text, "hub", repo, revision if at else None)
 
-    def check(self, spec: ModelSpec, *, allow_pickle: bool = False) -> HubModel:
-        return find_on_hub(spec.target, spec.revision, allow_pickle=allow_pickle)
+    def check(self, spec: ModelSpec, *, allow_pickle: bool = False) -> Found | None:
+        found = find_on_hub(spec.target, spec.revision, allow_pickle=allow_pickle)
+        # That a repository holds an adapter is not seen from its name.
+        return _adapters().check(spec, allow_pickle=allow_pickle) if found.adapter else found
 
     def checkpoints(self, spec: ModelSpec) -> Checkpoints:
         steps = {name: step_of(name) for name in _list_revisions(spec.target)}
@@ -76,14 +83,15 @@ class Hub(Source):
     def identity(self, spec: ModelSpec, how: Opening) -> Any | None:
         found = how.found
         if not isinstance(found, HubModel):
-            return None
+            return None if found is None else _adapters().identity(spec, how)
         if how.options.trust_remote_code and (found.folder is None or borrows_code(found.folder)):
             return None
         return [spec.target, found.commit]
 
     def open(self, spec: ModelSpec, how: Opening) -> LoadedParts:
         found = how.found
-        assert isinstance(found, HubModel)
+        if not isinstance(found, HubModel):
+            return _adapters().open(spec, how)
         try:
             _fetch(spec.target, found, how)
             with not_waiting():
@@ -93,7 +101,8 @@ class Hub(Source):
 
     def pour(self, spec: ModelSpec, how: Opening) -> Stored | None:
         found = how.found
-        assert isinstance(found, HubModel)
+        if not isinstance(found, HubModel):
+            return None
         try:
             folder = _fetch(spec.target, found, how, pickles=False)
         except (ModelError, Unavailable) as error:
@@ -157,7 +166,7 @@ def _fetch(repo: str, model: HubModel, how: Opening, pickles: bool = True) -> Pa
             names = [weights] if weights in there else shard_names(_file(repo, index, model))
             files = [_file(repo, name, model) for name in [*names, *tokenizer_names(there)]]
             for file in files:
-                _verify(file, how)
+                verify_file(file, how)
         except OSError as error:
             raise ModelError(f"its files cannot be read ({error.strerror or error})") from None
     return files[0].parent
@@ -172,8 +181,13 @@ def _file(repo: str, name: str, model: HubModel) -> Path:
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def _verify(file: Path, how: Opening) -> None:
-    """Raise ModelError where a file is not what the hub says: its cache names large files so."""
+def verify_file(file: Path, how: Opening) -> None:
+    """Raise ModelError where a file is not what the hub says: its cache names large files so.
+
+    Args:
+        file: in the hub's cache.
+        how: the folder to keep digests in.
+    """
     stored = file.resolve()
     if not _SHA256.fullmatch(stored.name):
         return

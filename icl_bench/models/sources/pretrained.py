@@ -9,11 +9,13 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl_bench.errors import ModelError, UnsupportedModel
-from icl_bench.models.module.adapters import merge_adapter, without_adapter
+from icl_bench.models.module.adapters import apply_adapters, without_adapter
 from icl_bench.models.module.placement import keep_offloaded, split_options
+from icl_bench.models.module.quantized_files import describe_method, find_quantization
 from icl_bench.models.module.quiet import silenced
 from icl_bench.models.module.tokenizer import load_tokenizer
 from icl_bench.models.module.weights import check_loading_info, explain_failure
@@ -40,6 +42,8 @@ def load_pretrained(
         ModelError: it cannot be loaded, or its weights are incomplete.
         UnsupportedModel: it is no causal language model that transformers knows.
     """
+    from icl_bench.models.module.quantization import describe_quantization
+
     options = how.options
     load: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
     if commit is not None:
@@ -54,18 +58,33 @@ def load_pretrained(
             if split:
                 keep_offloaded(model, placing)
         if plain != source:
-            model, adapter = merge_adapter(model, source)
+            model, (told,) = apply_adapters(model, [Path(source)])
+            adapter = f"{told}, in the folder of the weights"
         tokenizer, note = load_tokenizer(source, load)
-    return LoadedParts(model, tokenizer, commit, note, adapter)
+    quantization = None
+    if describe_quantization(model) is None and (stored := _read_quantization(source, load)):
+        quantization = f"{stored}, unpacked when it was opened"
+    return LoadedParts(model, tokenizer, commit, note, adapter, quantization=quantization)
+
+
+def _read_quantization(source: str, load: dict[str, Any]) -> str | None:
+    """What a checkpoint's config says of quantized weights, which the model may have unpacked."""
+    from transformers import PretrainedConfig
+
+    where = {name: value for name, value in load.items() if name != "trust_remote_code"}
+    config, _ = PretrainedConfig.get_config_dict(source, **where)
+    content = find_quantization(config)
+    return None if content is None else describe_method(content)
 
 
 _UNKNOWN = "Unrecognized configuration class"
+_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 
 
 def _load_model(
     source: str, dtype: torch.dtype | None, allow_pickle: bool, options: dict[str, Any]
 ) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    import transformers
 
     # Makes the built-in models' architecture known to transformers: they can be trained anew.
     import icl_bench.reference.architecture  # noqa: F401
@@ -78,19 +97,25 @@ def _load_model(
         "output_loading_info": True,
         **options,
     }
-    causal: Any = AutoModelForCausalLM
-    wrapper: Any = AutoModelForImageTextToText
+    # Wrappers of a language model see images or hear sound too; without these it runs alone.
+    classes: list[Any] = [
+        getattr(transformers, name)
+        for name in _CLASSES
+        if hasattr(transformers, name)  # the last one is of transformers 5
+    ]
+    unknown: ValueError | None = None
     try:
-        try:
-            model, info = causal.from_pretrained(source, **options)
-        except ValueError as error:
-            if _UNKNOWN not in str(error):
-                raise
-            # Wrappers of a language model that see images too; without images it runs alone.
+        for auto in classes:
             try:
-                model, info = wrapper.from_pretrained(source, **options)
-            except ValueError as second:
-                raise (error if _UNKNOWN in str(second) else second) from None
+                model, info = auto.from_pretrained(source, **options)
+                break
+            except ValueError as error:
+                if _UNKNOWN not in str(error):
+                    raise
+                unknown = unknown or error
+        else:
+            assert unknown is not None
+            raise unknown
     except Exception as error:
         text = str(error)
         if _UNKNOWN in text:

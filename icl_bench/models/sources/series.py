@@ -11,7 +11,7 @@ import fnmatch
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from icl_bench.errors import SpecError, nearest
@@ -121,7 +121,8 @@ def read_training_loss(spec: ModelSpec, checkpoints: Iterable[Checkpoint]) -> Ma
 
 def _spec_of(series: ModelSpec, base: str, name: str) -> ModelSpec:
     target = os.path.join(series.target, name) if series.is_local else series.target
-    return ModelSpec(f"{base}@{name}", series.kind, target, name)
+    text = f"{base}@{name}"
+    return replace(series, text=text, target=target, revision=name, series=None, name=None)
 
 
 def find_sub_folders(folder: Path) -> dict[str, int]:

@@ -60,7 +60,10 @@ class LoadedParts:
         tokenizer: None when there is none that works.
         revision: commit hash, when the model came from a hub.
         tokenizer_note: why there is no tokenizer, or how it is another than its class.
-        adapter: which adapter is merged into the weights.
+        adapter: which adapters are applied, and whether they are merged into the weights.
+        base: the model that they are applied to, as reports name it, if it is another's.
+        base_revision: commit hash of that model, when it came from a hub.
+        quantization: method and bits of quantized weights, as its files say.
     """
 
     model: PreTrainedModel
@@ -68,6 +71,9 @@ class LoadedParts:
     revision: str | None = None
     tokenizer_note: str | None = None
     adapter: str | None = None
+    base: str | None = None
+    base_revision: str | None = None
+    quantization: str | None = None
 
     def settle_tokenizer(self) -> None:
         """Leave a tokenizer out that is of no use with the model, and note why there is none."""

@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ OPEN = "object"
 
 FORMS = (
     "a model is builtin:NAME, a hub id (NAME or ORG/NAME, with @REVISION if wanted), a local "
-    "folder, FILE.gguf, or package.module:callable; '@*' after a name, id or folder makes it a "
-    "series of checkpoints, and 'NAME=' before it gives it a name of your own"
+    "folder, FILE.gguf, package.module:callable, or an adapter, alone or as BASE+ADAPTER; '@*' "
+    "after a name, id or folder makes it a series of checkpoints, and 'NAME=' before it gives it "
+    "a name of your own"
 )
 MANY = "names several checkpoints, but one model is expected here: give '@STEP'"
 
@@ -48,6 +49,7 @@ class ModelSpec:
             between; its target is then what holds the checkpoints.
         name: the user's own name for it (`NAME=SPEC`), or None.
         suffix: end of the target that the model's name leaves out.
+        base: of an adapter the model that it is applied to, where the user named it.
     """
 
     text: str
@@ -57,6 +59,7 @@ class ModelSpec:
     series: str | None = None
     name: str | None = None
     suffix: str = ""
+    base: ModelSpec | None = None
 
     @property
     def is_local(self) -> bool:
@@ -84,12 +87,16 @@ class ModelSpec:
         selection = self.series if self.is_local else self.series or self.revision
         if selection is not None:
             text = f"{text}@{selection}"
+        if self.base is not None:
+            text = f"{self.base.origin}+{text}"
         digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()[:_ORIGIN_DIGITS]
 
     @property
     def public(self) -> str:
         """The spec for reports: of a local path only its last component."""
+        if self.base is not None:
+            return f"{self.base.public}+{replace(self, base=None, text=self._own_text).public}"
         if not self.is_local:
             return self.text
         path = Path(self.target)
@@ -97,6 +104,12 @@ class ModelSpec:
             return f"{path.parent.name}@{self.revision}"
         name = path.name or self.text
         return name if self.series is None else f"{path.name}@{self.series}"
+
+    @property
+    def _own_text(self) -> str:
+        """The text of an adapter without its base."""
+        assert self.base is not None
+        return self.text.removeprefix(f"{self.base.text}+")
 
     def describe(self, slug: str) -> dict[str, Any]:
         """Return what a record says of how a model is named.

@@ -22,8 +22,9 @@ from icl_bench.models.sources.spec import OPEN
 from icl_bench.provenance import package_version
 
 SOURCES: dict[str, str] = {
+    "adapter": "icl_bench.models.sources.adapters.source:SOURCE",
     "builtin": "icl_bench.models.sources.builtin:SOURCE",
-    "gguf": "icl_bench.models.sources.gguf:SOURCE",
+    "gguf": "icl_bench.models.sources.gguf.source:SOURCE",
     "folder": "icl_bench.models.sources.folder:SOURCE",
     "callable": "icl_bench.models.sources.callable_source:SOURCE",
     "hub": "icl_bench.models.sources.hub_source:SOURCE",

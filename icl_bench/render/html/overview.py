@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from icl_bench.records.display import describe_weights
 from icl_bench.records.parts import Check, Measurement, Verdict
 from icl_bench.records.record import RunRecord
 from icl_bench.records.rows import list_heads
@@ -73,8 +74,8 @@ def _notes(record: RunRecord) -> Iterator[str]:
         yield f"This run is {record.status}: {_STATUS[record.status]}."
     if record.model.attention_note:
         yield f"Attention: {record.model.attention_note}"
-    if record.model.adapter:
-        yield f"Adapter merged into the weights: {record.model.adapter}"
+    for name, text in describe_weights(record.model):
+        yield f"{name.capitalize()}: {text}"
     if record.model.tokenizer_note:
         yield f"Tokenizer: {record.model.tokenizer_note}"
     if cached := count_cached(record.measurements.values()):

@@ -13,7 +13,7 @@ from typing import Any
 
 from icl_bench.errors import SpecError
 from icl_bench.models.sources.checkpoint_files import explain_lfs
-from icl_bench.models.sources.gguf_settings import check_settings
+from icl_bench.models.sources.gguf.settings import check_settings
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

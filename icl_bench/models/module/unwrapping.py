@@ -11,6 +11,7 @@ from icl_bench.models.module.sharding import refuse_split
 
 _CONTAINERS = ("DistributedDataParallel", "DataParallel", "DeepSpeedEngine", "DummyDDP")
 """Classes that hold the model as `module`."""
+_SHOWN = 3
 
 
 def find_module(model: Any) -> PreTrainedModel:
@@ -20,7 +21,7 @@ def find_module(model: Any) -> PreTrainedModel:
     PEFT's outer layers (adapters that sit in the model, such as LoRA, stay and are measured).
 
     Args:
-        model: what is trained.
+        model: a model, or what training made of it.
 
     Raises:
         UnsupportedModel: no single process holds its weights, or PEFT adds tokens to each prompt.
@@ -46,7 +47,33 @@ def find_module(model: Any) -> PreTrainedModel:
     if not isinstance(model, PreTrainedModel):
         inside = isinstance(getattr(model, "model", None), PreTrainedModel)
         raise ModelError(
-            "what is trained has to be a transformers model (PreTrainedModel), or one wrapped for "
-            f"training, not {outer}{': give its .model' if inside else ''}"
+            "expected a transformers model (PreTrainedModel), or one wrapped for training, not "
+            f"{outer}{': give its .model' if inside else ''}"
         )
     return model
+
+
+def describe_adapters(model: Any) -> str | None:
+    """Return which adapters of PEFT are active in a model, or None.
+
+    Args:
+        model: the transformers model, or a PeftModel around it.
+    """
+    found: dict[str, None] = {}
+    for module in model.modules():
+        if not hasattr(module, "base_layer") or not hasattr(module, "active_adapters"):
+            continue
+        if getattr(module, "disable_adapters", False):
+            continue
+        for name in module.active_adapters:
+            rank = getattr(module, "r", {})
+            size = f" of rank {rank[name]}" if isinstance(rank, dict) and name in rank else ""
+            found[f"{name}: {_kind_of(module)}{size}"] = None
+    told = list(found)[:_SHOWN]
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return f"{'; '.join(told)}{more}, beside the weights" if found else None
+
+
+def _kind_of(layer: Any) -> str:
+    names = [cls.__name__ for cls in type(layer).__mro__ if cls.__name__.endswith("Layer")]
+    return (names or [type(layer).__name__])[0].removesuffix("Layer").upper()

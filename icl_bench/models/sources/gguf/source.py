@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import math
 import os
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +24,8 @@ from icl_bench.models.module.tokenizer import tokenizer_files
 from icl_bench.models.module.weights import check_loading_info, explain_failure
 from icl_bench.models.sources.checkpoint_files import check_folder
 from icl_bench.models.sources.file_identity import digest_content, places_of
-from icl_bench.models.sources.gguf_settings import ROPE_FACTORS, apply_rope, refuse_ignored
-from icl_bench.models.sources.ggufheader import check_gguf, read_header
+from icl_bench.models.sources.gguf.header import check_gguf, read_header
+from icl_bench.models.sources.gguf.settings import ROPE_FACTORS, apply_rope, refuse_ignored
 from icl_bench.models.sources.pretrained import load_pretrained
 from icl_bench.models.sources.source import Found, LoadedParts, Opening, Source
 from icl_bench.models.sources.spec import ModelSpec, local_path
@@ -176,6 +178,18 @@ def _convert(path: Path, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
+def _describe_types(path: Path) -> str | None:
+    """The type that most weights of a file are stored in, if it is a quantized one."""
+    from gguf import GGMLQuantizationType
+
+    counts: Counter[int] = Counter()
+    for shape, kind, _ in read_header(path).tensors.values():
+        counts[kind] += math.prod(shape)
+    name = GGMLQuantizationType(counts.most_common(1)[0][0]).name
+    bits = re.match(r"I?Q(\d+)_", name)
+    return f"GGUF {name}, {bits[1]} bits, unpacked when it was opened" if bits else None
+
+
 def _rope_factors(path: Path) -> Any:
     """What the file divides the rotary frequencies by, one number each."""
     from gguf import GGUFReader
@@ -248,6 +262,7 @@ class Gguf(Source):
         path = Path(spec.target)
         copy = float_copy(path, how.cache_dir)
         parts = load_pretrained(str(copy), how)
+        parts.quantization = _describe_types(path)
         if not tokenizer_files(copy):
             # What was missing when the copy was made, a package perhaps, may be there by now.
             with silenced():

@@ -1,0 +1,1 @@
+"""Adapters on a base: the source, and how the base of an adapter is found."""

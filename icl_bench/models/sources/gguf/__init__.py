@@ -1,0 +1,1 @@
+"""GGUF files: their headers, the float copies that they are opened from, and the source."""
