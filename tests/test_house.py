@@ -80,7 +80,7 @@ FLOORS: dict[str, str] = {
         "probes.heads progress records reports running suite"
     ),
     "commands": (
-        "__init__ ci comparing diffing errors models.sources models.sources.gguf mutating options "
+        "__init__ ci comparing diffing errors models.sources.gguf mutating options "
         "probes progress ranking records reference render render.writing reports running suite"
     ),
     "integrations": (
