@@ -174,7 +174,10 @@ def test_an_interruption_keeps_what_was_measured(
     second = "{probe: stub, tag: second"
     stubbed.write("mine.yaml", MINE.replace(second, f"{second}, act: interrupt"))
     assert call("run", "stub:good", "stub:bad", "--suite=mine.yaml") == 2
-    assert "icl-bench: interrupted" in capsys.readouterr().err
+    told = (
+        "icl-bench: interrupted: what was measured is kept; the same command continues from there"
+    )
+    assert told in capsys.readouterr().err
     record = stubbed.record("stub-good")
     assert record.status == "interrupted" and list(record.measurements) == ["mine/first"]
     assert not (stubbed.path / "reports" / "stub-bad").exists()
@@ -199,7 +202,10 @@ def test_ctrl_c_is_exit_code_2_without_a_traceback(stage: Stage) -> None:
     process.send_signal(signal.SIGINT)
     err = finish(process)
     announced = "icl_bench: model 1 of 1, stub-good: 2 measurements\n"
-    assert (process.returncode, err) == (2, f"{announced}icl-bench: interrupted\n")
+    assert (process.returncode, err) == (
+        2,
+        f"{announced}icl-bench: interrupted: nothing was measured\n",
+    )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="closes a pipe")

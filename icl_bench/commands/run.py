@@ -61,19 +61,27 @@ def run(given: argparse.Namespace) -> int:
     for line in job.tell_names():
         print(escape_ci_commands(line), file=sys.stderr)
     outcome = job.run(command_progress(job.names, given.color, job.earlier_seconds()))
-    _tell(outcome, given.color)
+    _tell(outcome, given.color, keeps=job.cache is not None)
     return outcome.exit_code
 
 
-def _tell(outcome: Outcome, color: str) -> None:
-    """Print what came out; what went wrong goes to standard error."""
+def _tell(outcome: Outcome, color: str, *, keeps: bool) -> None:
+    """Print what came out; what went wrong goes to standard error.
+
+    Args:
+        outcome: of the run.
+        color: whether to use colours.
+        keeps: whether measurements are in the cache.
+    """
     from icl_bench.render.terminal import summary
     from icl_bench.render.writing.outlet import outlet_of
     from icl_bench.render.writing.text import fold
 
     outlet = outlet_of(sys.stdout, color)
     if outcome.interrupted:
-        print("icl-bench: interrupted", file=sys.stderr)
+        left = "; the same command continues from there" if keeps else ""
+        told = f": what was measured is kept{left}" if outcome.records else ": nothing was measured"
+        print(f"icl-bench: interrupted{told}", file=sys.stderr)
     paths = [os.fspath(path) for path in outcome.paths]
     print(escape_ci_commands(summary(outcome.records, **outlet.options(), paths=paths)))
     hints = outcome.hints("--")
