@@ -107,6 +107,7 @@ LONG = {
         test_html_choices.py::test_what_the_text_goes_on_with_is_among_the_predictions[Smol*
         test_html_print.py::test_no_part_is_wider_than_a_page[Smol*
         test_quiz_on_models.py::test_every_item_of_the_quiz_has_its_known_verdict[*-shift-2]
+        test_quiz_on_models.py::test_what_is_skipped_says_why[*-shift-2]
         test_quiz_on_models.py::test_training_has_its_known_verdicts_on_a_series[*:control-1l]
         test_shipped_suites.py::test_models_with_the_circuit_fail_no_check_on_random_tokens[*:handwired]
     """,

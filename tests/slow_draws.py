@@ -9,7 +9,7 @@ NUMBERS = {
     **{name: number for number, name in enumerate(NAMES.split())},
     **{"fewshot": 20, "fewshot_heldout": 21, "vectors_clean": 22, "vectors_shuffled": 23},
     **{"example": 24, "gradual": 30, "retest": 45, "order": 46},
-    **{"varied_test": 47, "varied_order": 48, "disjoint": 49},
+    **{"varied_test": 47, "varied_order": 48, "disjoint": 49, "mutation": 50},
 }
 
 

@@ -73,12 +73,13 @@ def test_pytest_and_the_command_have_the_options_of_the_table(pytester: pytest.P
 def test_arguments_of_python_are_options_of_the_table(function: Any) -> None:
     known = {option.dest for option in OPTIONS.values()} | {"cache", "progress"}
     options = RunOptions()
+    jobs = {"jobs": Request([], []).jobs}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is not parameter.KEYWORD_ONLY:
             continue
         assert name in known
         # What an option that may be repeated is without one is empty here, and None there.
-        assert (parameter.default or None) == (getattr(options, name, None) or None)
+        assert (parameter.default or None) == (jobs.get(name, getattr(options, name, None)) or None)
 
 
 def test_what_is_not_given_means_the_same_everywhere() -> None:

@@ -318,6 +318,8 @@ def test_a_built_in_models_training_is_measured(monkeypatch: pytest.MonkeyPatch)
 
 def test_one_model_is_needed_to_open_one() -> None:
     write_series(2)
-    with pytest.raises(SpecError, match=r"'@\*' names several checkpoints, and one model is need"):
+    with pytest.raises(
+        SpecError, match=r"'@\*' names several checkpoints, but one model is expected"
+    ):
         load_model("runs@*")
     assert load_model("runs@2").spec == "runs@2"
