@@ -72,6 +72,7 @@ COVER = {
 EQUIVALENT = {
     "measures/eigenvalues.py: return torch.where(total > NOTHING * size, score.clamp(-1, 1), "
     "torch.nan) -> total >= NOTHING * size": "where both are 0 the score is 0 / 0 as well",
+    "measures/varied.py: block = draws.between(max(2, n // 2), n - 2) -> 1": "n is at least 4",
 }
 """File, line as it stood and change -> why no test can notice it."""
 LONGEST = 900

@@ -97,3 +97,12 @@ def test_the_documentation_says_how_many_checkpoints_and_losses_are_required():
     text = (Path(__file__).parents[1] / "docs" / "probes.md").read_text()
     assert f"The p-values require {gradual.FEWEST} checkpoints." in " ".join(text.split())
     assert gradual.FEWEST == 8 and bump.FEWEST == 12
+
+
+def test_where_the_first_step_lies_does_not_matter():
+    positions = np.log(np.array([1, 4, 16, 64, 128, 300, 600, 1000, 2000]))
+    values = np.array([0.0, 0.02, 0.05, 0.1, 0.15, 0.4, 0.7, 0.85, 0.9])
+    fitted = gradual.fit_gradual(positions, values)
+    # Steps 1,000 times as late have the same ratios.
+    later = gradual.fit_gradual(positions + np.log(1000), values)
+    np.testing.assert_allclose(later, fitted, atol=1e-5)

@@ -6,6 +6,8 @@ import pytest
 
 from icl_bench.errors import SuiteError
 from icl_bench.suite import load_suite
+from icl_bench.suite.reach import region_of
+from icl_bench.suite.specs import Support
 
 HEAD = """\
 icl_suite: 1
@@ -169,3 +171,8 @@ def test_bounds_are_those_of_what_probes_report():
                 assert info.bounds is not None, name
             elif info.unit in ("nats", "logits", "heads", "tokens"):
                 assert info.bounds is None, name
+
+
+@pytest.mark.parametrize("tolerance, bounds", [(None, (3, 3)), (0.0, (3, 3)), (0.5, (2.5, 3.5))])
+def test_equals_reaches_as_far_as_its_tolerance(tolerance, bounds):
+    assert region_of(Support("a", "equals", 3, tolerance)) == bounds
