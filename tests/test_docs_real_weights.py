@@ -34,8 +34,12 @@ def real_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("real")
     file = find_smollm2()
-    for kind in (AutoModelForCausalLM, AutoTokenizer):
-        kind.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder / FOLDERS[0])
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
+    model.hf_quantizer = None  # its weights are floats now
+    del model.config.quantization_config
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    for part in (model, tokenizer):
+        part.save_pretrained(folder / FOLDERS[0])
     for name in FOLDERS[1:]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(folder / FOLDERS[0])
