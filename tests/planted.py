@@ -17,6 +17,19 @@ Edit = Callable[[Any], None]
 PREVIOUS, INDUCTION = (0, 9), (1, 4)
 """The previous-token head of `builtin:induction-2l`, and the stronger of its induction heads."""
 
+SUITE = """\
+icl_suite: 1
+name: small
+defaults: {sequences: 16, period: 20}
+measure:
+  repeats: {probe: induction, control: false}
+  copying: {probe: losses, varied: false}
+checks:
+  - {id: heads, on: repeats, metric: induction_max, above: 0.4}
+  - {id: copies, on: copying, metric: gain, above: 1}
+"""
+"""A suite that takes seconds on it."""
+
 
 @cache
 def original() -> Model:

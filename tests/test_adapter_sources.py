@@ -242,7 +242,7 @@ class TestMistakes:
             ({"base_model_name_or_path": "."}, "."),
             ({"peft_type": "PREFIX_TUNING"}, "tokens of its own before each prompt"),
             ({"peft_type": None}, "names no peft_type"),
-            ({"task_type": "SEQ_CLS"}, "for the task SEQ_CLS, and CAUSAL_LM is needed"),
+            ({"task_type": "SEQ_CLS"}, "for the task SEQ_CLS; expected CAUSAL_LM"),
             ({"r": 8}, "ranks do not fit: adapter_config.json says 8, and .* have 4"),
         ],
     )

@@ -9,7 +9,18 @@ import pandas as pd
 import pytest
 import torch
 from html_pages import HOSTILE, make_hostile
-from planted import INDUCTION, PREVIOUS, keep, original, plant, round_rows, scale, skip, to_bfloat16
+from planted import (
+    INDUCTION,
+    PREVIOUS,
+    SUITE,
+    keep,
+    original,
+    plant,
+    round_rows,
+    scale,
+    skip,
+    to_bfloat16,
+)
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -25,17 +36,7 @@ from icl_bench.records.record import RunRecord
 from icl_bench.render.diff import diff_markdown, diff_text
 from icl_bench.render.html.diff import diff_page
 
-SMALL = """\
-icl_suite: 1
-name: small
-defaults: {sequences: 16, period: 25}
-measure:
-  repeats: {probe: induction, control: false}
-  copying: {probe: losses, varied: false}
-checks:
-  - {id: heads, on: repeats, metric: induction_max, above: 0.4}
-  - {id: copies, on: copying, metric: gain, above: 1}
-"""
+SMALL = SUITE.replace("period: 20", "period: 25")
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +202,7 @@ def test_open_models_of_one_name_are_told_apart(damaged):
 
 
 def test_something_else_than_a_model_is_refused():
-    with pytest.raises(SettingsError, match="b is Linear: a spec, an open model"):
+    with pytest.raises(SettingsError, match="b is Linear; expected a spec, an open model"):
         icl_bench.diff("builtin:induction-2l", torch.nn.Linear(1, 1))
 
 

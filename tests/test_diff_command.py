@@ -6,22 +6,11 @@ import json
 
 import pytest
 from cli_calls import call
-from planted import INDUCTION, PREVIOUS, original, plant, scale
+from planted import INDUCTION, PREVIOUS, SUITE, original, plant, scale
 
 import icl_bench
 from icl_bench.records.reading import read_record
 
-SUITE = """\
-icl_suite: 1
-name: small
-defaults: {sequences: 16, period: 20}
-measure:
-  repeats: {probe: induction, control: false}
-  copying: {probe: losses, varied: false}
-checks:
-  - {id: heads, on: repeats, metric: induction_max, above: 0.4}
-  - {id: copies, on: copying, metric: gain, above: 1}
-"""
 MODEL = "builtin:induction-2l"
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from icl_bench.executors import LocalProcesses, Share
+from icl_bench.executors.processes import LocalProcesses
+from icl_bench.executors.protocol import Share
 
 
 class Doubler:

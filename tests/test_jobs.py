@@ -13,7 +13,7 @@ from conftest import plain
 import icl_bench
 from icl_bench.cli import main
 from icl_bench.errors import SettingsError
-from icl_bench.executors import Hire, Lost, Share, Take
+from icl_bench.executors.protocol import Hire, Lost, Share, Take
 from icl_bench.models.sources.parsing import parse_spec
 from icl_bench.options import RunOptions
 from icl_bench.records.record import RunRecord
@@ -79,7 +79,7 @@ class InThisProcess:
 def executor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., InThisProcess]:
     def use(**how: Any) -> InThisProcess:
         one = InThisProcess(**how)
-        monkeypatch.setattr("icl_bench.running.job.LocalProcesses", lambda jobs: one)
+        monkeypatch.setattr("icl_bench.executors.processes.LocalProcesses", lambda jobs: one)
         return one
 
     return use

@@ -188,8 +188,8 @@ def test_a_suite_without_checks_kills_by_the_comparison(model: Model, suite: Pat
     [
         (["--edits=int5"], "no edit is called 'int5'; did you mean 'int"),
         (["--edits=head-zero,hed-half"], "did you mean 'head-half'?"),
-        (["--fail-below=2"], "--fail-below=2: a share from 0 to 1"),
-        (["--fail-below=many"], "--fail-below=many: a share from 0 to 1"),
+        (["--fail-below=2"], "--fail-below=2: must be a share from 0 to 1"),
+        (["--fail-below=many"], "--fail-below=many: must be a share from 0 to 1"),
         (["--suite=gaet"], "gate"),
         (["--device=split"], "a split model cannot be edited"),
     ],

@@ -7,21 +7,9 @@ import logging
 
 import pytest
 import torch
-from planted import PREVIOUS, original, scale
+from planted import PREVIOUS, SUITE, original, scale
 
 from icl_bench.integrations import TrainingGate
-
-SUITE = """\
-icl_suite: 1
-name: small
-defaults: {sequences: 16, period: 20}
-measure:
-  repeats: {probe: induction, control: false}
-  copying: {probe: losses, varied: false}
-checks:
-  - {id: heads, on: repeats, metric: induction_max, above: 0.4}
-  - {id: copies, on: copying, metric: gain, above: 1}
-"""
 
 
 @pytest.fixture

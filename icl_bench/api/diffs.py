@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +13,7 @@ from icl_bench.diffing.sides import read_sides
 from icl_bench.errors import SettingsError
 from icl_bench.models.model import Model
 from icl_bench.options import RunOptions, check_choice
-from icl_bench.progress import RunProgress
-from icl_bench.progress.bars import command_progress, terminal_progress
+from icl_bench.progress.bars import chosen_progress
 from icl_bench.records.record import RunRecord
 from icl_bench.reports.diffs import write_diffs
 from icl_bench.reports.places import check_report_dir
@@ -72,7 +70,7 @@ def diff(
         if not isinstance(one, (str, os.PathLike, Model, RunRecord)):
             kind = type(one).__name__
             raise SettingsError(
-                f"{name} is {kind}: a spec, an open model (icl_bench.wrap), or a record is needed"
+                f"{name} is {kind}; expected a spec, an open model (icl_bench.wrap) or a record"
             )
     names = None if suites is None else list_suites(suites, 'diff(a, b, ["gate"])')
     folder = None if report_dir is None else check_report_dir(os.fspath(report_dir), "report_dir")
@@ -92,11 +90,7 @@ def diff(
     sides = read_sides([a, b], names, options, report_dir=where, prefix="")
     check_rules(rules, sides)
     called = [side.name for side in sides if side.job is not None]
-    if progress is None:
-        shown = terminal_progress(called)
-    else:
-        shown = command_progress(called, stream=sys.stderr) if progress else RunProgress()
-    [found] = diff_sides(sides, rules, shown)
+    [found] = diff_sides(sides, rules, chosen_progress(progress, called))
     if folder is not None:
         write_diffs([found], folder)
     return found

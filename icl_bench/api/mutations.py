@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,7 @@ from icl_bench.mutating.mutation import mutate as run_mutation
 from icl_bench.mutating.outcome import COLUMNS
 from icl_bench.mutating.report import write_mutation
 from icl_bench.options import RunOptions
-from icl_bench.progress import RunProgress
-from icl_bench.progress.bars import command_progress, terminal_progress
+from icl_bench.progress.bars import chosen_progress
 from icl_bench.running.job import Job
 from icl_bench.running.request import Request
 from icl_bench.suite import find_suite
@@ -100,12 +100,7 @@ def mutate(
     )
     job = Job(request)
     job.check()
-
-    def watch(names, earlier) -> RunProgress:  # type: ignore[no-untyped-def]
-        if progress is None:
-            return terminal_progress(names, earlier)
-        return command_progress(names, earlier=earlier) if progress else RunProgress()
-
+    watch = functools.partial(chosen_progress, progress)
     found = run_mutation(job, chosen, named=bool(edits), watch=watch)
     if request.reports is not None:
         write_mutation(found, folder_of(job))

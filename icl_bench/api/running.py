@@ -10,8 +10,7 @@ from icl_bench.api.arguments import check_model, list_suites
 from icl_bench.errors import IclError, SettingsError
 from icl_bench.models.model import Model
 from icl_bench.options import RunOptions, read_size
-from icl_bench.progress import RunProgress
-from icl_bench.progress.bars import command_progress, terminal_progress
+from icl_bench.progress.bars import chosen_progress
 from icl_bench.records.record import RunRecord
 from icl_bench.running.cache import warn
 from icl_bench.running.job import Job
@@ -108,17 +107,7 @@ def run(
     )
     job = Job(request)
     job.check()
-    outcome = job.run(_choose_progress(job, progress))
-    return _take_record(outcome)
-
-
-def _choose_progress(job: Job, progress: bool | None) -> RunProgress:
-    """Return what shows how far a run is."""
-    if progress is None:
-        return terminal_progress(job.names, job.earlier_seconds())
-    if progress:
-        return command_progress(job.names, earlier=job.earlier_seconds())
-    return RunProgress()
+    return _take_record(job.run(chosen_progress(progress, job.names, job.earlier_seconds())))
 
 
 def _take_record(outcome: Outcome) -> RunRecord:

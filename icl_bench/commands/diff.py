@@ -55,10 +55,7 @@ def add_parser(commands: Any) -> None:
     b = parser.add_argument("b", metavar="B", nargs="+", help="the model after, or its record")
     for argument in (a, b):
         completed_by(argument, choices.complete_models)
-    add_options(parser, *OPTIONS)
-    for action in parser._actions:
-        if action.dest == "suite" and action.help:
-            action.help = action.help.replace("default: core", "default: gate and text-loss")
+    add_options(parser, *OPTIONS, suites="gate and text-loss")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_color(parser)
     parser.set_defaults(command=run)

@@ -69,10 +69,7 @@ def add_parser(commands: Any) -> None:
         metavar="SHARE",
         help="exit 1 if the kill rate is below SHARE, from 0 to 1 or as 90%%",
     )
-    add_options(parser, *RUN_OPTIONS)
-    for action in parser._actions:
-        if action.dest == "suite" and action.help:
-            action.help = action.help.replace("default: core", "default: gate")
+    add_options(parser, *RUN_OPTIONS, suites="gate")
     add_color(parser)
     parser.set_defaults(command=run, cache_limit=None)
 
@@ -154,7 +151,7 @@ def read_share(text: str | None) -> float | None:
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:
-        raise SettingsError(f"--fail-below={text}: a share from 0 to 1 is needed, as 0.9 or 90%")
+        raise SettingsError(f"--fail-below={text}: must be a share from 0 to 1, such as 0.9 or 90%")
     return share
 
 

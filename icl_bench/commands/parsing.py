@@ -148,18 +148,20 @@ def names_of(*names: str) -> Completer:
     return lambda **_: names
 
 
-def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
+def add_options(parser: argparse.ArgumentParser, *names: str, suites: str = "core") -> None:
     """Add options of a run to a command.
 
     Args:
         parser: of the command.
         names: which, as the table of options calls them.
+        suites: the command's default, for its help.
     """
     for name, action in declare(parser.add_argument, "--", names).items():
         if values := OPTIONS[name].choices:
             action.type = one_of(*values)
             completed_by(action, names_of(*values))
         if name == "suite":
+            action.help = str(action.help).replace("default: core", f"default: {suites}")
             completed_by(action, complete_suites)
 
 

@@ -108,13 +108,17 @@ def command_progress(
     return RunProgress(models, display, earlier, write if log else None)
 
 
-def terminal_progress(
-    models: Sequence[str], earlier: Callable[[str], Mapping[str, float]] | None = None
+def chosen_progress(
+    wanted: bool | None,
+    models: Sequence[str],
+    earlier: Callable[[str], Mapping[str, float]] | None = None,
 ) -> RunProgress:
-    """Return progress that is shown on standard error if that is a terminal, and nowhere else.
+    """Return the progress of a function of Python, shown on standard error or nowhere.
 
     Args:
+        wanted: whether it is shown; None for a terminal only.
         models: names of the models, in their order.
         earlier: as for `RunProgress`.
     """
-    return command_progress(models, earlier=earlier) if redraws(sys.stderr) else RunProgress()
+    shown = redraws(sys.stderr) if wanted is None else wanted
+    return command_progress(models, earlier=earlier) if shown else RunProgress()

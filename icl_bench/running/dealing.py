@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from icl_bench.errors import IclError
-from icl_bench.executors import Executor, Hire
+from icl_bench.executors.protocol import Executor, Hire
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.progress import RunProgress
 from icl_bench.records.parts import Environment, Measurement, ModelInfo

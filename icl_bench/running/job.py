@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from icl_bench.ci.publishing import publish
 from icl_bench.errors import IclError, InputError, ModelError, SettingsError
-from icl_bench.executors import LocalProcesses
 from icl_bench.models.opening.loading import check_device, check_dtype
 from icl_bench.models.sources.checking import Checked, check_spec
 from icl_bench.models.sources.parsing import parse_spec
@@ -231,6 +230,9 @@ class Job:
             )
 
     def _dealer(self, progress: RunProgress, together: bool) -> Dealer:
+        # Most runs have one process, and need not wait for what starts others.
+        from icl_bench.executors.processes import LocalProcesses
+
         hire = functools.partial(PartWorker, self.plan, self.request.options)
         executor = LocalProcesses(self.request.jobs)
         return Dealer(executor, hire, self.plan, progress, self.runs, together)

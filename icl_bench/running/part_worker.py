@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from icl_bench.executors import Share
+from icl_bench.executors.protocol import Share
 from icl_bench.models.sources.series import Checkpoint
 from icl_bench.models.sources.spec import ModelSpec
 from icl_bench.options import RunOptions

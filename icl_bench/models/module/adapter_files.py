@@ -101,7 +101,7 @@ def check_adapter_config(content: Any) -> dict[str, Any]:
         )
     task = content.get("task_type")
     if task not in (None, "CAUSAL_LM"):
-        raise SpecError(f"its adapter is for the task {task!s:.40}, and CAUSAL_LM is needed")
+        raise SpecError(f"its adapter is for the task {task!s:.40}; expected CAUSAL_LM")
     config: dict[str, Any] = content
     return config
 
